@@ -1,0 +1,44 @@
+"""Bytes to JSON and back: the one place that knows orjson.
+
+orjson refuses NaN, Infinity, invalid UTF-8, lone surrogates and nesting beyond 1,024 levels by itself; a number
+that overflows to infinity (`1e400`) it refuses as well. Of duplicate keys the last one wins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from hartonomous.errors import HartonomousError, InvalidRequestError
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+
+dumps = orjson.dumps
+
+
+class NotJsonError(ValueError):
+    """The bytes are not strict JSON."""
+
+
+def loads(data: bytes | bytearray | memoryview | str) -> Any:
+    """Parse strict JSON; raise `NotJsonError` on anything else (for answers of backends and files)."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise NotJsonError(str(error)) from error
+
+
+def loads_request(data: bytes) -> Any:
+    """Parse the body of a request; raise a 400 that says where the JSON breaks."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"The body is not valid JSON (line {error.lineno}, column {error.colno}).") from error
+
+
+def error_body(error: HartonomousError, request_id: str) -> bytes:
+    """Encode the body of an error response, OpenAI's shape with our request id beside it."""
+    return dumps({"error": error.as_dict(), "request_id": request_id})
