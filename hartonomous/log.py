@@ -46,9 +46,7 @@ def format_record(record: Any) -> str:
     }
     exception = record["exception"]
     if exception is not None:
-        fields["exception"] = "".join(
-            traceback.format_exception(exception.type, exception.value, exception.traceback)
-        )
+        fields["exception"] = "".join(traceback.format_exception(exception.type, exception.value, exception.traceback))
     return orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE).decode()
 
 

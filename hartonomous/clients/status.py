@@ -1,0 +1,61 @@
+"""A backend's status code to one of our errors.
+
+llama.cpp and Qdrant say more in the body than in the status: an input that is too long is llama.cpp's 500, a
+missing collection is Qdrant's 404, a full disk its 500 or 507. The texts are matched, never relayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hartonomous.core.retry import parse_retry_after
+from hartonomous.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConflictError,
+    HartonomousError,
+    InsufficientStorageError,
+    NotFoundError,
+    ValidationFailedError,
+)
+
+_TOO_LONG = (b"too large", b"exceeds the available context", b"exceed_context_size", b"larger than the max context")
+_NO_SPACE = (b"No space left", b"no space left", b"out of disk")
+
+
+class BackendRefusedError(BackendError):
+    """A backend called our request wrong (its 4xx): the caller's input if it was passed on, else our bug."""
+
+
+def raise_for_status(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    """Raise the error that stands for `status`; return when it is 2xx."""
+    if not 200 <= status < 300:
+        raise _error(name, status, body, headers)
+
+
+def is_too_long(body: bytes) -> bool:
+    """Whether llama.cpp says that the input does not fit its context."""
+    return any(text in body for text in _TOO_LONG)
+
+
+def _error(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> HartonomousError:
+    if is_too_long(body):
+        return ValidationFailedError(f"The input is too long for the {name} service.", code="input_too_long")
+    if status == 507 or any(text in body for text in _NO_SPACE):
+        return InsufficientStorageError("The vector store has no space left.")
+    if status in {429, 503}:
+        return BackendUnavailableError(f"The {name} service is not available.", retry_after=_retry_after(headers))
+    if status in {401, 403}:
+        return BackendError(f"The {name} service refused our credentials.")
+    if name == "qdrant" and status == 404:
+        return NotFoundError("There is no such collection.", code="collection_not_found")
+    if name == "qdrant" and status == 409:
+        return ConflictError("The collection exists already.", code="collection_exists")
+    if 400 <= status < 500:
+        return BackendRefusedError(f"The {name} service refused the request (status {status}).")
+    return BackendError(f"The {name} service failed (status {status}).")
+
+
+def _retry_after(headers: Mapping[str, str]) -> int:
+    seconds = parse_retry_after(headers.get("Retry-After"))
+    return 1 if seconds is None else max(1, round(seconds))

@@ -1,0 +1,208 @@
+"""The configuration: frozen models of every setting, with its default, its unit and its bounds.
+
+`hartonomous.configfile` reads the YAML; this file says what may stand in it. Durations end in `_s` and are seconds,
+sizes end in `_bytes`. Models are strict (the text "8700" is no port) and refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ServiceName = Literal["embedding", "reranking", "generative", "qdrant"]
+
+
+def _check_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an address like http://127.0.0.1:8710")
+    _ = parts.port  # raises ValueError when it is not a number up to 65535
+    return value.rstrip("/")
+
+
+def _check_store_url(value: str) -> str:
+    if value.startswith("unix:/"):
+        return value
+    return _check_url(value)
+
+
+def _read_secret(value: object) -> object:
+    """Return the secret itself, or the stripped content of the file that `file:PATH` names."""
+    if isinstance(value, str) and value.startswith("file:"):
+        try:
+            return SecretStr(Path(value.removeprefix("file:")).read_text(encoding="utf-8").strip())
+        except OSError as error:
+            raise ValueError(f"the secret's file cannot be read ({error.strerror})") from error
+    return SecretStr(value) if isinstance(value, str) else value
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Server(Section):
+    """The listening socket and what holds for every request."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8700
+    request_timeout_s: Seconds = 300.0
+    drain_s: Seconds = 30.0
+    keepalive_s: Seconds = 75.0
+    max_body_bytes: Annotated[int, Field(ge=1_024)] = 16 * 1024 * 1024
+
+    @model_validator(mode="after")
+    def _only_loopback_without_keys(self) -> Self:
+        try:
+            loopback = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            loopback = self.host == "localhost"
+        if not loopback:
+            raise ValueError("without keys only a loopback address can be served: host must be 127.0.0.1 or ::1")
+        return self
+
+
+class Log(Section):
+    """The log of the process: JSON lines on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Service(Section):
+    """What every backend has: addresses, a key, timeouts, bounds."""
+
+    api_key: Secret | None = None
+    concurrency: Annotated[int, Field(ge=1, le=4_096)] = 8
+    connect_timeout_s: Seconds = 2.0
+    idle_timeout_s: Seconds = 60.0
+    timeout_s: Seconds = 60.0
+    max_answer_bytes: Annotated[int, Field(ge=1_024)] = 64 * 1024 * 1024
+
+
+class ModelService(Service):
+    """A model service: one or more addresses that serve the same model."""
+
+    urls: Annotated[tuple[Url, ...], Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Embedding(ModelService):
+    """The embedding service."""
+
+    batch_size: Annotated[int, Field(ge=1, le=2_048)] = 64
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+
+class Reranking(ModelService):
+    """The reranking service; `scores` says what it answers: raw logits, or similarities in 0..1."""
+
+    scores: Literal["logits", "unit"] = "logits"
+
+
+class Generative(ModelService):
+    """The generative service; its context size is asked from it unless it is given here."""
+
+    timeout_s: Seconds = 300.0
+    context_tokens: Annotated[int, Field(ge=128)] | None = None
+
+
+class Qdrant(Service):
+    """The vector store: Qdrant, or `hartonomous engine`, which speaks Qdrant's REST."""
+
+    url: StoreUrl = "http://127.0.0.1:6333"
+    concurrency: Annotated[int, Field(ge=1, le=4_096)] = 32
+    timeout_s: Seconds = 30.0
+
+
+class Backends(Section):
+    """The services behind us. Without `reranking` the order of the search stays."""
+
+    embedding: Embedding
+    generative: Generative
+    reranking: Reranking | None = None
+    qdrant: Qdrant = Qdrant()
+
+
+class Chunking(Section):
+    """How long a chunk may be, in tokens of the embedding model, and how much of it the next one repeats."""
+
+    max_tokens: Annotated[int, Field(ge=16, le=8_192)] = 256
+    overlap_tokens: Annotated[int, Field(ge=0, le=4_096)] = 32
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> Self:
+        if self.overlap_tokens * 2 > self.max_tokens:
+            raise ValueError("overlap_tokens must be at most half of max_tokens")
+        return self
+
+
+class Retrieval(Section):
+    """What a search takes into account.
+
+    `candidates` hits of each kind are fused, the best `rerank_candidates` of them are reranked. A hit counts as
+    relevant when its cosine similarity reaches `min_similarity` or its words carry the question (`min_sparse`).
+    """
+
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+    candidates: Annotated[int, Field(ge=1, le=1_000)] = 50
+    rerank_candidates: Annotated[int, Field(ge=1, le=200)] = 20
+    rrf_k: Annotated[int, Field(ge=1, le=1_000)] = 60
+    language: str = "english"
+    min_similarity: Fraction = 0.25
+    min_sparse: Annotated[float, Field(ge=0)] = 4.0
+
+
+class Generation(Section):
+    """How an answer is made; `system` replaces the built-in instruction."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
+    system: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Rag(Section):
+    """Ingest, search and query."""
+
+    default_collection: Annotated[str, Field(pattern=COLLECTION_PATTERN)] = "docs"
+    chunking: Chunking = Chunking()
+    retrieval: Retrieval = Retrieval()
+    generation: Generation = Generation()
+
+
+class Health(Section):
+    """How often each backend is polled, and which of them must be up for `/ready`."""
+
+    interval_s: Seconds = 5.0
+    timeout_s: Seconds = 2.0
+    ready: tuple[ServiceName, ...] = ("embedding", "qdrant", "generative")
+
+
+class Config(Section):
+    """The whole file."""
+
+    server: Server = Server()
+    log: Log = Log()
+    backends: Backends
+    rag: Rag = Rag()
+    health: Health = Health()
+
+    @model_validator(mode="after")
+    def _ready_names_configured_services(self) -> Self:
+        if "reranking" in self.health.ready and self.backends.reranking is None:
+            raise ValueError("health.ready names reranking, which is not configured")
+        return self

@@ -1,0 +1,147 @@
+"""YAML and environment to `Config`: an error names the file, the line, the key path and what was expected.
+
+`${NAME}` and `${NAME:-default}` in a value are replaced from the environment (a missing name without a default is an
+error); `$${` stands for a literal `${`. Duplicate keys are refused. A replaced value is read as YAML reads it, so
+`port: ${PORT}` is a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from hartonomous.config import Config
+from hartonomous.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_Path = tuple[str, ...]
+
+
+class _Reader:
+    """Walks the YAML nodes once: values as pydantic wants them, and the line of each key path."""
+
+    def __init__(self, loader: yaml.CSafeLoader, environ: Mapping[str, str]) -> None:
+        self._loader = loader
+        self._environ = environ
+        self.lines: dict[_Path, int] = {}
+
+    def read(self, node: yaml.Node, path: _Path = ()) -> Any:
+        self.lines[path] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return tuple(self.read(item, (*path, str(i))) for i, item in enumerate(node.value))
+        assert isinstance(node, yaml.ScalarNode)
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: _Path) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            here = (*path, key)
+            if key in values:
+                raise _Problem(key_node.start_mark.line + 1, here, "this key stands here twice")
+            values[key] = self.read(value_node, here)
+            self.lines[here] = key_node.start_mark.line + 1
+        return values
+
+    def _scalar(self, node: yaml.ScalarNode, path: _Path) -> Any:
+        text = node.value
+        if "${" in text:
+            replaced = _VARIABLE.sub(lambda match: self._variable(match, path), text)
+            plain = not node.style
+            tag = self._loader.resolve(yaml.ScalarNode, replaced, (plain, not plain))  # type: ignore[no-untyped-call]
+            node = yaml.ScalarNode(tag, replaced, node.start_mark, node.end_mark, node.style)
+        return self._loader.construct_object(node)
+
+    def _variable(self, match: re.Match[str], path: _Path) -> str:
+        name, default = match["name"], match["default"]
+        if name is None:
+            return "${"
+        value = self._environ.get(name, default)
+        if value is None:
+            raise _Problem(self.lines[path], path, f"the environment variable {name} is not set")
+        return value
+
+
+class _Problem(Exception):  # noqa: N818 - not an error by itself: it becomes a line of ConfigError
+    def __init__(self, line: int, path: _Path, message: str) -> None:
+        super().__init__(message)
+        self.line, self.path, self.message = line, path, message
+
+    def sentence(self, name: str) -> str:
+        return f"{name}:{self.line}: {'.'.join(self.path) or 'the file'}: {self.message}"
+
+
+def parse(text: str, environ: Mapping[str, str], name: str = "configuration") -> Config:
+    """Return the configuration that `text` holds; `name` stands for the file in error messages.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    loader = yaml.CSafeLoader(text)
+    try:
+        reader = _Reader(loader, environ)
+        node = loader.get_single_node()
+        values = {} if node is None else reader.read(node)
+        if not isinstance(values, dict):
+            raise _Problem(1, (), "expected keys and values")
+        return Config.model_validate(values)
+    except _Problem as problem:
+        raise ConfigError(problem.sentence(name)) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML") from error
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentences(error, reader.lines, name))) from error
+    finally:
+        loader.dispose()
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read the configuration file at `path`.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    return parse(text, environ, str(path))
+
+
+def _sentences(error: ValidationError, lines: Mapping[_Path, int], name: str) -> list[str]:
+    problems = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        path = tuple(str(part) for part in item["loc"])
+        problems.append(_Problem(_line(path, lines), path, _expected(item["type"], item["msg"])))
+    return [problem.sentence(name) for problem in sorted(problems, key=lambda problem: problem.line)]
+
+
+def _line(path: _Path, lines: Mapping[_Path, int]) -> int:
+    """Return the line of `path`, or of the nearest key above it that stands in the file."""
+    while path not in lines and path:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _expected(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind in {"model_type", "dict_type"}:
+        return "expected keys and values"
+    if kind == "tuple_type":
+        return "expected a list"
+    if kind == "missing":
+        return "this key is required"
+    return message.removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")

@@ -1,0 +1,115 @@
+"""Every metric, declared once, with bounded labels.
+
+Names follow Prometheus' conventions: base units, `_seconds`, `_bytes`, `_total`. A label's values come from fixed
+sets: route templates, services, methods, outcome classes; never a path, a key, a model or a collection that a caller chose.
+`labels()` costs a lock and a dictionary on each call, so what the hot path uses are kept children.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+
+from hartonomous import __version__
+
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+
+class ServiceMetrics:
+    """The children of one backend service, made once."""
+
+    def __init__(self, metrics: Metrics, service: str) -> None:
+        self.in_flight = metrics.backend_in_flight.labels(service)
+        self.latency = metrics.backend_latency.labels(service)
+        self.up = metrics.backend_up.labels(service)
+        self._requests = metrics.backend_requests
+        self._service = service
+        self.count = cache(self._child)
+
+    def _child(self, outcome: str) -> Counter:
+        """Return the counter of calls that ended so: a status class ("2xx") or a kind of failure ("timeout")."""
+        return self._requests.labels(self._service, outcome)
+
+
+class Metrics:
+    """All metrics of one application, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.build = Info("hartonomous_build", "The version that runs.", registry=registry)
+        self.build.info({"version": __version__, "python": platform.python_version()})
+        self.requests = Counter(
+            "hartonomous_http_requests_total",
+            "Requests answered, by route template, method and status.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "hartonomous_http_request_duration_seconds",
+            "Time from the request's headers to the end of the answer.",
+            ("route",),
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.in_flight = Gauge("hartonomous_http_requests_in_flight", "Requests being served now.", registry=registry)
+        self.loop_lag = Histogram(
+            "hartonomous_event_loop_lag_seconds",
+            "How much later than asked the event loop woke a timer.",
+            buckets=_LAG,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "hartonomous_tokens_total",
+            "Tokens that the backends counted, by service and direction (in, out).",
+            ("service", "direction"),
+            registry=registry,
+        )
+        self.degraded = Counter(
+            "hartonomous_degraded_answers_total",
+            "Answers given without a stage whose backend was down, by stage.",
+            ("stage",),
+            registry=registry,
+        )
+        self.documents = Counter(
+            "hartonomous_ingested_documents_total", "Documents ingested, by outcome.", ("status",), registry=registry
+        )
+        self.stage = Histogram(
+            "hartonomous_stage_duration_seconds",
+            "Time of one stage of a RAG request.",
+            ("stage",),
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.backend_requests = Counter(
+            "hartonomous_backend_requests_total",
+            "Calls to a backend, by service and outcome (status class, or the kind of failure).",
+            ("service", "outcome"),
+            registry=registry,
+        )
+        self.backend_latency = Histogram(
+            "hartonomous_backend_request_duration_seconds",
+            "Time of one call to a backend, to the end of its answer.",
+            ("service",),
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.backend_in_flight = Gauge(
+            "hartonomous_backend_requests_in_flight", "Calls to a backend under way.", ("service",), registry=registry
+        )
+        self.backend_up = Gauge(
+            "hartonomous_backend_up",
+            "Whether the last health poll found the service up (1), down (0) or has not found out (-1).",
+            ("service",),
+            registry=registry,
+        )
+        self.service = cache(self._service)
+        self.route_latency = cache(self.latency.labels)
+        self.route_requests = cache(self.requests.labels)
+
+    def _service(self, name: str) -> ServiceMetrics:
+        return ServiceMetrics(self, name)
