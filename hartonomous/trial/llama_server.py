@@ -1,0 +1,91 @@
+"""One model served by llama.cpp's own HTTP server: `python -m hartonomous.trial.llama_server --kind … --model …`.
+
+The server is the one that llama.cpp ships, from the `xllamacpp` wheel: `/v1/…`, `/tokenize`, `/props`, `/health`. One
+model a process. When the model is loaded the address is printed, so `--port 0` (any free port) is of use. Nothing is
+to be saved at the end, hence signals keep their default action: SIGTERM ends the process at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from xllamacpp import CommonParams
+
+# llama.cpp keeps a thread for each idle keep-alive connection: too few, and new connections wait for seconds.
+_HTTP_THREADS = 32
+_MOST_THREADS = 8
+_WARNINGS_ONLY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a sort of model is served: `slots` requests at a time, each with `context` tokens."""
+
+    slots: int
+    context: int
+
+
+KINDS: Final = {
+    "generative": Kind(slots=2, context=4096),
+    "embedding": Kind(slots=4, context=512),
+    "reranking": Kind(slots=4, context=512),
+}
+
+
+def parameters(kind: str, model: Path, port: int, alias: str, threads: int | None = None) -> CommonParams:
+    """Return llama.cpp's parameters for a model on `127.0.0.1:port`."""
+    from xllamacpp import CommonParams, llama_pooling_type
+
+    served = KINDS[kind]
+    params = CommonParams()
+    params.model.path = str(model)
+    params.model_alias = {alias}
+    params.hostnames, params.port = ["127.0.0.1"], port
+    params.n_parallel, params.n_ctx = served.slots, served.slots * served.context
+    params.n_threads_http = _HTTP_THREADS
+    params.cpuparams.n_threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    params.verbosity = _WARNINGS_ONLY
+    params.fit_params = False  # the context is given: nothing to search for
+    params.ui = False
+    params.cache_ram_mib = 0
+    if kind != "generative":
+        params.embedding = True
+        # A text is embedded in one piece: the physical batch must hold the longest.
+        params.n_batch = params.n_ubatch = served.slots * served.context
+    if kind == "reranking":
+        params.pooling_type = llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    return params
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until a signal ends the process."""
+    options = _options(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    from xllamacpp import Server
+
+    alias = options.alias or options.model.stem
+    server = Server(parameters(options.kind, options.model, options.port, alias, options.threads))
+    print(server.listening_address, flush=True)
+    while True:
+        signal.pause()
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hartonomous.trial.llama_server", description="Serve one GGUF model.")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="the GGUF file")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port (default)")
+    parser.add_argument("--alias", help="the model's name to clients (default: the file's)")
+    parser.add_argument("--threads", type=int, help="threads that compute (default: one a core, 8 at most)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
