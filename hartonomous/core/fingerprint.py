@@ -1,0 +1,103 @@
+"""Identities by hash: of a document, its version, its chunks, and of the embedding that made the vectors.
+
+Every hash is SHA-256 over length-prefixed parts behind a tag that names its kind, so no two different inputs run
+into each other by concatenation, and a hash of one kind is never one of another. All of them are pure functions of
+their arguments: another process, or the same one after a crash, makes the same ids, which is why writing a document
+twice is writing it once.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingFingerprint:
+    """What decides whether two vectors may be compared: the model, its dimension, and the prefixes put before texts."""
+
+    model: str
+    dimension: int
+    query_prefix: str
+    document_prefix: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, as a collection stores them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> EmbeddingFingerprint:
+        """Read what `as_dict` wrote, unknown keys aside; raise ValueError for anything else."""
+        try:
+            found = cls(**{name: value[name] for name in cls.__slots__})
+        except KeyError as error:
+            raise ValueError(f"the embedding fingerprint lacks {error.args[0]!r}") from error
+        texts = (found.model, found.query_prefix, found.document_prefix)
+        if type(found.dimension) is not int or not all(isinstance(text, str) for text in texts):
+            raise ValueError("the embedding fingerprint has a field of the wrong type")
+        return found
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the fields, 64 hexadecimal digits."""
+        return _hash("fingerprint", self.model, str(self.dimension), self.query_prefix, self.document_prefix)
+
+
+def document_id(source: str | None, content: str | bytes) -> str:
+    """Return the id of a document that came without one: the hash of its source, or where it has none of its content.
+
+    A text and its UTF-8 bytes have the same id.
+    """
+    return _hash("document-by-source", source) if source else _hash("document-by-content", content)
+
+
+def content_hash(
+    text: str,
+    *,
+    format: str,  # noqa: A002 (API.md's own word)
+    max_tokens: int,
+    overlap_tokens: int,
+    fingerprint: EmbeddingFingerprint,
+) -> str:
+    """Return the hash of what is embedded: when it changes, a document must be chunked and embedded anew."""
+    return _hash("content", text, format, str(max_tokens), str(overlap_tokens), fingerprint.digest())
+
+
+def attributes_hash(title: str | None, source: str | None, metadata: Mapping[str, Any] | None) -> str:
+    """Return the hash of what is stored beside the text: when only this changes, no embedding call is needed.
+
+    The order of keys in `metadata` does not count. Raises ValueError for NaN and infinities, TypeError for what is
+    not JSON.
+    """
+    value = [title, source, metadata or {}]
+    return _hash("attributes", json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False))
+
+
+def version(content_hash: str, attributes_hash: str) -> str:
+    """Return the version of a document as the caller sees it, `sha256:` and 64 hexadecimal digits."""
+    return "sha256:" + _hash("version", content_hash, attributes_hash)
+
+
+def point_id(document_id: str, content_hash: str, index: int) -> str:
+    """Return the id of a chunk's point: a UUID of version 8 (RFC 9562, 5.8) made of a SHA-256.
+
+    `index` is the chunk's number in its document, from 0.
+    """
+    value = int.from_bytes(bytes.fromhex(_hash("point", document_id, content_hash, str(index)))[:16], "big")
+    value = value & ~(0xF << 76) | 0x8 << 76  # the version
+    value = value & ~(0x3 << 62) | 0x2 << 62  # the variant
+    return str(uuid.UUID(int=value))
+
+
+def _hash(*parts: str | bytes) -> str:
+    """Hash the parts, each behind its length in bytes (8 bytes, big-endian)."""
+    state = sha256()
+    for part in parts:
+        # A lone surrogate cannot come in by JSON, but a file's parser may make one: it must not raise here.
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big"))
+        state.update(data)
+    return state.hexdigest()
