@@ -1,0 +1,194 @@
+"""Documents cut into chunks that fit an embedding model, at the borders of their structure.
+
+The cutting is done by semantic-text-splitter (Unicode sentences and words; for Markdown its blocks and headings), which
+asks `count` for the size of candidates, some 8,000 of them a megabyte: 1 MB of Markdown takes 1.2 s with
+`estimate_tokens`. It is work for a thread, not for an event loop. On top of the splitter come three rules: no chunk
+ends with a heading whose text begins in the next one, no chunk is over the limit as `count` sees it, and each chunk
+knows the headings above it.
+
+Offsets are Unicode code points into the document's text, and a chunk's text is exactly that span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
+from hartonomous.core.outline import Outline, outline
+from hartonomous.core.tokens import estimate_tokens
+
+__all__ = ["Chunk", "estimate_tokens", "renumber", "resplit", "split"]
+
+_Count = Callable[[str], int]
+_Span = tuple[int, int]
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """A part of a document: `text == document[start:end]`.
+
+    `headings` are the Markdown headings over the chunk's first line of text, outermost first; a heading with which
+    the chunk itself begins is one of them.
+    """
+
+    index: int
+    text: str
+    start: int
+    end: int
+    headings: tuple[str, ...]
+
+
+def split(
+    text: str, *, markdown: bool, max_tokens: int, overlap_tokens: int, count: _Count = estimate_tokens
+) -> list[Chunk]:
+    """Cut `text` into chunks of at most `max_tokens`, in order, that together cover everything but blanks.
+
+    Neighbours share up to `overlap_tokens` (at most half a chunk), where whole sentences or blocks allow it. A
+    heading stays with what follows it; code blocks and tables that fit stay whole. An empty or blank text has no
+    chunks. Raises ValueError when `max_tokens` is below 1 or `overlap_tokens` below 0.
+    """
+    if max_tokens < 1 or overlap_tokens < 0:
+        raise ValueError(f"cannot make chunks of {max_tokens!r} tokens that share {overlap_tokens!r}")
+    spans = _cut(text, 0, markdown, max_tokens, min(overlap_tokens, max_tokens // 2), count)
+    headings = outline(text) if markdown else Outline(())
+    if headings.headings:
+        spans = _keep_headings(text, spans, headings, max_tokens, count)
+    fitting = [piece for span in spans for piece in _fit(text, span, markdown, max_tokens, count)]
+    return _chunks(text, fitting, headings)
+
+
+def resplit(
+    chunk: Chunk, text: str, *, markdown: bool, max_tokens: int, count: _Count = estimate_tokens
+) -> list[Chunk]:
+    """Cut a chunk that turned out too long for the model into smaller ones, without overlap.
+
+    `text` is the whole document. `count` need not agree that the chunk is too long: then it is cut in two. The
+    result has at least two chunks, unless the chunk is a single character, so to repeat it comes to an end. Their
+    indices count from 0: give them new ones with `renumber`.
+    """
+    size = count(chunk.text)
+    limit = max(1, max_tokens if size > max_tokens else (size + 1) // 2)
+    spans = _fit(text, (chunk.start, chunk.end), markdown, limit, count)
+    if len(spans) == 1:
+        spans = _halve(text, spans[0])
+    return _chunks(text, spans, outline(text) if markdown else Outline(()))
+
+
+def renumber(chunks: Iterable[Chunk]) -> list[Chunk]:
+    """Return the chunks with their indices from 0, in the order given."""
+    return [replace(chunk, index=index) for index, chunk in enumerate(chunks)]
+
+
+def _chunks(text: str, spans: Iterable[_Span], headings: Outline) -> list[Chunk]:
+    return [
+        Chunk(index, text[start:end], start, end, headings.above(_body(text, start, end, headings)))
+        for index, (start, end) in enumerate(spans)
+    ]
+
+
+def _body(text: str, start: int, end: int, headings: Outline) -> int:
+    """Return where in a span the text under its leading headings begins (or the last of them, if that is all)."""
+    position = start
+    for heading in headings.at(start - 3, end):  # a heading may be indented by three blanks that the chunk lacks
+        if heading.end > position and text[position : heading.start].strip():
+            break
+        position = max(position, heading.start)
+    return position
+
+
+def _cut(text: str, offset: int, markdown: bool, limit: int, overlap: int, count: _Count) -> list[_Span]:
+    """Cut by the splitter alone; `offset` is added to the spans."""
+    splitter = MarkdownSplitter if markdown else TextSplitter
+    try:
+        pieces = splitter.from_callback(count, limit, overlap).chunk_indices(text)
+    except UnicodeEncodeError:
+        # Lone surrogates have no UTF-8; a character of the same length stands in for each.
+        return _cut(text.encode("utf-8", "replace").decode(), offset, markdown, limit, overlap, count)
+    spans = [(offset + start, offset + start + len(piece)) for start, piece in pieces if piece.strip()]
+    # An overlap can swallow a whole short chunk.
+    return [span for index, span in enumerate(spans) if index + 1 == len(spans) or spans[index + 1][0] > span[0]]
+
+
+def _fit(text: str, span: _Span, markdown: bool, limit: int, count: _Count) -> list[_Span]:
+    """Cut a span until each part is at most `limit` by `count`, or a single character."""
+    done: list[_Span] = []
+    todo = [span]
+    while todo:
+        start, end = todo.pop()
+        part = text[start:end]
+        if count(part) <= limit or len(part.strip()) <= 1:
+            done.append((start, end))
+            continue
+        # A counter that is not monotonic can lead the splitter astray: half of it is smaller in any case.
+        pieces = _cut(part, start, markdown, limit, 0, count)
+        todo += reversed(pieces if len(pieces) > 1 else _halve(text, (start, end)))
+    return done
+
+
+def _halve(text: str, span: _Span) -> list[_Span]:
+    """Cut a span in two near its middle, at a blank if there is one in the middle half; one character stays whole."""
+    start, end = span
+    middle, reach = (start + end) // 2, (end - start) // 4
+    for near in (text.rfind(" ", middle - reach, middle), text.find(" ", middle, middle + reach)):
+        if near > start:
+            middle = near
+            break
+    halves = (_trim(text, (start, middle)), _trim(text, (middle, end)))
+    return [half for half in halves if half[0] < half[1]]
+
+
+def _trim(text: str, span: _Span) -> _Span:
+    """Return the span without blanks at its ends; an empty one where it has nothing else."""
+    part = text[span[0] : span[1]]
+    start = span[0] + len(part) - len(part.lstrip())
+    return start, max(start, span[0] + len(part.rstrip()))
+
+
+def _keep_headings(text: str, spans: list[_Span], headings: Outline, limit: int, count: _Count) -> list[_Span]:
+    """Move every heading at the end of a chunk to the beginning of the next one."""
+    kept: list[_Span] = []
+    todo = list(reversed(spans))
+    while todo:
+        start, end = todo.pop()
+        tail = _tail(text, start, end, headings)
+        if not todo or tail == end:
+            kept.append((start, end))
+            continue
+        following = todo.pop()
+        joined = [following] if following[0] <= tail else _join(text, (tail, end), following, limit, count)
+        before = _trim(text, (start, tail))
+        kept += [before] if before[0] < before[1] else []
+        if joined[0] == (tail, end):
+            kept.append(joined.pop(0))
+        todo += reversed(joined)
+    return kept
+
+
+def _tail(text: str, start: int, end: int, headings: Outline) -> int:
+    """Return where the headings begin with which a span ends; its end if it ends with none."""
+    tail = end
+    for heading in reversed(headings.at(start - 3, end)):
+        if text[heading.end : tail].strip():
+            break
+        tail = max(start, heading.start)
+    return tail
+
+
+def _join(text: str, heading: _Span, following: _Span, limit: int, count: _Count) -> list[_Span]:
+    """Put headings and what follows into one chunk, or into two of about one size if it is too long for one.
+
+    The heading stays alone where nothing fits beside it, or where what follows is a code block or table that would
+    have to be cut for it.
+    """
+    if count(text[heading[0] : following[1]]) <= limit:
+        return [(heading[0], following[1])]
+    body = text[slice(*following)]
+    size = count(body)
+    room = min(limit - count(text[slice(*heading)]), (size * 3 + 4) // 5)
+    pieces = _cut(body, following[0], True, room, 0, count) if room > 0 else []
+    if len(pieces) < 2 or body.lstrip().startswith(("```", "~~~", "|")):
+        return [heading, following]
+    first, second = (heading[0], pieces[0][1]), (pieces[1][0], following[1])
+    return [first, second] if count(text[slice(*first)]) <= limit else [heading, following]
