@@ -1,0 +1,136 @@
+"""Qdrant's REST in JSON: the bodies that are sent and the reading of what it answers, without any I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from hartonomous import codec
+from hartonomous.clients.points import VISIBLE, ChunkPoint, Hit, StoredChunk, visible_filter
+from hartonomous.clients.pool import Answer
+from hartonomous.errors import BackendError, ValidationFailedError
+
+_BATCH_POINTS = 256
+_BATCH_BYTES = 8 * 1024 * 1024  # Qdrant takes 32 MiB by default
+
+Vector = Sequence[float] | tuple[list[int], list[float]]
+
+
+@dataclass(slots=True, frozen=True)
+class Search:
+    """One ranking that is wanted: `vector` is floats for `dense`, (indices, values) for `sparse`.
+
+    `filter` is the caller's, checked by `core.filters`; only visible points are found whatever it says.
+    """
+
+    using: Literal["dense", "sparse"]
+    vector: Vector
+    limit: int
+    filter: Mapping[str, Any] | None = None
+    score_threshold: float | None = None
+
+
+def read_result(answer: Answer) -> Any:
+    """Return what stands under `result` in an answer of Qdrant; raise BackendError when there is no such thing."""
+    try:
+        return codec.loads(answer.body)["result"]
+    except (codec.NotJsonError, TypeError, KeyError) as error:
+        raise BackendError("The qdrant service gave an answer that is not Qdrant's.") from error
+
+
+def match(key: str, value: str | int) -> dict[str, Any]:
+    """Return the condition that a payload field has this value."""
+    return {"key": key, "match": {"value": value}}
+
+
+def below(sequence: int) -> dict[str, Any]:
+    """Return the condition that a point belongs to an older ingest."""
+    return {"key": "sequence", "range": {"lt": sequence}}
+
+
+def is_empty(search: Search) -> bool:
+    """Whether nothing can be found: no word is left of the question."""
+    return search.using == "sparse" and not search.vector[0]
+
+
+def search_json(search: Search) -> dict[str, Any]:
+    """Return one search of `points/query/batch`."""
+    query = {"indices": search.vector[0], "values": search.vector[1]} if search.using == "sparse" else search.vector
+    wanted = {
+        "query": query,
+        "using": search.using,
+        "limit": search.limit,
+        "filter": visible_filter(search.filter),
+        "with_payload": True,
+    }
+    return wanted if search.score_threshold is None else wanted | {"score_threshold": search.score_threshold}
+
+
+def hits(answer: Any) -> list[Hit]:
+    """Read one ranking, best first; raise BackendError when it is none, or has a score that is not finite."""
+    try:
+        points = [(point["id"], point["payload"], point["score"]) for point in answer["points"]]
+    except (TypeError, KeyError):
+        nonsense()
+    ranking = []
+    for point_id, payload, score in points:
+        if type(score) not in (int, float) or not math.isfinite(score):
+            nonsense()
+        ranking.append(Hit(StoredChunk.from_payload(point_id, payload), float(score)))
+    ranking.sort(key=lambda hit: -hit.score)  # Qdrant's own order, and stable where scores are equal
+    return ranking
+
+
+def batches(points: Iterable[ChunkPoint]) -> Iterator[list[tuple[ChunkPoint, bytes]]]:
+    """Cut into batches of at most so many points and, a single point aside, so many bytes."""
+    batch: list[tuple[ChunkPoint, bytes]] = []
+    size = 0
+    for point in points:
+        encoded = point.to_json()
+        if batch and (len(batch) == _BATCH_POINTS or size + len(encoded) > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((point, encoded))
+        size += len(encoded)
+    if batch:
+        yield batch
+
+
+def write_json(batch: Iterable[tuple[ChunkPoint, bytes]]) -> bytes:
+    """Return the body that writes a batch: for each ingest a conditional upsert, and the moving up of what is seen."""
+    ingests: dict[tuple[str, int], list[tuple[ChunkPoint, bytes]]] = {}
+    for point, encoded in batch:
+        ingests.setdefault((point.document_id, point.sequence), []).append((point, encoded))
+    operations = []
+    for (_, sequence), written in ingests.items():
+        condition = codec.dumps({"must": [below(sequence)], "must_not": [VISIBLE]})
+        joined = b",".join(encoded for _, encoded in written)
+        operations.append(b'{"upsert":{"points":[' + joined + b'],"update_filter":' + condition + b"}}")
+        visible = visible_filter(None, {"has_id": [point.id for point, _ in written]}, below(sequence))
+        move_up = {"payload": written[0][0].attributes(), "filter": visible}
+        operations.append(codec.dumps({"set_payload": move_up}))
+    return b'{"operations":[' + b",".join(operations) + b"]}"
+
+
+def encode_cursor(offset: str) -> str:
+    """Return the opaque cursor for a page that begins at this point."""
+    return base64.urlsafe_b64encode(offset.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> str:
+    """Return the point's id; raise ValidationFailedError for what `encode_cursor` did not make."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        return str(uuid.UUID(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")))
+    except (ValueError, binascii.Error) as error:
+        raise ValidationFailedError("This is not a cursor that was answered.", param="cursor") from error
+
+
+def nonsense() -> NoReturn:
+    """Refuse an answer whose shape is not Qdrant's."""
+    raise BackendError("The qdrant service gave an answer that is not Qdrant's.")
