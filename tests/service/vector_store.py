@@ -1,0 +1,114 @@
+"""A vector store for the tests: the embedded engine in a process of its own, or a true Qdrant server.
+
+`HARTONOMOUS_TEST_QDRANT_URL` names a true server; else the engine is started once a session on a free port. Load it as
+a pytest plugin (`pytest_plugins`) or import the fixtures into a conftest.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+import pytest
+
+START_S = 30.0
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Engine:
+    """An engine process over a data folder; a context manager that ends it with SIGTERM."""
+
+    def __init__(self, data: Path, *, port: int | None = None) -> None:
+        self.data = data
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it listens."""
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "hartonomous",
+                "engine",
+                "--data",
+                str(self.data),
+                "--listen",
+                f"127.0.0.1:{self.port}",
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + START_S
+        while not self._listens():
+            assert self.process.poll() is None, f"the engine ended with {self.process.returncode}"
+            assert time.monotonic() < until, "the engine does not listen"
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """End the process at once, as `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """End the process with SIGTERM and return its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout=60)
+
+    def __enter__(self) -> Engine:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+
+@contextmanager
+def running_store(data: Path) -> Iterator[str]:
+    """Yield the URL of the true Qdrant that the environment names, else of an engine over `data`."""
+    given = os.environ.get("HARTONOMOUS_TEST_QDRANT_URL")
+    if given:
+        yield given.rstrip("/")
+        return
+    with Engine(data) as engine:
+        yield engine.url
+
+
+@pytest.fixture(scope="session")
+def vector_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a vector store that speaks Qdrant's REST, the same one for the whole session."""
+    with running_store(tmp_path_factory.mktemp("vectors")) as url:
+        yield url
+
+
+@pytest.fixture
+def collection_name() -> str:
+    """A collection name that no other test uses."""
+    return f"test-{uuid4().hex}"
