@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import orjson
+import pytest
+
+from hartonomous.clients import qdrant
+from hartonomous.clients.points import (
+    ChunkPoint,
+    DocumentState,
+    Hit,
+    StoredChunk,
+    newest_only,
+    next_sequence,
+    sequence_at,
+    visible_filter,
+)
+from hartonomous.clients.qdrant import Search
+from hartonomous.errors import BackendError, ValidationFailedError
+
+_ID = "11111111-1111-8111-8111-111111111111"
+
+
+def _point(**changes: Any) -> ChunkPoint:
+    fields: dict[str, Any] = {
+        "id": _ID,
+        "document_id": "handbook",
+        "content_hash": "c1",
+        "attributes_hash": "a1",
+        "version": "sha256:1",
+        "chunk_index": 0,
+        "chunk_count": 1,
+        "text": "A valve.",
+        "start": 0,
+        "end": 8,
+        "headings": ("Limits", "Valves"),
+        "format": "markdown",
+        "title": "Handbook",
+        "source": None,
+        "metadata": {"team": "ops"},
+        "sequence": 7,
+        "updated_at": "2026-01-01T00:00:00Z",
+        "dense": [0.5, 0.25],
+        "sparse": ([3], [1.5]),
+    }
+    return ChunkPoint(**(fields | changes))
+
+
+def _chunk(document: str, content: str, sequence: int) -> StoredChunk:
+    payload = _payload() | {"document_id": document, "content_hash": content, "sequence": sequence}
+    return StoredChunk.from_payload(_ID, payload)
+
+
+def _payload() -> dict[str, Any]:
+    payload: dict[str, Any] = orjson.loads(_point().to_json())["payload"]
+    return payload
+
+
+def test_a_point_is_written_unseen_with_both_vectors() -> None:
+    written = orjson.loads(_point().to_json())
+    assert written["vector"] == {"dense": [0.5, 0.25], "sparse": {"indices": [3], "values": [1.5]}}
+    assert written["payload"]["visible"] is False
+    assert "source" not in written["payload"]
+
+
+def test_what_is_written_is_what_is_read() -> None:
+    chunk = StoredChunk.from_payload(_ID, _payload())
+    for field in dataclasses.fields(StoredChunk):
+        assert getattr(chunk, field.name) == getattr(_point(), field.name)
+
+
+def test_the_optional_fields_of_a_payload_may_be_missing_or_null() -> None:
+    required = ("document_id", "content_hash", "version", "chunk_index", "chunk_count", "text", "start", "end")
+    payload = {name: value for name, value in _payload().items() if name in (*required, "sequence")}
+    chunk = StoredChunk.from_payload(_ID, payload | {"title": None, "metadata": None})
+    assert (chunk.title, chunk.metadata, chunk.headings, chunk.format) == (None, {}, (), "text")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"text": None}, {"chunk_index": "0"}, {"sequence": True}, {"start": 1.5}, {"title": 5}, {"metadata": []}],
+)
+def test_a_payload_with_a_field_of_another_type_is_a_backend_error(change: dict[str, Any]) -> None:
+    with pytest.raises(BackendError):
+        StoredChunk.from_payload(_ID, _payload() | change)
+
+
+@pytest.mark.parametrize("payload", [None, [], {}, {"text": "x"}])
+def test_a_payload_that_is_no_chunk_is_a_backend_error(payload: object) -> None:
+    with pytest.raises(BackendError):
+        StoredChunk.from_payload(_ID, payload)
+    with pytest.raises(BackendError):
+        DocumentState.from_payload(payload)
+
+
+def test_sequences_rise_and_are_exact_as_doubles() -> None:
+    """Qdrant compares a range as doubles."""
+    values = [next_sequence() for _ in range(10_000)]
+    assert values == sorted(set(values))
+    assert values[-1] < sequence_at(4_390_000_000) < 2**53  # the year 2109
+    assert sequence_at(1_800_000_000.001) - sequence_at(1_800_000_000) > 2_000
+
+
+def test_a_sequence_does_not_fall_when_the_wall_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = next_sequence()
+    monkeypatch.setattr("time.time", lambda: 1_000_000_000.0)
+    assert next_sequence() > before
+
+
+def test_a_callers_filter_cannot_widen_what_is_visible() -> None:
+    wide = {"should": [{"key": "visible", "match": {"value": False}}], "must_not": []}
+    condition = visible_filter(wide)
+    assert condition == {"must": [{"key": "visible", "match": {"value": True}}, wide]}
+
+
+def test_of_several_versions_only_the_newest_stays_in_all_rankings() -> None:
+    old, new, other = _chunk("a", "c1", 1), _chunk("a", "c2", 2), _chunk("b", "c1", 1)
+    dense, sparse = newest_only([[Hit(old, 0.9), Hit(other, 0.8)], [Hit(new, 5.0), Hit(old, 4.0)]])
+    assert dense == [Hit(other, 0.8)]
+    assert sparse == [Hit(new, 5.0)]
+
+
+def test_a_version_whose_attributes_are_being_changed_stays_whole() -> None:
+    ranking = [Hit(_chunk("a", "c1", 1), 0.9), Hit(_chunk("a", "c1", 2), 0.8)]
+    assert newest_only([ranking]) == [ranking]
+
+
+def test_two_versions_of_one_sequence_are_told_apart_the_same_way_by_every_reader() -> None:
+    one, two = Hit(_chunk("a", "c1", 1), 0.9), Hit(_chunk("a", "c2", 1), 0.8)
+    assert newest_only([[one, two]]) == newest_only([[two, one]]) == [[two]]
+
+
+def test_a_search_sees_visible_points_only_whatever_its_filter_says() -> None:
+    search = qdrant.search_json(Search("dense", [1.0], 5))
+    assert search["filter"] == {"must": [{"key": "visible", "match": {"value": True}}]}
+    assert "score_threshold" not in search
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, None, "1", True])
+def test_a_score_that_is_no_finite_number_is_a_backend_error(score: object) -> None:
+    with pytest.raises(BackendError):
+        qdrant.hits({"points": [{"id": _ID, "payload": _payload(), "score": score}]})
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"points": [{}]}, {"points": 5}])
+def test_an_answer_of_another_shape_is_a_backend_error(answer: object) -> None:
+    with pytest.raises(BackendError):
+        qdrant.hits(answer)
+
+
+def test_a_write_is_cut_by_count_and_by_bytes() -> None:
+    assert [len(batch) for batch in qdrant.batches([_point()] * 600)] == [256, 256, 88]
+    large = _point(text="x" * 5_000_000)
+    assert [len(batch) for batch in qdrant.batches([large, large, _point()])] == [1, 2]
+
+
+def test_the_ingests_of_one_write_are_conditional_each_on_its_own_sequence() -> None:
+    (batch,) = qdrant.batches([_point(), _point(document_id="other", sequence=9)])
+    operations = orjson.loads(qdrant.write_json(batch))["operations"]
+    conditions = [operation["upsert"]["update_filter"] for operation in operations if "upsert" in operation]
+    assert [condition["must"][0]["range"] for condition in conditions] == [{"lt": 7}, {"lt": 9}]
+
+
+def test_a_cursor_comes_back_as_the_point_it_was_made_of() -> None:
+    assert qdrant.decode_cursor(qdrant.encode_cursor(_ID)) == _ID
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!", "é", "AAAA", "MQ", "a" * 10_000, "\x00"])
+def test_a_cursor_that_was_not_answered_is_refused(cursor: str) -> None:
+    with pytest.raises(ValidationFailedError) as caught:
+        qdrant.decode_cursor(cursor)
+    assert caught.value.param == "cursor"
