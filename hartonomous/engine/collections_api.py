@@ -142,8 +142,6 @@ def _action(value: Any, where: str) -> tuple[str, str, str]:
     kind, keys = _ACTIONS[name]
     given = fields(item, frozenset(keys), f"{where}.{name}")
     names = [text(given.get(key), f"{where}.{name}.{key}") for key in keys]
-    if kind == "create":
-        _new_name(names[0])
     return kind, names[0], names[1] if len(names) > 1 else ""
 
 

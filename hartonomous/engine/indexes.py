@@ -6,7 +6,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from hartonomous.engine.refusal import array, count, fields, flag, join, malformed, obj, text, unsupported
+from hartonomous.engine.refusal import array, count, fields, flag, invalid, join, malformed, obj, text, unsupported
 
 _TYPES = {
     "keyword": edge.PayloadSchemaType.Keyword,
@@ -67,6 +67,8 @@ def field_schema(value: Any) -> tuple[str, Any]:
     _type(kind, join(key, "type"))
     make, known = _PARAMS[kind]
     given = fields(schema, known | {"type"}, key)
+    if given.get("lookup") is False and given.get("range") is False:
+        raise invalid(f"[{key}: the 'lookup' and 'range' capabilities can't be both disabled]")
     return name, make(**{n: _part(n, v, join(key, n)) for n, v in given.items() if n != "type" and v is not None})
 
 

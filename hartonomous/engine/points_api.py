@@ -114,7 +114,7 @@ def _lookup(shard: edge.EdgeShard) -> reads.Lookup:
         vectors: Any = records[0].vector
         vector = vectors.get(name) if isinstance(vectors, dict) else vectors
         if vector is None:
-            raise wrong_input(f"Not existing vector name error: {name}")
+            raise not_found(f'Vector with name "{name}" for point not found')
         return vector
 
     return vector_of

@@ -52,7 +52,7 @@ def query(value: Any, lookup: Lookup, where: str = "") -> edge.QueryRequest:
         query=scoring,
         prefetches=_prefetches(body.get("prefetch"), lookup, join(where, "prefetch")),
         with_vector=_with_vector(body, where),
-        with_payload=_with_payload(body.get("with_payload", False), join(where, "with_payload")),
+        with_payload=_with_payload(body.get("with_payload"), join(where, "with_payload")),
         filter=condition,
         score_threshold=_optional(body, "score_threshold", number, where),
         params=_params(body.get("params"), join(where, "params")),
@@ -224,25 +224,22 @@ def _with_vector(body: dict[str, Any], where: str) -> Any:
 def scroll(value: Any) -> edge.ScrollRequest:
     """Convert the body of `points/scroll`."""
     body = fields(value, _SCROLL)
+    payload = body.get("with_payload")
     return edge.ScrollRequest(
         offset=_optional(body, "offset", point_id, ""),
         limit=_limit(body, ""),
         filter=to_filter(body.get("filter")),
-        with_payload=_payload_by_default(body),
+        with_payload=_with_payload(True if payload is None else payload, "with_payload"),
         with_vector=_with_vector(body, ""),
         order_by=_optional(body, "order_by", order_by, ""),
     )
 
 
-def _payload_by_default(body: dict[str, Any]) -> Any:
-    value = body.get("with_payload")
-    return _with_payload(True if value is None else value, "with_payload")
-
-
 def retrieve(value: Any) -> tuple[list[PointId], Any, Any]:
-    """Convert the body of `POST points`: ids, with_payload, with_vector."""
+    """Convert the body of `POST points`: ids, with_payload (default false, as in Qdrant), with_vector."""
     body = fields(value, _RETRIEVE)
-    return point_ids(body.get("ids"), "ids"), _payload_by_default(body), _with_vector(body, "")
+    payload = _with_payload(body.get("with_payload"), "with_payload")
+    return point_ids(body.get("ids"), "ids"), payload, _with_vector(body, "")
 
 
 def counting(value: Any) -> edge.CountRequest:

@@ -86,6 +86,8 @@ def validate(value: Any) -> dict[str, Any]:
         params["sparse_vectors"] = {name: _sparse(item, join("sparse_vectors", name)) for name, item in sparse.items()}
     if body.get("on_disk_payload") is not None:
         params["on_disk_payload"] = flag(body["on_disk_payload"], "on_disk_payload")
+    if not params["vectors"] and not params.get("sparse_vectors"):
+        raise unsupported("a collection without `vectors` and `sparse_vectors`")
     metadata = body.get("metadata")
     return {
         "params": params,
@@ -110,7 +112,9 @@ def _vectors(value: Any) -> dict[str, Any]:
 
 def _vector(value: Any, where: str) -> dict[str, Any]:
     body = _set(fields(value, _VECTOR, where))
-    size = count(body.get("size"), join(where, "size"), minimum=1)
+    size = count(body.get("size"), join(where, "size"))
+    if size == 0:
+        raise malformed(f"{join(where, 'size')}: expected a positive integer")
     if size > MAX_SIZE:
         raise invalid(f"[{join(where, 'size')}: value {size} invalid, must be from 1 to {MAX_SIZE}]")
     _one_of(body.get("distance"), _DISTANCES, join(where, "distance"))
@@ -240,6 +244,7 @@ def shown(kept: dict[str, Any]) -> dict[str, Any]:
             "indexing_threshold": 0,
             "flush_interval_sec": 5,
             "max_optimization_threads": None,
+            "prevent_unoptimized": None,
             **kept["optimizers"],
         },
         "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0, "wal_retain_closed": 1},

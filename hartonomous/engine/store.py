@@ -158,6 +158,7 @@ class Store:
                 elif kind == "delete":
                     aliases.pop(name, None)
                 elif name in aliases:
+                    self._check_new_alias(other)
                     aliases[other] = aliases.pop(name)
                 else:
                     raise not_found(f"Alias {name} does not exists!")
@@ -166,6 +167,9 @@ class Store:
     def _check_alias(self, alias: str, collection: str) -> None:
         if collection not in self.collections:
             raise missing(collection)
+        self._check_new_alias(alias)
+
+    def _check_new_alias(self, alias: str) -> None:
         if alias in self.collections:
             raise RefusedError(409, f"Wrong input: Collection `{alias}` already exists!")
 

@@ -15,7 +15,7 @@ from qdrant_edge import UpdateOperation
 
 from hartonomous.engine import values
 from hartonomous.engine.filters import to_filter
-from hartonomous.engine.refusal import array, fields, invalid, join, malformed, obj, text, unsupported
+from hartonomous.engine.refusal import RefusedError, array, fields, invalid, join, malformed, obj, text, unsupported
 from hartonomous.engine.values import VectorSchema, point_id, point_ids
 
 # 1,000 points of 384 dimensions hold the global lock for 15 ms.
@@ -48,6 +48,8 @@ def upsert(value: Any, schema: VectorSchema, where: str = "") -> Operations:
         points = _columns(body["batch"], schema, join(where, "batch"))
     else:
         raise malformed("expected `points` or `batch`")
+    if not points:
+        raise RefusedError(400, "Bad request: Empty update request")
     return [
         UpdateOperation.upsert_points(points[start : start + SLICE], condition, mode)
         for start in range(0, len(points), SLICE)

@@ -92,19 +92,22 @@ def refuse_inference(value: dict[str, Any], where: str) -> None:
             raise unsupported(f"inference (`{join(where, name)}`): send the vector itself")
 
 
-def _dense(value: list[Any], size: int, where: str) -> list[float]:
+def _dense(value: list[Any], size: int, of: str, where: str) -> list[float]:
     if value and type(value[0]) is list:
         raise unsupported(f"multivectors (`{where}`)")
     vector = floats(value, where)
+    if not vector:
+        raise invalid(f"[{where}: dense vector must not be empty]")
     if len(vector) != size:
-        raise wrong_input(f"Vector dimension error: expected dim: {size}, got {len(vector)}")
+        raise wrong_input(f"Vector dimension error: expected dim: {size}, got {len(vector)}{of}")
     return vector
 
 
 def _named(name: str, value: Any, schema: VectorSchema, where: str) -> Any:
     if type(value) is list:
         if name in schema.dense:
-            return _dense(value, schema.dense[name], where)
+            of = f" for vector '{name}'" if name else ""
+            return _dense(value, schema.dense[name], of, where)
         if name in schema.sparse:
             raise wrong_input("Wrong usage of sparse vectors")
     else:
