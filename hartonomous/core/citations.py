@@ -1,0 +1,365 @@
+"""A model's raw text turned, as it streams, into an answer whose sentences cite the sources that support them.
+
+The answer is the same however the text is cut on its way in: nothing is decided before what it depends on has come.
+Held back are a `[` until it is known for a marker or not (at most 40 characters), and the marks and blanks after a
+word until the next word shows whether a sentence has ended there. Everything else goes out as it comes in.
+
+- Markers are written `[1][2]`, at a sentence's end before its full stop: "fact [1]." A model's "fact. [1]" and
+  "[1] Fact." become that as well. Inside a sentence a marker stays where it is. `[1, 2]`, `[1-3]`, `[^1]` and
+  `[Source 1]` are read as markers; links, list boxes, code and numbers of four digits are not.
+- A marker that points at no source is removed, with the blank before it. So is one whose sentence (inside a
+  sentence: the part before it) has a number, name or code that stands in none of the sources it cites, or that
+  belongs to a sentence which another source supports and the cited one does not.
+- A sentence without a marker gets those of the sources that support it (`hartonomous.core.grounding`). Questions,
+  greetings, "I don't know", headings and code blocks get none, nor does what nothing supports.
+- With `require_grounding` only supported sentences are given out, each whole, and those that say that the sources do
+  not answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
+from hartonomous.core.sentences import CLOSERS, ends_sentence
+
+_LONGEST_MARKER = 40
+_MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
+
+_MARKS = re.escape(CLOSERS)
+_PLAIN = re.compile(rf"(?:[^\s\[`{_MARKS}|]|[.'_:](?=\w))+")
+_CLOSING = re.compile(rf"[{_MARKS}]+")
+_SPACED_CLOSING = re.compile(rf"[ \u00a0\u202f][!?»][{_MARKS}]*")
+_CELL_END = re.compile(r"[ \t]*\|")
+_GAP = re.compile(r"\s+")
+_TICKS = re.compile(r"`+")
+_CODE = re.compile(r"[^`\n]+")
+_FENCE = re.compile(r"`{3,}|~{3,}")
+_NUMBER = r"(?:sources?\s*)?\^?[0-9]{1,3}"
+_MARKER = re.compile(
+    rf"\s*\^?(?:(?:sources?|quellen?|documents?|docs?|refs?)[\s.:#]*)?{_NUMBER}"
+    rf"(?:\s*(?:,|;|&|and|und|-|\u2013)\s*{_NUMBER})*\s*",
+    re.IGNORECASE,
+)
+_MAYBE_MARKER = re.compile(r"[0-9A-Za-z\s,;&^#.:\u2013-]*")
+_RANGE = re.compile(r"([0-9]+)(?:\s*[-\u2013]\s*([0-9]+))?")
+_DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+@dataclass(slots=True, frozen=True)
+class SentenceGrounding:
+    """One sentence of the answer: its place in code points, the sources it cites, and its support, 0..1."""
+
+    start: int
+    end: int
+    markers: list[int]
+    support: float
+
+
+@dataclass(slots=True)
+class _Tail:
+    """What stands between two words: marks and blanks (text) and groups of markers, in order."""
+
+    parts: list[str | list[int]]
+    end: int
+    following: str
+
+    @property
+    def closing(self) -> str:
+        """The marks without the blanks around markers."""
+        texts = [part for part in self.parts if isinstance(part, str) and part.strip()]
+        return "".join(texts)
+
+    @property
+    def gap(self) -> str:
+        """The blanks before the next word."""
+        last = self.parts[-1] if self.parts else ""
+        return last if isinstance(last, str) and not last.strip() else ""
+
+    @property
+    def markers(self) -> list[int]:
+        return [marker for part in self.parts if isinstance(part, list) for marker in part]
+
+
+class _Sentence:
+    """What is known of the sentence that is being read."""
+
+    __slots__ = ("fence", "given", "in_code", "inside", "out", "plain")
+
+    def __init__(self) -> None:
+        self.plain = ""  # without markers
+        self.out: list[str] = []  # as it goes into the answer
+        self.given: list[int] = []  # the model's markers for the whole sentence
+        self.inside: list[int] = []  # the model's markers that stay inside
+        self.in_code = False
+        self.fence = ""
+
+
+class AnswerBuilder:
+    """Takes a model's text piece by piece and gives the answer piece by piece.
+
+    Marker n stands for `sources[n - 1]`. The pieces that `feed` and `finish` return, put together, are `answer`.
+    `grounding` and `cited` are complete after `finish`.
+    """
+
+    def __init__(self, sources: Sequence[str], *, require_grounding: bool = False) -> None:
+        self._count = len(sources)
+        self._judge = Grounding(sources)
+        self._strict = require_grounding
+        self._buffer = ""
+        self._sentence = _Sentence()
+        self._given_out: list[str] = []
+        self._length = 0
+        self._separator = ""  # strict: the blanks before the next sentence that is given out
+        self._cited: dict[int, None] = {}
+        self.grounding: list[SentenceGrounding] = []
+
+    @property
+    def answer(self) -> str:
+        """The answer so far."""
+        self._given_out = ["".join(self._given_out)]
+        return self._given_out[0]
+
+    @property
+    def cited(self) -> list[int]:
+        """The markers that the answer uses, in the order of their first use."""
+        return list(self._cited)
+
+    def feed(self, text: str) -> str:
+        """Take the next piece of the model's text; return what of the answer is decided by it."""
+        return self._advance(text, final=False)
+
+    def finish(self) -> str:
+        """Decide what is still held back and return it: the model has ended."""
+        return self._advance("", final=True)
+
+    def _advance(self, text: str, *, final: bool) -> str:
+        before = len(self._given_out)
+        self._buffer += text
+        position = 0
+        while position < len(self._buffer):
+            following = self._step(position, final)
+            if following == position:
+                break
+            position = following
+        self._buffer = self._buffer[position:]
+        if final and self._sentence.out:
+            self._end_sentence("", "", [])
+        return "".join(self._given_out[before:])
+
+    def _step(self, at: int, final: bool) -> int:
+        """Read one thing at `at`; return where the next begins, or `at` when more text is needed to know."""
+        sentence = self._sentence
+        if sentence.fence:
+            return self._read_fenced(at, final)
+        if not sentence.plain.strip() and self._buffer[at] in "`~":
+            fence = _FENCE.match(self._buffer, at)
+            if fence and (final or fence.end() < len(self._buffer)):
+                sentence.fence = fence[0]
+                return self._read_fenced(at, final)
+            if not final and not self._buffer[at:].strip("`~"):
+                return at
+        plain = (_CODE if sentence.in_code else _PLAIN).match(self._buffer, at)
+        if plain:
+            self._put(plain[0])
+            return plain.end()
+        if self._buffer[at] == "`":
+            return self._read_ticks(at, final)
+        sentence.in_code = False  # a line's end ends inline code that was never closed
+        return self._read_tail(at, final)
+
+    def _put(self, text: str) -> None:
+        """Add text to the sentence, as it stands."""
+        self._sentence.plain += text
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        """Give out a part of the sentence; strict answers wait for its end."""
+        self._sentence.out.append(text)
+        if not self._strict:
+            self._given_out.append(text)
+
+    def _read_ticks(self, at: int, final: bool) -> int:
+        ticks = _TICKS.match(self._buffer, at)
+        end = ticks.end() if ticks else at
+        if end == len(self._buffer) and not final:
+            return at
+        self._put(self._buffer[at:end])
+        self._sentence.in_code = not self._sentence.in_code
+        return end
+
+    def _read_fenced(self, at: int, final: bool) -> int:
+        """Read one line of a code block; its closing line ends it."""
+        end = self._buffer.find("\n", at) + 1
+        if not end and not final:
+            return at
+        end = end or len(self._buffer)
+        line, fence = self._buffer[at:end], self._sentence.fence
+        opened = bool(self._sentence.out)
+        self._put(line)
+        mark = line.strip()
+        if opened and mark.startswith(fence) and not mark.strip(fence[0]):
+            self._end_sentence("", "", [])
+        return end
+
+    def _read_tail(self, at: int, final: bool) -> int:
+        """Read what stands between two words and end the sentence there, or go on with it."""
+        tail = self._tail(at, final)
+        if tail is None:
+            return at
+        if tail.end == at:  # a bracket that is no marker, or a bar
+            self._put(self._buffer[at])
+            return at + 1
+        if self._sentence.plain.strip() and ends_sentence(self._sentence.plain, tail.closing, tail.gap, tail.following):
+            self._end_sentence(tail.closing, tail.gap, tail.markers)
+        else:
+            self._go_on(tail)
+        return tail.end
+
+    def _tail(self, at: int, final: bool) -> _Tail | None:
+        """Collect marks, markers and blanks from `at` on; None when what comes next could still belong to them."""
+        tail = _Tail([], at, "")
+        # What begins a line belongs to the next sentence, a marker too.
+        while tail.end < len(self._buffer) and "\n" not in tail.gap:
+            bracket = self._bracket(tail.end, final) if self._buffer[tail.end] == "[" else None
+            if bracket == "undecided":
+                return None
+            if isinstance(bracket, tuple):
+                tail.parts.append(bracket[0])
+                tail.end = bracket[1]
+            elif not self._take_text(tail):
+                break
+        if tail.end == len(self._buffer) and not final:
+            return None
+        tail.following = self._buffer[tail.end : tail.end + 1]
+        return tail
+
+    def _take_text(self, tail: _Tail) -> bool:
+        """Take marks or blanks; return whether there were any that belong to this tail."""
+        gap = tail.gap
+        cell = _CELL_END.match(self._buffer, tail.end) if self._sentence.plain.startswith("|") else None
+        spaced = None if gap else _SPACED_CLOSING.match(self._buffer, tail.end)
+        closing = None if gap else _CLOSING.match(self._buffer, tail.end)
+        found = cell or spaced or closing or (None if gap else _GAP.match(self._buffer, tail.end))
+        if found is None:
+            return False
+        if gap and cell:
+            tail.parts.pop()
+            tail.parts.append(gap + found[0])
+        else:
+            tail.parts.append(found[0])
+        tail.end = found.end()
+        return True
+
+    def _bracket(self, at: int, final: bool) -> tuple[list[int], int] | str | None:
+        """Read the marker at `at`: its numbers and its end; None for another bracket, or "undecided"."""
+        end = self._buffer.find("]", at, at + _LONGEST_MARKER)
+        inner = self._buffer[at + 1 : end if end > 0 else at + _LONGEST_MARKER]
+        if "\n" in inner or not _MAYBE_MARKER.fullmatch(inner):
+            return None
+        if end < 0:
+            return None if final or len(self._buffer) >= at + _LONGEST_MARKER else "undecided"
+        if not _MARKER.fullmatch(inner):
+            return None
+        if end + 1 == len(self._buffer) and not final:
+            return "undecided"  # a parenthesis would make it a link
+        return None if self._buffer[end + 1 : end + 2] == "(" else (_numbers(inner), end + 1)
+
+    def _go_on(self, tail: _Tail) -> None:
+        """Write what stands between two words of one sentence, with the markers that hold."""
+        text = ""
+        begun = any(char.isalnum() for char in self._sentence.plain)
+        after_marker = False
+        for part in tail.parts:
+            if isinstance(part, list):
+                held = self._hold(part) if begun else self._hold_leading(part)
+                text = text + _show(held) if held else text.rstrip()
+                after_marker = not begun
+                continue
+            text += part.lstrip() if after_marker else part
+            self._sentence.plain += part
+        self._write(text)
+
+    def _hold_leading(self, markers: Iterable[int]) -> list[int]:
+        """Keep the markers before a sentence's first word for its end."""
+        self._sentence.given += self._valid(markers)
+        return []
+
+    def _hold(self, markers: Iterable[int]) -> list[int]:
+        """Return those of the markers inside a sentence that the part before them does not contradict."""
+        valid = self._valid(markers)
+        if not valid or not self._judge.judge(self._sentence.plain).backed_by(valid):
+            return []
+        self._sentence.inside += valid
+        return valid
+
+    def _valid(self, markers: Iterable[int]) -> list[int]:
+        return [marker for marker in dict.fromkeys(markers) if 1 <= marker <= self._count]
+
+    def _end_sentence(self, closing: str, gap: str, markers: Iterable[int]) -> None:
+        sentence, self._sentence = self._sentence, _Sentence()
+        given = self._valid([*sentence.given, *markers])
+        plain = sentence.plain + closing
+        verdict = self._judge.judge(plain)
+        titled = bool(sentence.fence) or sentence.plain.startswith("#")
+        end, support = ([], 0.0) if titled else _decide(verdict, given, sentence.inside)
+        shown = [*sentence.inside, *(marker for marker in end if marker not in sentence.inside)]
+        if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
+            shown = []
+        text = _show(end)
+        blank = " " if text and sentence.plain.strip() and not _DENSE.match(sentence.plain[-1]) else ""
+        tail = f"{blank}{text}{closing}{gap}"
+        row = (shown, verdict.support if titled else support)
+        used = [*sentence.inside, *end]
+        if self._strict:
+            self._give_supported("".join(sentence.out) + tail, row, used, verdict)
+        else:
+            self._given_out.append(tail)
+            self._record("".join(sentence.out) + tail, row, used)
+
+    def _give_supported(self, text: str, row: tuple[list[int], float], used: Iterable[int], verdict: Verdict) -> None:
+        """Give out a whole sentence if it is supported, after the widest of the blanks that were left out."""
+        body = text.rstrip()
+        separator = text[len(body) :]
+        if (verdict.claims and row[1] >= THRESHOLD) or verdict.admits:
+            text = self._separator + body if self._length else body
+            self._given_out.append(text)
+            self._record(text, row, used)
+            self._separator = separator
+        else:
+            self._separator = max(self._separator, separator, key=lambda blanks: blanks.count("\n"))
+
+    def _record(self, text: str, row: tuple[list[int], float], used: Iterable[int]) -> None:
+        """Add a sentence that was given out to the answer's account."""
+        start = self._length + len(text) - len(text.lstrip())
+        end = self._length + len(text.rstrip())
+        self._length += len(text)
+        self._cited.update(dict.fromkeys(used))
+        if any(char.isalnum() for char in text):
+            self.grounding.append(SentenceGrounding(start, end, row[0], round(row[1], 4)))
+
+
+def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list[int], float]:
+    """Return the markers for a sentence's end, and the support that goes with all of its markers."""
+    if not verdict.claims:
+        return [], 0.0
+    cited = [*inside, *given]
+    share = max((verdict.by_source[marker - 1] for marker in cited), default=0.0)
+    misplaced = verdict.supported and share < _MISPLACED
+    if cited and verdict.backed_by(cited) and not misplaced:
+        return given, verdict.support if set(verdict.sources) <= set(cited) else share
+    return [marker for marker in verdict.sources if marker not in inside], verdict.support
+
+
+def _numbers(inner: str) -> list[int]:
+    """Return the numbers in a marker's brackets, ranges written out."""
+    found: list[int] = []
+    for first, last in _RANGE.findall(inner):
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _show(markers: Iterable[int]) -> str:
+    return "".join(f"[{marker}]" for marker in markers)

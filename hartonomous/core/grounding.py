@@ -1,0 +1,208 @@
+"""How far the sources support a sentence: overlap of words, numbers and names with the sources' own sentences.
+
+Support is the share of a sentence's terms that one source has: three quarters of it counts the best place in the
+source (a sentence and its better neighbour), one quarter the whole source; hard terms count double. A hard term that
+stands in no source caps the support under the threshold: the sentence claims what nobody wrote. A number must stand
+beside the same unit where the source uses that unit with numbers at all: "40 kg" is not supported by "$40" and "3 kg".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hartonomous.core.sentences import sentences
+from hartonomous.core.terms import Term, terms
+
+THRESHOLD = 0.5
+"""The support from which a sentence counts as supported."""
+
+_FOREIGN_CAP = 0.3  # of the support that is left when a hard term stands in no source
+_SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, to be cited for a fact the first lacks
+_MOST_SOURCES = 3
+
+_GREETING = re.compile(
+    r"\W*(?:hi|hello|hey|sure|certainly|of course|thanks|thank you|you're welcome|sorry|great question|"
+    r"let me know|feel free|i hope|hallo|guten tag|gerne|bonjour|hola)\b",
+    re.IGNORECASE,
+)
+_NOT = r"(?:do not|don't|does not|doesn't|did not|didn't|cannot|can't|could not|couldn't|am not|'m not)"
+_KNOWS = r"(?:know|find|answer|tell|say|see|determine|sure|have (?:any |enough )?information)"
+_SAYS = r"(?:answer|say|mention|contain|provide|state|specify|include|cover|address|describe|tell|indicate)"
+_REFUSAL = re.compile(
+    rf"\b(?:i|we) ?{_NOT}\b.{{0,40}}\b{_KNOWS}\b"
+    rf"|\b(?:sources?|documents?|texts?|context|passages?|information|it)\b.{{0,40}}\b{_NOT}\b.{{0,20}}\b{_SAYS}\b"
+    r"|\bno (?:relevant |such )?(?:information|mention|answer)\b"
+    r"|\bnot (?:mentioned|stated|specified|provided|answered|given|covered)\b"
+    r"|\bnothing in the (?:documents|sources)\b"
+    r"|\b(?:quellen?|dokumente?)\b.{0,60}\b(?:nicht|keine?)\b|\bich wei(?:ß|ss) (?:es )?nicht\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Verdict:
+    """What the sources say to one sentence.
+
+    `support` is 0..1, `sources` the numbers (from 1) of those that support it, best first, `by_source` each one's
+    own support. `foreign`: a hard term stands in no source. `claims` is false for questions, greetings, "I don't
+    know" and what has no content; `admits` is true for "I don't know" without a foreign number or code in it. `hard`
+    are the sources (from 0) of each hard term.
+    """
+
+    support: float
+    sources: tuple[int, ...]
+    by_source: tuple[float, ...]
+    foreign: bool
+    claims: bool
+    admits: bool
+    hard: tuple[frozenset[int], ...] = ()
+
+    def backed_by(self, markers: Iterable[int]) -> bool:
+        """Tell whether every hard term stands in one of these sources (numbers from 1)."""
+        cited = {marker - 1 for marker in markers}
+        return all(holders & cited for holders in self.hard)
+
+    @property
+    def supported(self) -> bool:
+        """Whether the sentence stands in the sources."""
+        return self.claims and self.support >= THRESHOLD
+
+
+class Grounding:
+    """The sources of one answer, indexed once; `judge` then costs some microseconds a word."""
+
+    __slots__ = ("_count", "_owners", "_places", "_sources", "_units")
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._count = len(sources)
+        self._owners: list[int] = []  # sentence -> its source
+        places: defaultdict[str, list[int]] = defaultdict(list)  # form -> its sentences
+        self._sources: defaultdict[str, set[int]] = defaultdict(set)  # form -> its sources
+        self._units: defaultdict[tuple[int, str], set[str]] = defaultdict(set)  # source, unit -> numbers beside it
+        for number, source in enumerate(sources):
+            for start, end in sentences(source):
+                place = len(self._owners)
+                self._owners.append(number)
+                for term in terms(source[start:end]):
+                    self._add(term, number, place, places)
+        self._places = dict(places)
+
+    def _add(self, term: Term, source: int, place: int, places: defaultdict[str, list[int]]) -> None:
+        for form in term.forms:
+            self._sources[form].add(source)
+            if not places[form] or places[form][-1] != place:
+                places[form].append(place)
+        if term.unit is not None:
+            self._units[source, term.unit].update(term.forms)
+
+    def judge(self, sentence: str) -> Verdict:
+        """Weigh one sentence (without markers) against the sources."""
+        wanted = list({term.forms: term for term in terms(sentence)}.values())
+        admits = _admits(sentence)
+        claims = bool(wanted) and not admits and not _is_talk(sentence)
+        holders = [self._holders(term) for term in wanted]
+        hard = tuple(frozenset(found) for term, found in zip(wanted, holders, strict=True) if term.hard)
+        if admits:
+            # The name that was asked for may be repeated; a number or a code would be a claim.
+            admits = all(found or not _is_figure(term) for term, found in zip(wanted, holders, strict=True))
+        by_source = self._by_source(wanted, holders)
+        support, chosen = self._choose(by_source, wanted, holders) if claims else (0.0, ())
+        return Verdict(support, chosen, by_source, not all(hard), claims, admits, hard)
+
+    def _holders(self, term: Term) -> set[int]:
+        """Return the sources that have a term, numbers beside the right unit."""
+        found = set().union(*(self._sources.get(form, ()) for form in term.forms))
+        if term.unit is None:
+            return found
+        return {source for source in found if self._fits_unit(source, term)}
+
+    def _fits_unit(self, source: int, term: Term) -> bool:
+        beside = self._units.get((source, term.unit or ""))
+        return beside is None or any(form in beside for form in term.forms)
+
+    def _covered(self, wanted: Sequence[Term], holders: Sequence[set[int]]) -> list[set[int]]:
+        """Return which terms the best place of each source has: a sentence, and one of its neighbours."""
+        at: defaultdict[int, set[int]] = defaultdict(set)
+        for index, term in enumerate(wanted):
+            for place in {place for form in term.forms for place in self._places.get(form, ())}:
+                if self._owners[place] in holders[index]:
+                    at[place].add(index)
+        best: list[tuple[float, int]] = [(0.0, -1)] * self._count
+        for place, found in at.items():
+            weight = sum(_weight(wanted[index]) for index in found)
+            if weight > best[self._owners[place]][0]:
+                best[self._owners[place]] = (weight, place)
+        return [self._with_neighbour(place, source, at, wanted) for source, (_, place) in enumerate(best)]
+
+    def _with_neighbour(self, place: int, source: int, at: dict[int, set[int]], wanted: Sequence[Term]) -> set[int]:
+        if place < 0:
+            return set()
+        nearby = (place - 1, place, place + 1)
+        unions = [at[place] | at[near] for near in nearby if near in at and self._owners[near] == source]
+        return max(unions, key=lambda found: sum(_weight(wanted[index]) for index in found))
+
+    def _by_source(self, wanted: Sequence[Term], holders: Sequence[set[int]]) -> tuple[float, ...]:
+        """Return each source's own share of the terms, the best place and the whole source blended."""
+        total = sum(map(_weight, wanted)) or 1
+        whole = [0] * self._count
+        for term, sources in zip(wanted, holders, strict=True):
+            for source in sources:
+                whole[source] += _weight(term)
+        best = [sum(_weight(wanted[index]) for index in found) for found in self._covered(wanted, holders)]
+        return tuple((0.75 * place + 0.25 * all_) / total for place, all_ in zip(best, whole, strict=True))
+
+    def _choose(
+        self, by_source: Sequence[float], wanted: Sequence[Term], holders: Sequence[set[int]]
+    ) -> tuple[float, tuple[int, ...]]:
+        """Return the support, and the sources that together have every hard term of the sentence."""
+        ranked = sorted(range(self._count), key=lambda source: (-by_source[source], source))
+        if not ranked or not by_source[ranked[0]]:
+            return 0.0, ()
+        chosen = ranked[:1]
+        absent = {index for index, found in enumerate(holders) if ranked[0] not in found}
+        for source in ranked[1:]:
+            new = {index for index in absent if source in holders[index]}
+            # One number from elsewhere may be about something else: another source must add what it is about, too.
+            helps = len(new) > 1 and any(wanted[index].hard for index in new)
+            if helps and by_source[source] >= _SECOND_SOURCE and len(chosen) < _MOST_SOURCES:
+                chosen.append(source)
+                absent -= new
+        support = self._together(by_source, chosen, wanted, absent)
+        if any(wanted[index].hard for index in absent):
+            return support * _FOREIGN_CAP, ()
+        return support, tuple(source + 1 for source in chosen) if support >= THRESHOLD else ()
+
+    def _together(
+        self, by_source: Sequence[float], chosen: Sequence[int], wanted: Sequence[Term], absent: set[int]
+    ) -> float:
+        """Return the support by the chosen sources: of several, the share of terms that they have between them."""
+        if len(chosen) == 1:
+            return by_source[chosen[0]]
+        total = sum(map(_weight, wanted))
+        return 1.0 - sum(_weight(wanted[index]) for index in absent) / total
+
+
+def _is_figure(term: Term) -> bool:
+    return term.hard and not term.forms[0].isalpha()
+
+
+def _weight(term: Term) -> int:
+    return 2 if term.hard else 1
+
+
+def _is_talk(sentence: str) -> bool:
+    """Tell whether a sentence is a question or a greeting."""
+    plain = _straight(sentence)
+    return plain.rstrip(" \n\"')*_").endswith(("?", "\uff1f", "\u061f")) or _GREETING.match(plain) is not None
+
+
+def _admits(sentence: str) -> bool:
+    """Tell whether a sentence says that it does not know."""
+    return _REFUSAL.search(_straight(sentence)) is not None
+
+
+def _straight(text: str) -> str:
+    return text.replace("\u2019", "'").replace("\u201d", '"')

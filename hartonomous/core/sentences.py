@@ -1,0 +1,95 @@
+"""Where sentences end: one rule for whole texts and for a stream, with exact offsets.
+
+A sentence ends at a full stop, question or exclamation mark (and marks that close what they end: quotes, brackets,
+asterisks) that is followed by a blank and no lower-case letter; at a full-width mark at once; at a blank line; and at
+a line end unless the next line goes on in lower case. It does not end after an abbreviation, an initial or the number
+of a list item, nor inside a number, a URL or an identifier, since no blank follows there.
+"""
+
+from __future__ import annotations
+
+import re
+
+WIDE_ENDS = "。！？｡"  # noqa: RUF001 (they are the point)
+ENDS = ".!?…؟।" + WIDE_ENDS
+CLOSERS = ENDS + "\"'”’»)*_」』）】:;"  # noqa: RUF001
+
+_CANDIDATE = re.compile(
+    rf"[{re.escape(WIDE_ENDS)}][{re.escape(CLOSERS)}]*\s*|[{re.escape(ENDS)}][{re.escape(CLOSERS)}]*\s+|[^\S\n]*\n\s*"
+)
+_LAST_WORD = re.compile(r"[^\s(\[\"'“„«*_]*\Z")
+_ITEM = re.compile(r"\s*(?:[-*+>]\s+)?(?:\(?[0-9]{1,3}|\(?[A-Za-z])\Z")
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
+_SHORT = """
+approx ca cf co corp dept dr eg est etc ex gen hon ie inc jr lt ltd max messrs min mr mrs ms mt prof rev sr st vs viz
+jan feb mar apr jun jul aug sep sept oct nov dec bzw bspw evtl ggf usw vgl sog inkl zzgl str mme mlle mio mrd
+"""
+_ABBREVIATIONS = frozenset(_SHORT.split())
+_SHORT_BEFORE_NUMBERS = "abs art ch eq fig figs no nos nr p pp par ref sec tab vol v ver s"
+_BEFORE_NUMBERS = frozenset(_SHORT_BEFORE_NUMBERS.split())
+
+
+def ends_sentence(before: str, closing: str, gap: str, following: str) -> bool:
+    """Tell whether a sentence ends between `before` + `closing` and `following`.
+
+    `before` is the sentence so far, `closing` the marks after its last word, `gap` the blanks after them, `following`
+    the character that comes next (empty at the end of the text).
+    """
+    if not following or any(mark in closing for mark in WIDE_ENDS):
+        return True
+    if not gap:
+        return False
+    if "\n" in gap:
+        return _ends_line(before, closing, gap, following)
+    first = next((index for index, mark in enumerate(closing) if mark in ENDS), None)
+    if first is None or following.islower():
+        return False
+    return closing[first] != "." or not _is_abbreviated(before + closing[:first], following)
+
+
+def _ends_line(before: str, closing: str, gap: str, following: str) -> bool:
+    if gap.count("\n") > 1 or before.lstrip().startswith("#"):
+        return True
+    return not following.islower() or any(mark in closing for mark in ENDS)
+
+
+def _is_abbreviated(before: str, following: str) -> bool:
+    """Tell whether a full stop after `before` belongs to its last word: "Dr. No", "J. Doe", "No. 5", "1. Open"."""
+    if _ITEM.match(before):
+        return True
+    last = _LAST_WORD.search(before[-32:])
+    word = last[0] if last else ""
+    if _INITIALS.fullmatch(word):
+        # "I" ends sentences as well as any word; a letter in front of a capital is mostly an initial.
+        return word != "I"
+    name = word.replace(".", "").lower()
+    return name in _ABBREVIATIONS or (name in _BEFORE_NUMBERS and following.isdigit())
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Return the start and end, in code points, of every sentence of `text`, blanks around it left out."""
+    found: list[tuple[int, int]] = []
+    start = 0
+    for candidate in _CANDIDATE.finditer(text):
+        mark = candidate[0].rstrip()
+        gap = candidate[0][len(mark) :]
+        following = text[candidate.end() : candidate.end() + 1]
+        closing = mark or _closing(text, start, candidate.start())
+        before = text[start : candidate.start()]
+        if ends_sentence(before, closing, gap, following):
+            found.append((start, candidate.start() + len(mark)))
+            start = candidate.end()
+    found.append((start, len(text)))
+    trimmed = (_trim(text, *span) for span in found)
+    return [span for span in trimmed if span[0] < span[1]]
+
+
+def _closing(text: str, start: int, end: int) -> str:
+    """Return the marks at the end of a line that ends without a blank after them."""
+    line = text[max(start, end - 8) : end]
+    return line[len(line.rstrip(CLOSERS)) :]
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), start + len(part.rstrip())
