@@ -1,8 +1,8 @@
 """Every metric, declared once, with bounded labels.
 
 Names follow Prometheus' conventions: base units, `_seconds`, `_bytes`, `_total`. A label's values come from fixed
-sets: route templates, services, methods, outcome classes; never a path, a key, a model or a collection that a caller chose.
-`labels()` costs a lock and a dictionary on each call, so what the hot path uses are kept children.
+sets: route templates, services, methods, outcome classes; never a path, a key, a model or a collection that a caller
+chose. `labels()` costs a lock and a dictionary on each call, so what the hot path uses are kept children.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -134,6 +135,10 @@ class Pool:
         """Read the whole body of an opened response, up to the configured cap."""
         return (await self._read(response)).body
 
+    def count_failure(self, outcome: str) -> None:
+        """Count a failure that only the reader of a stream could notice."""
+        self._metrics.count(outcome).inc()
+
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
@@ -146,7 +151,7 @@ class Pool:
         call: Call,
         body: bytes | None,
         headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
+        limits: aiohttp.ClientTimeout,
         idempotent: bool,
         replica: Replica | None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -154,7 +159,7 @@ class Pool:
             raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
         replica = replica or self.pick()
         with self._counted(replica) as outcome, self._errors(outcome):
-            arguments = {"data": body, "headers": {**headers, **call.headers}, "timeout": timeout}
+            arguments: dict[str, Any] = {"data": body, "headers": {**headers, **call.headers}, "timeout": limits}
             response = await self._connect(method, replica.url + path, arguments, idempotent)
             try:
                 outcome[0] = f"{response.status // 100}xx"
@@ -166,14 +171,14 @@ class Pool:
                     response.close()
 
     async def _connect(
-        self, method: str, url: str, arguments: dict[str, object], idempotent: bool
+        self, method: str, url: str, arguments: dict[str, Any], idempotent: bool
     ) -> aiohttp.ClientResponse:
         try:
-            return await self._session.request(method, url, allow_redirects=False, **arguments)  # type: ignore[arg-type]
+            return await self._session.request(method, url, allow_redirects=False, **arguments)
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
             if not idempotent:
                 raise
-            return await self._session.request(method, url, allow_redirects=False, **arguments)  # type: ignore[arg-type]
+            return await self._session.request(method, url, allow_redirects=False, **arguments)
 
     async def _read(self, response: aiohttp.ClientResponse) -> Answer:
         cap = self.config.max_answer_bytes

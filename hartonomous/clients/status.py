@@ -6,6 +6,7 @@ missing collection is Qdrant's 404, a full disk its 500 or 507. The texts are ma
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from hartonomous.core.retry import parse_retry_after
@@ -57,5 +58,5 @@ def _error(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> H
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:
-    seconds = parse_retry_after(headers.get("Retry-After"))
+    seconds = parse_retry_after(headers.get("Retry-After"), now=time.time())
     return 1 if seconds is None else max(1, round(seconds))

@@ -85,6 +85,15 @@ class VectorClient:
                 rankings[index] = hits(answer)
         return newest_only(rankings)
 
+    async def dense_vectors(self, collection: str, point_ids: Sequence[str], call: Call) -> list[list[float]]:
+        """Return the dense vectors of those of the points that exist, in no order."""
+        body = {"ids": list(point_ids), "with_payload": False, "with_vector": ["dense"]}
+        answer = await self._pool.request("POST", f"/collections/{collection}/points", call, codec.dumps(body))
+        try:
+            return [record["vector"]["dense"] for record in read_result(answer)]
+        except (TypeError, KeyError):
+            nonsense()
+
     async def states(self, collection: str, document_ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         """Return what is visible of those documents that exist; what a crash left of older versions is deleted."""
         heads: list[DocumentState] = []
@@ -125,8 +134,9 @@ class VectorClient:
         if any(point not in states or states[point].sequence < sequence for point in wanted):
             raise BackendUnavailableError("The document was changed meanwhile; send it again.", retry_after=1)
         show = {"payload": {"visible": True}, "filter": {"must": [of_document, ours], "must_not": [VISIBLE]}}
-        older = {"must": [of_document, below(sequence)], "must_not": [ours]}
-        await self._batch(collection, [{"set_payload": show}, {"delete": {"filter": older}}], call)
+        never_shown = {"must": [of_document, below(sequence)], "must_not": [ours, VISIBLE]}
+        await self._batch(collection, [{"set_payload": show}, {"delete": {"filter": never_shown}}], call)
+        await self.states(collection, [document_id], call)
         return True
 
     async def set_attributes(

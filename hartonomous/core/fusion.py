@@ -47,6 +47,20 @@ def _shares(count: int, k: int, weights: Sequence[float] | None) -> list[float]:
     return [weight / total for weight in given]
 
 
+def rocchio(
+    query: Sequence[float], relevant: Sequence[Sequence[float]], *, alpha: float = 1.0, beta: float = 0.75
+) -> list[float]:
+    """Return a query vector moved towards the mean of vectors taken for relevant: alpha q + beta mean(d).
+
+    Rocchio, "Relevance Feedback in Information Retrieval", 1971, without its negative part; the weights are those of
+    Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, 9.1. Without vectors it is the query.
+    """
+    if not relevant:
+        return list(query)
+    share = beta / len(relevant)
+    return [alpha * q + share * math.fsum(column) for q, column in zip(query, zip(*relevant, strict=True), strict=True)]
+
+
 def unit_cosine(score: float) -> float:
     """Return a cosine similarity cut to 0..1: opposite meaning is as irrelevant as none. NaN gives 0."""
     return min(1.0, max(0.0, score)) if score == score else 0.0

@@ -1,0 +1,49 @@
+# make run    the trial: small models, vector engine and API on this machine
+# make test   everything: lint, types, all tests
+# make unit   the tests that need no network and no model, in seconds
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?=
+PYTEST_ARGS ?=
+
+.PHONY: run test unit lint types clean
+
+run: $(VENV)/.trial
+	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
+
+test: lint types $(VENV)/.dev
+	$(BIN)/hartonomous trial --fetch-only
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check hartonomous tests
+	$(BIN)/ruff format --check hartonomous tests
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# Installed anew only when what is installed changes.
+$(VENV)/.trial $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.made
+	@echo "Installing into $(VENV) (a few minutes the first time)…"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable '.[$(EXTRAS.$*)]' \
+		|| { echo "The packages could not be installed: pip's own words stand above."; exit 1; }
+	@touch $@
+
+EXTRAS.trial := trial
+EXTRAS.dev := trial,dev
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed (make run PYTHON=python3.12)."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "Python cannot make environments: install the package python3-venv."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,0 +1,26 @@
+"""The command line: argv to a subcommand. Each subcommand is a file of `hartonomous.cli`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hartonomous import __version__
+from hartonomous.cli import check, engine, serve, trial
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand that `argv` names; return its exit status."""
+    parser = argparse.ArgumentParser(prog="hartonomous", description="One dependable RAG API for llama.cpp and Qdrant.")
+    parser.add_argument("--version", action="version", version=f"hartonomous {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (serve, engine, trial, check):
+        command.add_parser(subparsers)
+    arguments = parser.parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""THE wiring: `create_app(config)` makes the application; everything it uses is made here and nowhere else.
+
+A request falls through the middlewares in the order of `MIDDLEWARES` to a handler. Clients, pipelines and the monitor
+are made at start-up inside one exit stack, so that a start that fails half-way closes what it had opened, in reverse
+order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, suppress
+
+from aiohttp import web
+
+from hartonomous.clients.embedding import EmbeddingClient
+from hartonomous.clients.generative import GenerativeClient
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.reranking import RerankingClient
+from hartonomous.clients.schema import Schema
+from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.clients.vectors import VectorClient
+from hartonomous.config import Config, Service
+from hartonomous.handlers import documents, openai, openapi, ops, rag
+from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
+from hartonomous.metrics import Metrics
+from hartonomous.middleware.access import access
+from hartonomous.middleware.auth import auth
+from hartonomous.middleware.errors import errors
+from hartonomous.middleware.request_id import add_request_id, request_id
+from hartonomous.monitor import Monitor
+from hartonomous.pipelines.batch import BatchAnswerer
+from hartonomous.pipelines.ingest import Ingestor
+from hartonomous.pipelines.jobs import Jobs
+from hartonomous.pipelines.query import Answerer
+from hartonomous.pipelines.search import Searcher
+
+# Limits by address come before `auth`, limits by key behind it.
+MIDDLEWARES = (request_id, access, errors, auth)
+
+OPERATIONS = (*rag.OPERATIONS, *documents.OPERATIONS, *openai.OPERATIONS, *ops.OPERATIONS)
+
+_LAG_INTERVAL_S = 0.5
+
+
+def create_app(config: Config) -> web.Application:
+    """Return the application; nothing is connected before it is started."""
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=config.server.max_body_bytes)
+    app[CONFIG] = config
+    app[METRICS] = Metrics()
+    app[STATE] = State(time.monotonic())
+    app[OPENAPI] = openapi.document(OPERATIONS, config)
+    for operation in OPERATIONS:
+        app.router.add_route(operation.method, _pattern(operation.path), operation.handler)
+    app.on_response_prepare.append(add_request_id)
+    app.cleanup_ctx.append(_lifetime)
+    return app
+
+
+def _pattern(path: str) -> str:
+    """Return the router's form of a path: an id at the end may hold slashes."""
+    return f"{path[:-4]}{{id:.+}}" if path.endswith("{id}") else path
+
+
+async def _lifetime(app: web.Application) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        app[STATE].runtime = await _make_runtime(app[CONFIG], app[METRICS], stack)
+        await _background(stack, _measure_lag(app[METRICS]))
+        yield
+
+
+async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Runtime:
+    backends, rag_config = config.backends, config.rag
+    Bm25Encoder.for_language(rag_config.retrieval.language)  # an unknown language fails the start, not a request
+    pools: dict[str, Pool] = {}
+
+    def pool(name: str, urls: tuple[str, ...], service: Service) -> Pool:
+        pools[name] = made = Pool(name, urls, service, metrics)
+        stack.push_async_callback(made.close)
+        return made
+
+    embedding = EmbeddingClient(
+        pool("embedding", backends.embedding.urls, backends.embedding), backends.embedding, metrics
+    )
+    generative = GenerativeClient(
+        pool("generative", backends.generative.urls, backends.generative), backends.generative, metrics
+    )
+    reranking = None
+    if backends.reranking is not None:
+        reranking = RerankingClient(
+            pool("reranking", backends.reranking.urls, backends.reranking), backends.reranking, metrics
+        )
+    store = pool("qdrant", (backends.qdrant.url,), backends.qdrant)
+    vectors, schema = VectorClient(store), Schema(store, backends.qdrant)
+    jobs = Jobs()
+    stack.push_async_callback(jobs.drain)
+    searcher = Searcher(embedding, reranking, vectors, schema, rag_config.retrieval, metrics)
+    answerer = Answerer(searcher, generative, rag_config.retrieval, rag_config.generation, metrics)
+    monitor = Monitor(list(pools.values()), config.health, metrics)
+    await _background(stack, monitor.run())
+    return Runtime(
+        config=config,
+        pools=pools,
+        embedding=embedding,
+        generative=generative,
+        reranking=reranking,
+        vectors=vectors,
+        schema=schema,
+        searcher=searcher,
+        answerer=answerer,
+        batch=BatchAnswerer(searcher, answerer),
+        ingestor=Ingestor(embedding, vectors, schema, jobs, rag_config, metrics),
+        monitor=monitor,
+    )
+
+
+async def _background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+    """Run `work` until the stack is closed."""
+    task = asyncio.create_task(work)
+
+    async def stop() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(stop)
+
+
+async def _measure_lag(metrics: Metrics) -> None:
+    """Observe how late the event loop wakes a timer: what blocks it shows here."""
+    while True:
+        asked = time.monotonic()
+        await asyncio.sleep(_LAG_INTERVAL_S)
+        metrics.loop_lag.observe(max(0.0, time.monotonic() - asked - _LAG_INTERVAL_S))

@@ -1,0 +1,135 @@
+"""The generative service: chat completions, whole or as a stream of deltas.
+
+A generation is never repeated. A stream that ends without `[DONE]`, or that carries an error, raises: what came
+before it was given out, what is missing is never papered over. A stream that is left closes the connection, which frees
+llama.cpp's slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hartonomous import codec
+from hartonomous.clients.models import ModelInfo, ModelInfoCache
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.status import raise_for_status
+from hartonomous.config import Generative
+from hartonomous.core.call import Call
+from hartonomous.core.sse import SSEParser
+from hartonomous.errors import BackendError
+from hartonomous.metrics import Metrics
+
+_NOT_A_COMPLETION = "The generative service answered something that is no chat completion."
+_PATH = "/v1/chat/completions"
+
+
+@dataclass(slots=True, frozen=True)
+class Usage:
+    """Tokens of one generation, as the service counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+@dataclass(slots=True, frozen=True)
+class Delta:
+    """A piece of an answer; the last one carries `finish_reason`, one of them the usage."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+
+
+class GenerativeClient:
+    """Generates answers."""
+
+    def __init__(self, pool: Pool, config: Generative, metrics: Metrics) -> None:
+        self._pool = pool
+        self._config = config
+        self._info = ModelInfoCache(pool, config.model)
+        self._tokens_in = metrics.tokens.labels("generative", "in")
+        self._tokens_out = metrics.tokens.labels("generative", "out")
+
+    async def model(self, call: Call) -> ModelInfo:
+        """Return the name and context size of the model that the service has loaded."""
+        return await self._info.get(call)
+
+    async def context_tokens(self, call: Call) -> int:
+        """Return how many tokens prompt and answer may have together; 2,048 where the service does not say."""
+        return self._config.context_tokens or (await self._info.get(call)).context or 2_048
+
+    async def chat(self, request: Mapping[str, Any], call: Call) -> Delta:
+        """Generate a whole answer: one delta with text, finish reason, usage and model.
+
+        Raises what `Pool.request` raises, and BackendError on a nonsensical answer.
+        """
+        body = codec.dumps({**self._model(), **request, "stream": False})
+        answer = await self._pool.request("POST", _PATH, call, body, idempotent=False)
+        try:
+            parsed = codec.loads(answer.body)
+            choice = parsed["choices"][0]
+            text = choice["message"].get("content") or ""
+            delta = Delta(str(text), choice.get("finish_reason"), _usage(parsed), parsed.get("model"))
+        except (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise BackendError(_NOT_A_COMPLETION) from error
+        self._count(delta.usage)
+        return delta
+
+    async def stream(self, request: Mapping[str, Any], call: Call) -> AsyncGenerator[Delta]:
+        """Generate an answer as it comes. Use within `contextlib.aclosing`.
+
+        Raises what `Pool.open` raises before the first delta; afterwards BackendError or DeadlineExceededError.
+        """
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        body = codec.dumps({**self._model(), **request, **options})
+        async with self._pool.open("POST", _PATH, call, body) as response:
+            if response.status != 200:
+                content = await self._pool.read(response)
+                raise_for_status(self._pool.name, response.status, content, response.headers)
+            parser = SSEParser()
+            async for data in response.content.iter_any():
+                for event in parser.feed(data):
+                    if event.data == "[DONE]":
+                        return
+                    delta = self._delta(event.data)
+                    self._count(delta.usage)
+                    yield delta
+        raise BackendError("The generative service ended its stream too early.")
+
+    def _model(self) -> dict[str, str]:
+        return {} if self._config.model is None else {"model": self._config.model}
+
+    def _delta(self, data: str) -> Delta:
+        try:
+            parsed = codec.loads(data)
+            if "error" in parsed:
+                raise BackendError("The generative service failed within its stream.")
+            choices = parsed["choices"]
+            choice = choices[0] if choices else {}
+            text = (choice.get("delta") or {}).get("content") or ""
+            return Delta(str(text), choice.get("finish_reason"), _usage(parsed), parsed.get("model"))
+        except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BackendError(_NOT_A_COMPLETION) from error
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._tokens_in.inc(usage.prompt_tokens)
+            self._tokens_out.inc(usage.completion_tokens)
+
+
+def _usage(parsed: Mapping[str, Any]) -> Usage | None:
+    usage = parsed.get("usage")
+    if not usage:
+        return None
+    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))

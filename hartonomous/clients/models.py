@@ -1,0 +1,90 @@
+"""What llama.cpp says of the model it has loaded: its name, dimension, context size and slots.
+
+`/v1/models` and `/props` are cheap and never wake a sleeping model. What they say is kept for a while and forgotten at
+the first nonsensical answer, so that a service restarted with another model is noticed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hartonomous import codec
+from hartonomous.clients.pool import Pool
+from hartonomous.core.call import Call
+from hartonomous.errors import BackendError
+
+_TTL_S = 30.0
+
+
+@dataclass(slots=True, frozen=True)
+class ModelInfo:
+    """A loaded model. `dimension` is the embedding width, `context` the tokens that one slot can hold."""
+
+    name: str
+    dimension: int | None
+    context: int | None
+    slots: int | None
+
+
+class ModelInfoCache:
+    """The model of one service, asked again when what is known is older than 30 s."""
+
+    def __init__(self, pool: Pool, name: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._name = name
+        self._clock = clock
+        self._known: ModelInfo | None = None
+        self._until = 0.0
+
+    async def get(self, call: Call) -> ModelInfo:
+        """Return the model; raises what `Pool.request` raises, and BackendError on a nonsensical answer."""
+        known = self._known
+        if known is not None and self._clock() < self._until:
+            return known
+        self._known = known = await self._ask(call)
+        self._until = self._clock() + _TTL_S
+        return known
+
+    def forget(self) -> None:
+        """Ask again at the next call."""
+        self._known = None
+
+    def learn(self, dimension: int) -> None:
+        """Complete what the service did not say."""
+        if self._known is not None:
+            self._known = replace(self._known, dimension=dimension)
+
+    async def _ask(self, call: Call) -> ModelInfo:
+        models = await self._json("/v1/models", call)
+        try:
+            first = models["data"][0]
+            name = self._name or str(first["id"]).rsplit("/", 1)[-1]
+            meta = first.get("meta") or {}
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise BackendError(f"The {self._pool.name} service answered no list of models.") from error
+        props = await self._props(call)
+        settings = props.get("default_generation_settings") or {}
+        context = settings.get("n_ctx") or meta.get("n_ctx") or meta.get("n_ctx_train")
+        return ModelInfo(name, _positive(meta.get("n_embd")), _positive(context), _positive(props.get("total_slots")))
+
+    async def _props(self, call: Call) -> dict[str, Any]:
+        """Return llama.cpp's `/props`; servers that have none are no less useful."""
+        try:
+            props = await self._json("/props", call)
+        except BackendError:
+            return {}
+        return props if isinstance(props, dict) else {}
+
+    async def _json(self, path: str, call: Call) -> Any:
+        answer = await self._pool.request("GET", path, call)
+        try:
+            return codec.loads(answer.body)
+        except codec.NotJsonError as error:
+            raise BackendError(f"The {self._pool.name} service answered no JSON.") from error
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

@@ -1,0 +1,51 @@
+"""What RAG handlers share: timings, headers, and the runtime of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from hartonomous import codec
+from hartonomous.errors import BackendUnavailableError
+from hartonomous.keys import STATE, Runtime
+
+DEGRADED_HEADER = "X-Hartonomous-Degraded"
+
+
+def runtime_of(request: web.Request) -> Runtime:
+    """Return the runtime that serves this request from now to its end."""
+    return request.app[STATE].current
+
+
+class Timer:
+    """Measures a request in milliseconds."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds since the start."""
+        return round((time.perf_counter() - self._started) * 1000, 2)
+
+
+def cost_headers(timings: Mapping[str, float], degraded: Sequence[str]) -> dict[str, str]:
+    """Return `Server-Timing`, and the header of degraded answers where stages were left out."""
+    headers = {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in timings.items())}
+    if degraded:
+        headers[DEGRADED_HEADER] = ",".join(degraded)
+    return headers
+
+
+def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a JSON response."""
+    return web.Response(status=status, body=codec.dumps(body), content_type=codec.JSON, headers=headers)
+
+
+def refuse_while_draining(request: web.Request) -> None:
+    """Raise when the server is about to stop: work that begins now could not be finished."""
+    if request.app[STATE].draining:
+        raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)

@@ -1,0 +1,85 @@
+"""Reading a request's body: its type and size first, then strict JSON, then the schema.
+
+A body over the limit is refused before it is read when its length is known, and at the limit when it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ValidationError
+
+from hartonomous import codec
+from hartonomous.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationFailedError
+from hartonomous.keys import CONFIG
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# pydantic's kinds of errors in our own words; `{…}` is filled from the error's context.
+_SENTENCES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "value_error": "{error}",
+}
+
+
+async def read_bytes(request: web.Request) -> bytes:
+    """Return the body of a JSON request, unparsed.
+
+    Raises:
+        UnsupportedMediaTypeError: not JSON by its type, or compressed.
+        PayloadTooLargeError: beyond the limit.
+    """
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type != codec.JSON:
+        raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise UnsupportedMediaTypeError("A compressed body is not taken.")
+    limit = request.app[CONFIG].server.max_body_bytes
+    if (request.content_length or 0) > limit:
+        raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
+    return await request.read()
+
+
+async def read_json(request: web.Request) -> Any:
+    """Return the parsed body; raises as `read_bytes`, and InvalidRequestError when it is not strict JSON."""
+    return codec.loads_request(await read_bytes(request))
+
+
+def validate(model: type[Model], value: Any) -> Model:
+    """Return `value` as `model`.
+
+    Raises:
+        ValidationFailedError: `param` is the path of the first bad field.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        sentence = _sentence(first["type"], first.get("ctx") or {})
+        raise ValidationFailedError(f"{path or 'The body'} {sentence}.", param=path or None) from None
+
+
+def _sentence(kind: str, context: Mapping[str, Any]) -> str:
+    template = _SENTENCES.get(kind)
+    return "is not valid" if template is None else template.format_map(context)

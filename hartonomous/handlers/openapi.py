@@ -1,0 +1,143 @@
+"""The OpenAPI 3.1 document, made from the table of operations and the models that validate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from hartonomous import __version__, codec
+from hartonomous.config import Config
+from hartonomous.handlers import views
+from hartonomous.handlers.operations import Operation
+
+_REF = "#/components/schemas/{model}"
+_REASONS = {
+    400: "Not JSON, or a malformed header",
+    403: "Not allowed",
+    404: "No such path, model, document or collection",
+    405: "The path does not take this method",
+    409: "The collection was made by another embedding model",
+    413: "The body is larger than the limit",
+    415: "The body is not of a type that is taken",
+    422: "Well-formed JSON that breaks the schema; `param` names the first bad field",
+    500: "A bug of the server",
+    502: "A backend answered nonsense",
+    503: "A backend is not available; `Retry-After` in whole seconds",
+    504: "The deadline passed",
+    507: "The vector store is full; nothing was acknowledged",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer", "minimum": 0}}}
+_HEADERS = (
+    {
+        "name": "X-Request-ID",
+        "in": "header",
+        "description": "Kept and sent back where it is well formed, else replaced.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "description": "Lowers the server's own limit for this request.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+)
+
+
+class _Schemas:
+    """Collects the components that operations refer to."""
+
+    def __init__(self) -> None:
+        self.components: dict[str, Any] = {}
+
+    def of(self, kind: Any, mode: str) -> dict[str, Any]:
+        schema = TypeAdapter(kind).json_schema(
+            ref_template=_REF, mode="validation" if mode == "in" else "serialization"
+        )
+        self.components |= schema.pop("$defs", {})
+        if isinstance(kind, type) and (issubclass(kind, BaseModel) or hasattr(kind, "__total__")):
+            self.components[kind.__name__] = schema
+            return {"$ref": _REF.format(model=kind.__name__)}
+        return schema
+
+
+def document(operations: Sequence[Operation], config: Config) -> bytes:
+    """Return the document of these operations as JSON."""
+    schemas = _Schemas()
+    error = schemas.of(views.ErrorAnswer, "out")
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, error)
+    return codec.dumps(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Hartonomous",
+                "version": __version__,
+                "summary": "One dependable RAG API in front of llama.cpp and Qdrant",
+                "description": _limits(config),
+            },
+            "paths": paths,
+            "components": {"schemas": dict(sorted(schemas.components.items()))},
+        }
+    )
+
+
+def _operation(operation: Operation, schemas: _Schemas, error: dict[str, Any]) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "operationId": _operation_id(operation),
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "parameters": _parameters(operation),
+        "responses": {str(operation.status): _answer(operation, schemas)},
+    }
+    statuses = {400, 403, 405, 500, *operation.errors}
+    if operation.request is not None:
+        schema = schemas.of(operation.request, "in")
+        view["requestBody"] = {"required": True, "content": {codec.JSON: {"schema": schema}}}
+        statuses |= {413, 415}
+    for status in sorted(statuses - {operation.status}):
+        view["responses"][str(status)] = _failure(status, error)
+    return view
+
+
+def _answer(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": "No content" if operation.status == 204 else "Success"}
+    if operation.answer is not None:
+        schema = schemas.of(operation.answer, "out")
+        # Streams are described by their type alone: their parts are the contract's, not one JSON value.
+        streams = {media: {"schema": {"type": "string"}} for media in operation.media[1:]}
+        answer["content"] = {operation.media[0]: {"schema": schema}, **streams}
+    return answer
+
+
+def _failure(status: int, error: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": _REASONS[status], "content": {codec.JSON: {"schema": error}}}
+    if status == 503:
+        answer["headers"] = _RETRY_AFTER
+    return answer
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    path = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)", operation.path)
+    ]
+    query = [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
+    return [*path, *query, *_HEADERS]
+
+
+def _operation_id(operation: Operation) -> str:
+    words = re.findall(r"\w+", operation.path)
+    return "_".join((operation.method.lower(), *words))
+
+
+def _limits(config: Config) -> str:
+    server = config.server
+    return (
+        f"Limits of this server: a JSON body has at most {server.max_body_bytes} bytes, a request takes at most "
+        f"{server.request_timeout_s:g} s. `GET /ready` needs: {', '.join(config.health.ready)}. A left out collection "
+        f"is `{config.rag.default_collection}`."
+    )

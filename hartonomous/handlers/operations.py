@@ -1,0 +1,32 @@
+"""A route with what `/openapi.json` says of it: each handler module lists its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True, frozen=True)
+class Operation:
+    """One method of one path.
+
+    `request` and `answer` are types that pydantic makes a schema from; None stands for no body.
+    `errors` are the statuses that the operation itself can answer beside those that all can.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    request: Any = None
+    answer: Any = None
+    status: int = 200
+    media: Sequence[str] = ("application/json",)
+    query: Mapping[str, Any] = field(default_factory=dict)
+    errors: Sequence[int] = ()

@@ -1,0 +1,91 @@
+"""`/health`, `/ready`, `/metrics`, `/openapi.json`: what the process knows of itself, without asking a backend."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from typing import Any, Literal
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
+from typing_extensions import TypedDict
+
+from hartonomous import __version__
+from hartonomous.errors import PermissionDeniedError
+from hartonomous.handlers.answers import json_response
+from hartonomous.handlers.operations import Operation
+from hartonomous.keys import METRICS, OPENAPI, STATE
+
+
+class HealthAnswer(TypedDict):
+    """What the monitor knows of the backends."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    uptime_s: float
+    backends: dict[str, Literal["up", "down", "unknown"]]
+
+
+class ReadyAnswer(TypedDict):
+    """Whether requests should be sent here, and why not."""
+
+    status: Literal["ready", "not ready"]
+    reasons: list[str]
+
+
+async def health(request: web.Request) -> web.Response:
+    """Answer 200 while the process serves."""
+    state = request.app[STATE]
+    backends = state.current.monitor.statuses()
+    return json_response(
+        {
+            "status": "ok" if all(status == "up" for status in backends.values()) else "degraded",
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - state.started, 1),
+            "backends": backends,
+        }
+    )
+
+
+async def ready(request: web.Request) -> web.Response:
+    """Answer 200 when requests can be served, 503 with the reasons when they cannot."""
+    state = request.app[STATE]
+    monitor = state.current.monitor
+    reasons = [f"{name} is {monitor.status(name)}" for name in monitor.missing()]
+    if state.draining:
+        reasons.insert(0, "the server is shutting down")
+    body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+    return json_response(body, status=503 if reasons else 200)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Answer Prometheus' text, to this host alone."""
+    if not _is_local(request.remote):
+        raise PermissionDeniedError("Metrics are served to this host alone.")
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return web.Response(body=encode(request.app[METRICS].registry), headers={"Content-Type": content_type})
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """Answer the OpenAPI document, made once at start-up."""
+    return web.Response(body=request.app[OPENAPI], content_type="application/json")
+
+
+def _is_local(remote: str | None) -> bool:
+    try:
+        return not remote or ipaddress.ip_address(remote).is_loopback
+    except ValueError:
+        return False
+
+
+_TEXT = ("text/plain", OPENMETRICS.partition(";")[0])
+
+OPERATIONS = (
+    Operation(
+        "GET", "/health", health, "Liveness, and what is known of the backends", "operations", answer=HealthAnswer
+    ),
+    Operation("GET", "/ready", ready, "Readiness", "operations", answer=ReadyAnswer, errors=(503,)),
+    Operation("GET", "/metrics", metrics, "Prometheus metrics", "operations", answer=str, media=_TEXT, errors=(403,)),
+    Operation("GET", "/openapi.json", openapi, "This document", "operations", answer=dict[str, Any]),
+)

@@ -1,0 +1,238 @@
+"""`/rag/ingest`, `/rag/search`, `/rag/query`, `/rag/batch-query`: validate, call one pipeline, shape the answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from hartonomous import codec
+from hartonomous.core import filters
+from hartonomous.core.call import Call
+from hartonomous.core.fingerprint import document_id
+from hartonomous.errors import HartonomousError
+from hartonomous.handlers import views
+from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
+from hartonomous.handlers.body import read_json, validate
+from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.schemas import BatchQueryBody, DocumentBody, IngestBody, QueryBody, SearchBody
+from hartonomous.handlers.stream import ClientGoneError, EventStream, begin, finish, write
+from hartonomous.keys import Runtime
+from hartonomous.log import logger
+from hartonomous.middleware.request_id import call_of
+from hartonomous.pipelines.batch import BatchItem
+from hartonomous.pipelines.ingest import Document
+from hartonomous.pipelines.query import QueryRequest, QueryResult, SourcesFound, TextDelta
+from hartonomous.pipelines.search import SearchRequest
+
+
+async def ingest(request: web.Request) -> web.Response:
+    """Take documents into a collection."""
+    runtime, call = runtime_of(request), call_of(request)
+    body = validate(IngestBody, await read_json(request))
+    collection = body.collection or runtime.config.rag.default_collection
+    chunking = body.chunking or runtime.config.rag.chunking
+    documents = [_document(index, document) for index, document in enumerate(body.documents)]
+    result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
+    status, answer = views.ingest_answer(collection, result, call.request_id)
+    return json_response(answer, status=status)
+
+
+def _document(index: int, body: DocumentBody) -> Document:
+    return Document(
+        index=index,
+        text=body.text,
+        id=body.id or document_id(body.source, body.text),
+        format=body.format,
+        title=body.title,
+        source=body.source,
+        metadata=body.metadata,
+    )
+
+
+async def search(request: web.Request) -> web.Response:
+    """Retrieve chunks."""
+    runtime, call, timer = runtime_of(request), call_of(request), Timer()
+    body = validate(SearchBody, await read_json(request))
+    result = await runtime.searcher.search(search_request(body, runtime), call)
+    answer = views.search_answer(result, timer.ms, call.request_id)
+    return json_response(answer, headers=cost_headers(answer["timings_ms"], result.degraded))
+
+
+def search_request(body: SearchBody, runtime: Runtime) -> SearchRequest:
+    """Return what the search pipeline takes. Raises ValidationFailedError for a filter that is not allowed."""
+    if body.filter is not None:
+        filters.check(body.filter)
+    rag = runtime.config.rag
+    return SearchRequest(
+        query=body.query,
+        collection=body.collection or rag.default_collection,
+        top_k=body.top_k or rag.retrieval.top_k,
+        mode=body.mode,
+        filter=body.filter,
+        rerank=body.rerank,
+        feedback=body.feedback,
+        score_threshold=body.score_threshold,
+    )
+
+
+async def query(request: web.Request) -> web.StreamResponse:
+    """Answer a question from a collection, whole or as a stream."""
+    runtime, call, timer = runtime_of(request), call_of(request), Timer()
+    body = validate(QueryBody, await read_json(request))
+    question = _query_request(body, runtime)
+    if body.stream:
+        return await _stream_query(request, runtime, question, call, timer)
+    result = await runtime.answerer.answer(question, call)
+    timings = {**result.timings, "total": timer.ms}
+    answer = views.query_answer(result, timings, call.request_id)
+    return json_response(answer, headers=cost_headers(timings, result.degraded))
+
+
+def _query_request(body: QueryBody, runtime: Runtime) -> QueryRequest:
+    return QueryRequest(
+        search=search_request(body, runtime),
+        history=[{"role": turn.role, "content": turn.content} for turn in body.messages],
+        system=body.system,
+        max_tokens=body.max_tokens,
+        model=body.model,
+        options={} if body.temperature is None else {"temperature": body.temperature},
+        sources_on_failure=body.on_failure == "sources",
+        require_grounding=body.require_grounding,
+    )
+
+
+async def _stream_query(
+    request: web.Request, runtime: Runtime, question: QueryRequest, call: Call, timer: Timer
+) -> web.StreamResponse:
+    async with aclosing(runtime.answerer.stream(question, call)) as events:
+        # Retrieval is done when the first event is there: what fails before has a status code of its own.
+        first = await anext(events)
+        assert isinstance(first, SourcesFound)
+        headers = cost_headers({**first.found.timings, "total": timer.ms}, first.found.degraded)
+        stream = EventStream(request, headers)
+        try:
+            async with stream:
+                await stream.event("sources", {"sources": [views.hit(scored) for scored in first.found.hits]})
+                try:
+                    async for event in events:
+                        await _send_event(stream, event, call, timer)
+                except HartonomousError as error:
+                    logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
+                    await stream.event("error", {"error": error.as_dict(), "request_id": call.request_id})
+        except ClientGoneError:
+            logger.bind(request_id=call.request_id).debug("the client left a stream")
+        return stream.response
+
+
+async def _send_event(
+    stream: EventStream, event: SourcesFound | TextDelta | QueryResult, call: Call, timer: Timer
+) -> None:
+    if isinstance(event, TextDelta):
+        await stream.event("delta", {"text": event.text})
+    elif isinstance(event, QueryResult):
+        timings = {**event.timings, "total": timer.ms}
+        await stream.event("done", views.query_answer(event, timings, call.request_id, sources=False))
+
+
+async def batch_query(request: web.Request) -> web.StreamResponse:
+    """Answer many questions; each has its own outcome."""
+    runtime, call, timer = runtime_of(request), call_of(request), Timer()
+    body = validate(BatchQueryBody, await read_json(request))
+    questions, refused = _batch(body.queries, runtime)
+    outcomes = _outcomes(runtime, questions, refused, call)
+    if body.stream:
+        return await _stream_batch(request, outcomes, call)
+    async with aclosing(outcomes):
+        items = [views.batch_item(item.index, item.outcome, call.request_id) async for item in outcomes]
+    items.sort(key=lambda item: int(item["index"]))
+    answer = {"results": items, "counts": _counts(items), "request_id": call.request_id}
+    return json_response(answer, headers=cost_headers({"total": timer.ms}, ()))
+
+
+def _batch(queries: Sequence[Any], runtime: Runtime) -> tuple[list[tuple[int, QueryRequest]], list[BatchItem]]:
+    """Return the questions that are valid, by their places, and the refusals of the others."""
+    questions, refused = [], []
+    for index, value in enumerate(queries):
+        try:
+            questions.append((index, _query_request(validate(QueryBody, value), runtime)))
+        except HartonomousError as error:
+            error.param = f"queries.{index}.{error.param}" if error.param else f"queries.{index}"
+            refused.append(BatchItem(index, error))
+    return questions, refused
+
+
+async def _outcomes(
+    runtime: Runtime, questions: Sequence[tuple[int, QueryRequest]], refused: Sequence[BatchItem], call: Call
+) -> AsyncGenerator[BatchItem]:
+    for item in refused:
+        yield item
+    async with aclosing(runtime.batch.answer(questions, call)) as answered:
+        async for item in answered:
+            yield item
+
+
+async def _stream_batch(request: web.Request, outcomes: AsyncGenerator[BatchItem], call: Call) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": codec.NDJSON})
+    items = []
+    async with aclosing(outcomes):
+        try:
+            await begin(response, request)
+            async for item in outcomes:
+                line = views.batch_item(item.index, item.outcome, call.request_id)
+                items.append({"status": line["status"]})
+                await write(response, codec.dumps(line) + b"\n")
+            tail = {"counts": _counts(items), "request_id": call.request_id}
+            await write(response, codec.dumps(tail) + b"\n")
+            await finish(response)
+        except ClientGoneError:
+            logger.bind(request_id=call.request_id).debug("the client left a stream")
+    return response
+
+
+def _counts(items: Sequence[dict[str, Any]]) -> dict[str, int]:
+    succeeded = sum(item["status"] == 200 for item in items)
+    return {"succeeded": succeeded, "failed": len(items) - succeeded}
+
+
+_RAG_ERRORS = (404, 409, 422, 502, 503, 504)
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/rag/ingest",
+        ingest,
+        "Take documents into a collection",
+        "rag",
+        IngestBody,
+        views.IngestAnswer,
+        errors=(409, 422, 502, 503, 504, 507),
+    ),
+    Operation(
+        "POST", "/rag/search", search, "Retrieve chunks", "rag", SearchBody, views.SearchAnswer, errors=_RAG_ERRORS
+    ),
+    Operation(
+        "POST",
+        "/rag/query",
+        query,
+        "Answer a question from a collection, with citations",
+        "rag",
+        QueryBody,
+        views.QueryAnswer,
+        media=(codec.JSON, codec.SSE),
+        errors=_RAG_ERRORS,
+    ),
+    Operation(
+        "POST",
+        "/rag/batch-query",
+        batch_query,
+        "Answer many questions",
+        "rag",
+        BatchQueryBody,
+        views.BatchAnswer,
+        media=(codec.JSON, codec.NDJSON),
+        errors=_RAG_ERRORS,
+    ),
+)

@@ -1,0 +1,135 @@
+"""The bodies of requests: pydantic models that validate them and that `/openapi.json` is made from.
+
+They are strict (`"5"` is no number, `true` no integer) and refuse unknown fields.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from hartonomous.config import COLLECTION_PATTERN, Chunking
+
+
+class Body(BaseModel):
+    """Base of all request bodies under `/rag`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not hold a NUL character")
+    return text
+
+
+def _no_control(text: str) -> str:
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) <= 0x9F for char in text):
+        raise ValueError("must not hold control characters")
+    return text
+
+
+Collection = Annotated[str, Field(pattern=COLLECTION_PATTERN, examples=["docs"])]
+DocumentId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_no_control)]
+Question = Annotated[str, Field(min_length=1, max_length=8_192), AfterValidator(_no_nul), AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(_no_nul)]
+TopK = Annotated[int, Field(ge=1, le=100)]
+MaxTokens = Annotated[int, Field(ge=1, le=32_768)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+
+
+class DocumentBody(Body):
+    """One document. Without `id` it is known by a hash of `source`, or else of its text."""
+
+    text: Text
+    id: DocumentId | None = None
+    format: Literal["text", "markdown"] = "text"
+    title: Annotated[Text, Field(max_length=1_024)] | None = None
+    source: Annotated[Text, Field(max_length=4_096)] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class IngestBody(Body):
+    """Documents for a collection, which is made when there is none."""
+
+    documents: Annotated[list[DocumentBody], Field(min_length=1, max_length=1_000)]
+    collection: Collection | None = None
+    chunking: Chunking | None = None
+
+
+class SearchBody(Body):
+    """A question for retrieval alone."""
+
+    query: Question
+    collection: Collection | None = None
+    top_k: TopK | None = None
+    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
+    filter: Annotated[dict[str, Any], Field(description="Qdrant's filter JSON.")] | None = None
+    rerank: bool = True
+    feedback: Annotated[bool, Field(description="Pseudo-relevance feedback: one more search.")] = False
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class MessageBody(Body):
+    """An earlier turn of the conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[Text, Field(max_length=65_536)]
+
+
+class QueryBody(SearchBody):
+    """A question to be answered from the collection."""
+
+    messages: Annotated[list[MessageBody], Field(max_length=256)] = []
+    stream: bool = False
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    system: Annotated[Text, Field(min_length=1, max_length=16_384)] | None = None
+    on_failure: Literal["error", "sources"] = "error"
+    require_grounding: bool = False
+
+
+class BatchQueryBody(Body):
+    """Many questions; each is validated by itself, so that a bad one does not fail the others."""
+
+    queries: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=256, json_schema_extra={"items": {"$ref": "#/components/schemas/QueryBody"}}),
+    ]
+    stream: bool = False
+
+
+def _text_of(value: Any) -> Any:
+    """Take a document in Jina's and Cohere's form, `{"text": …}`, as well as a plain string."""
+    return value.get("text") if isinstance(value, dict) else value
+
+
+RerankDocument = Annotated[
+    str,
+    BeforeValidator(
+        _text_of,
+        json_schema_input_type=str | TypedDict("RerankText", {"text": str}),
+    ),
+]
+
+
+class RerankBody(BaseModel):
+    """llama.cpp's, Jina's and Cohere v2's request in one; unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+
+    query: Question
+    documents: Annotated[list[RerankDocument], Field(min_length=1, max_length=10_000)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+    model: str | None = None
+    normalize: bool = False

@@ -1,0 +1,376 @@
+"""Results of the pipelines to the bodies of responses, one function for each shape of the contract.
+
+The models beside them describe the same shapes for `/openapi.json`; a test holds real answers against them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from hartonomous.clients.points import DocumentState, StoredChunk
+from hartonomous.core.citations import SentenceGrounding
+from hartonomous.errors import HartonomousError
+from hartonomous.pipelines.ingest import DocumentResult, IngestResult
+from hartonomous.pipelines.query import QueryResult
+from hartonomous.pipelines.search import ScoredHit, SearchResult
+
+
+class ErrorObject(TypedDict):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(TypedDict):
+    """Every error response."""
+
+    error: ErrorObject
+    request_id: str
+
+
+class HitView(TypedDict):
+    """A chunk that was found. `start` and `end` are code points into the document's text, `score` is in 0..1."""
+
+    chunk_id: str
+    document_id: str
+    title: str | None
+    source: str | None
+    text: str
+    start: int
+    end: int
+    metadata: dict[str, Any]
+    score: float
+    scores: dict[str, float]
+    headings: NotRequired[list[str]]
+    page: NotRequired[int]
+
+
+class CitationView(HitView):
+    """A hit that the answer uses, with its marker."""
+
+    marker: int
+
+
+class SearchAnswer(TypedDict):
+    """Hits, best first."""
+
+    results: list[HitView]
+    degraded: list[str]
+    timings_ms: dict[str, float]
+    request_id: str
+
+
+class GroundingView(TypedDict):
+    """A sentence of the answer, the sources it is attributed to and how well they support it, 0..1."""
+
+    start: int
+    end: int
+    markers: list[int]
+    support: float
+
+
+class UsageView(TypedDict):
+    """Tokens of the generation."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class QueryAnswer(TypedDict):
+    """An answer. Marker n is `sources[n-1]`; `omitted` counts hits that did not fit the model's context."""
+
+    answer: str
+    citations: list[CitationView]
+    sources: NotRequired[list[HitView]]
+    model: str | None
+    finish_reason: str
+    usage: UsageView
+    grounding: list[GroundingView]
+    omitted: int
+    degraded: list[str]
+    timings_ms: dict[str, float]
+    request_id: str
+
+
+class DocumentResultView(TypedDict):
+    """What became of a document."""
+
+    id: str
+    status: Literal["created", "updated", "unchanged", "failed"]
+    version: str | None
+    chunks: int
+    error: ErrorObject | None
+
+
+class IngestCounts(TypedDict):
+    """How many documents ended how."""
+
+    created: int
+    updated: int
+    unchanged: int
+    failed: int
+
+
+class IngestUsage(TypedDict):
+    """Tokens that the embedding service counted."""
+
+    embedding_tokens: int
+
+
+class IngestAnswer(TypedDict):
+    """What became of every document, in the order of the request; `error` when none could be stored."""
+
+    collection: str
+    documents: list[DocumentResultView]
+    counts: IngestCounts
+    usage: IngestUsage
+    request_id: str
+    error: NotRequired[ErrorObject]
+
+
+class BatchItemView(TypedDict):
+    """The outcome of one query of a batch."""
+
+    index: int
+    status: int
+    result: NotRequired[QueryAnswer]
+    error: NotRequired[ErrorObject]
+
+
+class BatchCounts(TypedDict):
+    """How many queries of a batch were answered."""
+
+    succeeded: int
+    failed: int
+
+
+class BatchAnswer(TypedDict):
+    """The outcomes, in the order of the queries."""
+
+    results: list[BatchItemView]
+    counts: BatchCounts
+    request_id: str
+
+
+class CollectionView(TypedDict):
+    """A collection and the embedding model that made it."""
+
+    name: str
+    documents: int
+    chunks: int
+    dimension: int
+    embedding: dict[str, Any]
+
+
+class CollectionsAnswer(TypedDict):
+    """All collections that the key may see."""
+
+    collections: list[CollectionView]
+    request_id: str
+
+
+class DocumentView(TypedDict):
+    """A document without its text."""
+
+    id: str
+    title: str | None
+    source: str | None
+    metadata: dict[str, Any]
+    format: str
+    version: str
+    chunks: int
+    updated_at: str
+
+
+class DocumentsAnswer(TypedDict):
+    """A page of documents; `next_cursor` is null on the last one."""
+
+    documents: list[DocumentView]
+    next_cursor: str | None
+    request_id: str
+
+
+class ChunkView(TypedDict):
+    """A chunk of a document."""
+
+    chunk_id: str
+    index: int
+    text: str
+    start: int
+    end: int
+    headings: list[str]
+
+
+class DocumentAnswer(TypedDict):
+    """A document with its text, put together from its chunks."""
+
+    id: str
+    title: str | None
+    source: str | None
+    metadata: dict[str, Any]
+    format: str
+    version: str
+    updated_at: str
+    text: str
+    chunks: list[ChunkView]
+    request_id: str
+
+
+def hit(scored: ScoredHit) -> dict[str, Any]:
+    """Return the view of a hit."""
+    chunk = scored.chunk
+    view: dict[str, Any] = {
+        "chunk_id": chunk.id,
+        "document_id": chunk.document_id,
+        "title": chunk.title,
+        "source": chunk.source,
+        "text": chunk.text,
+        "start": chunk.start,
+        "end": chunk.end,
+        "metadata": chunk.metadata,
+        "score": scored.score,
+        "scores": scored.scores,
+    }
+    if chunk.headings:
+        view["headings"] = chunk.headings
+    if chunk.page is not None:
+        view["page"] = chunk.page
+    return view
+
+
+def search_answer(result: SearchResult, total_ms: float, request_id: str) -> dict[str, Any]:
+    """Return the body of `/rag/search`."""
+    return {
+        "results": [hit(scored) for scored in result.hits],
+        "degraded": result.degraded,
+        "timings_ms": {**result.timings, "total": total_ms},
+        "request_id": request_id,
+    }
+
+
+def citations(result: QueryResult) -> list[dict[str, Any]]:
+    """Return the sources that the answer uses, by marker."""
+    return [{**hit(result.sources[marker - 1]), "marker": marker} for marker in sorted(result.cited)]
+
+
+def grounding(rows: list[SentenceGrounding]) -> list[dict[str, Any]]:
+    """Return the row of every sentence."""
+    return [
+        {"start": row.start, "end": row.end, "markers": row.markers, "support": round(row.support, 4)} for row in rows
+    ]
+
+
+def query_answer(
+    result: QueryResult, timings: dict[str, float], request_id: str, *, sources: bool = True
+) -> dict[str, Any]:
+    """Return the body of `/rag/query`; a stream's last event leaves the sources out, which it sent first."""
+    view: dict[str, Any] = {"answer": result.answer, "citations": citations(result)}
+    if sources:
+        view["sources"] = [hit(scored) for scored in result.sources]
+    return view | {
+        "model": result.model,
+        "finish_reason": result.finish_reason,
+        "usage": result.usage.as_dict(),
+        "grounding": grounding(result.grounding),
+        "omitted": result.omitted,
+        "degraded": result.degraded,
+        "timings_ms": timings,
+        "request_id": request_id,
+    }
+
+
+def ingest_answer(collection: str, result: IngestResult, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Return status and body of `/rag/ingest`: the first failure's status when nothing was stored."""
+    counts = {"created": 0, "updated": 0, "unchanged": 0, "failed": 0}
+    for document in result.documents:
+        counts[document.status] += 1
+    body: dict[str, Any] = {
+        "collection": collection,
+        "documents": [_document_result(document) for document in result.documents],
+        "counts": counts,
+        "usage": {"embedding_tokens": result.embedding_tokens},
+        "request_id": request_id,
+    }
+    first = next((document.error for document in result.documents if document.error is not None), None)
+    if first is None or counts["failed"] < len(result.documents):
+        return 200, body
+    return first.status, body | {"error": first.as_dict()}
+
+
+def _document_result(document: DocumentResult) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "status": document.status,
+        "version": document.version,
+        "chunks": document.chunks,
+        "error": None if document.error is None else document.error.as_dict(),
+    }
+
+
+def batch_item(index: int, outcome: QueryResult | HartonomousError, request_id: str) -> dict[str, Any]:
+    """Return the outcome of one query of a batch."""
+    if isinstance(outcome, HartonomousError):
+        return {"index": index, "status": outcome.status, "error": outcome.as_dict()}
+    return {"index": index, "status": 200, "result": query_answer(outcome, outcome.timings, request_id)}
+
+
+def document(state: DocumentState) -> dict[str, Any]:
+    """Return a document without its text."""
+    return {
+        "id": state.document_id,
+        "title": state.title,
+        "source": state.source,
+        "metadata": state.metadata,
+        "format": state.format,
+        "version": state.version,
+        "chunks": state.chunk_count,
+        "updated_at": state.updated_at,
+    }
+
+
+def whole_document(chunks: list[StoredChunk], request_id: str) -> dict[str, Any]:
+    """Return a document put together from its chunks, which are in order and may overlap."""
+    first = chunks[0]
+    return {
+        "id": first.document_id,
+        "title": first.title,
+        "source": first.source,
+        "metadata": first.metadata,
+        "format": first.format,
+        "version": first.version,
+        "updated_at": first.updated_at,
+        "text": assemble(chunks),
+        "chunks": [_chunk(chunk) for chunk in chunks],
+        "request_id": request_id,
+    }
+
+
+def assemble(chunks: list[StoredChunk]) -> str:
+    """Return the text of a document; every chunk stands at its offsets.
+
+    What lies between two chunks was white space only: it comes back as blanks, a line's worth as a newline first.
+    """
+    text = ""
+    for chunk in chunks:
+        gap = chunk.start - len(text)
+        if gap > 0:
+            text += ("\n" * min(gap, 2)).ljust(gap)
+        text += chunk.text[max(0, len(text) - chunk.start) :]
+    return text
+
+
+def _chunk(chunk: StoredChunk) -> dict[str, Any]:
+    return {
+        "chunk_id": chunk.id,
+        "index": chunk.chunk_index,
+        "text": chunk.text,
+        "start": chunk.start,
+        "end": chunk.end,
+        "headings": chunk.headings,
+    }

@@ -1,0 +1,65 @@
+"""Every typed key of the application and of a request, and what stands behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from hartonomous.clients.embedding import EmbeddingClient
+from hartonomous.clients.generative import GenerativeClient
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.reranking import RerankingClient
+from hartonomous.clients.schema import Schema
+from hartonomous.clients.vectors import VectorClient
+from hartonomous.config import Config
+from hartonomous.core.call import Call
+from hartonomous.metrics import Metrics
+from hartonomous.monitor import Monitor
+from hartonomous.pipelines.batch import BatchAnswerer
+from hartonomous.pipelines.ingest import Ingestor
+from hartonomous.pipelines.query import Answerer
+from hartonomous.pipelines.search import Searcher
+
+
+@dataclass(slots=True, frozen=True)
+class Runtime:
+    """The configuration and everything made from it; a request keeps the one it began with."""
+
+    config: Config
+    pools: dict[str, Pool]
+    embedding: EmbeddingClient
+    generative: GenerativeClient
+    reranking: RerankingClient | None
+    vectors: VectorClient
+    schema: Schema
+    searcher: Searcher
+    answerer: Answerer
+    batch: BatchAnswerer
+    ingestor: Ingestor
+    monitor: Monitor
+
+
+class State:
+    """What changes while the application lives: the current runtime, and whether it is draining."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.draining = False
+        self.runtime: Runtime | None = None
+
+    @property
+    def current(self) -> Runtime:
+        """The runtime; there is one from start-up to clean-up."""
+        if self.runtime is None:
+            raise RuntimeError("the application has not been started")
+        return self.runtime
+
+
+CONFIG = web.AppKey("CONFIG", Config)
+METRICS = web.AppKey("METRICS", Metrics)
+STATE = web.AppKey("STATE", State)
+OPENAPI = web.AppKey("OPENAPI", bytes)
+
+REQUEST_ID = web.RequestKey("REQUEST_ID", str)
+CALL = web.RequestKey("CALL", Call)

@@ -1,0 +1,70 @@
+"""The first floor: an id for every request, kept from the caller where it is well formed, on every response.
+
+`X-Request-ID` goes on every response that leaves through the application (added when the response is prepared, so
+that a stream has it as well), on every log line and on every backend call. A request's `Call`, with its deadline, is
+made here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
+from hartonomous.errors import InvalidRequestError
+from hartonomous.keys import CALL, CONFIG, REQUEST_ID
+
+HEADER = "X-Request-ID"
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+@web.middleware
+async def request_id(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Give the request its id."""
+    given = request.headers.get(HEADER, "")
+    request[REQUEST_ID] = given if _WELL_FORMED.match(given) else os.urandom(16).hex()
+    return await handler(request)
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the id on a response: a signal handler for `on_response_prepare`."""
+    response.headers[HEADER] = request[REQUEST_ID]
+
+
+def call_of(request: web.Request) -> Call:
+    """Return the request's `Call`: its deadline is the server's own limit, or the caller's if that is lower.
+
+    Raises:
+        InvalidRequestError: the timeout header is no positive whole number.
+    """
+    call = request.get(CALL)
+    if call is None:
+        headers = {HEADER: request[REQUEST_ID]}
+        trace = request.headers.get("traceparent", "")
+        if _TRACEPARENT.match(trace):
+            headers["traceparent"] = trace
+        call = request[CALL] = Call(request[REQUEST_ID], Deadline(_seconds(request)), headers)
+    return call
+
+
+def _seconds(request: web.Request) -> float:
+    limit = request.app[CONFIG].server.request_timeout_s
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return limit
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 12 and int(text) > 0):
+        raise InvalidRequestError(
+            f"{TIMEOUT_HEADER} must be a positive whole number of milliseconds.",
+            param=TIMEOUT_HEADER,
+            code="invalid_header",
+        )
+    return min(limit, int(text) / 1000)

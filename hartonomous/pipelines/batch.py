@@ -1,0 +1,58 @@
+"""The batch pipeline: many questions, embedded and searched together, answered side by side.
+
+Each result is yielded as soon as it is ready. How many generations run at once is bounded by the generative service's
+own concurrency, in its pool; a failure stays with its question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from hartonomous.core.call import Call
+from hartonomous.errors import HartonomousError
+from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
+from hartonomous.pipelines.search import Searcher, SearchResult
+
+
+@dataclass(slots=True, frozen=True)
+class BatchItem:
+    """The outcome of one question, by its place in the batch."""
+
+    index: int
+    outcome: QueryResult | HartonomousError
+
+
+class BatchAnswerer:
+    """Answers up to a few hundred questions in one request."""
+
+    def __init__(self, searcher: Searcher, answerer: Answerer) -> None:
+        self._searcher = searcher
+        self._answerer = answerer
+
+    async def answer(self, requests: Sequence[tuple[int, QueryRequest]], call: Call) -> AsyncGenerator[BatchItem]:
+        """Yield the outcome of each (index, question) as it is ready. Use within `contextlib.aclosing`."""
+        found = await self._searcher.search_many([request.search for _, request in requests], call)
+        tasks = [
+            asyncio.create_task(self._answer(index, request, result, call))
+            for (index, request), result in zip(requests, found, strict=True)
+        ]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            # The caller may have left in the middle: nothing goes on for nobody.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(
+        self, index: int, request: QueryRequest, found: SearchResult | HartonomousError, call: Call
+    ) -> BatchItem:
+        if isinstance(found, HartonomousError):
+            return BatchItem(index, found)
+        try:
+            return BatchItem(index, await self._answerer.answer_found(request, found, call))
+        except HartonomousError as error:
+            return BatchItem(index, error)
