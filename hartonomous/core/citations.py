@@ -29,7 +29,8 @@ _LONGEST_MARKER = 40
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
 
 _MARKS = re.escape(CLOSERS)
-_PLAIN = re.compile(rf"(?:[^\s\[`{_MARKS}|]|[.'_:](?=\w))+")
+# Words, and what stands inside words or between two of them without ever ending a sentence.
+_PLAIN = re.compile(rf"(?:[^\s\[`{_MARKS}|]+|[.'_: ](?=\w))+")
 _CLOSING = re.compile(rf"[{_MARKS}]+")
 _SPACED_CLOSING = re.compile(rf"[ \u00a0\u202f][!?»][{_MARKS}]*")
 _CELL_END = re.compile(r"[ \t]*\|")

@@ -126,16 +126,17 @@ class Grounding:
     def _covered(self, wanted: Sequence[Term], holders: Sequence[set[int]]) -> list[set[int]]:
         """Return which terms the best place of each source has: a sentence, and one of its neighbours."""
         at: defaultdict[int, set[int]] = defaultdict(set)
+        weights: defaultdict[int, int] = defaultdict(int)
         for index, term in enumerate(wanted):
+            weight = _weight(term)
             for place in {place for form in term.forms for place in self._places.get(form, ())}:
                 if self._owners[place] in holders[index]:
                     at[place].add(index)
-        best: list[tuple[float, int]] = [(0.0, -1)] * self._count
-        for place, found in at.items():
-            weight = sum(_weight(wanted[index]) for index in found)
-            if weight > best[self._owners[place]][0]:
-                best[self._owners[place]] = (weight, place)
-        return [self._with_neighbour(place, source, at, wanted) for source, (_, place) in enumerate(best)]
+                    weights[place] += weight
+        best = [-1] * self._count
+        for place in sorted(weights, key=lambda place: (weights[place], -place)):
+            best[self._owners[place]] = place
+        return [self._with_neighbour(place, source, at, wanted) for source, place in enumerate(best)]
 
     def _with_neighbour(self, place: int, source: int, at: dict[int, set[int]], wanted: Sequence[Term]) -> set[int]:
         if place < 0:

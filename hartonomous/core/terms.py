@@ -8,8 +8,9 @@ A term is *hard* when a sentence that has it is false unless a source has it too
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TOKEN = re.compile(
     r"[0-9]+(?:[.,][0-9]+)*(?![^\W_]|[-_/:][^\W_])"
@@ -18,6 +19,7 @@ _TOKEN = re.compile(
 # Scripts without blanks between words, and Korean, whose words change their endings: compared by pairs of characters.
 _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _DENSE_RUN = re.compile(f"[{_DENSE}]+")
+_DIGIT = re.compile(r"[0-9]")
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:([.,])[0-9]{3})(?:\1[0-9]{3})*(?:[.,][0-9]+)?")
 _QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-?([^\W\d_]{1,3}|-[^\W\d_]+)")
@@ -86,7 +88,8 @@ class Term:
 def terms(sentence: str) -> list[Term]:
     """Return the terms of a sentence, in order, repetitions included."""
     text = _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence))
-    parts = list(_terms(_DENSE_RUN.sub(lambda run: f" {run[0]} ", text)))
+    spaced = text if text.isascii() else _DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
+    parts = list(_terms(spaced))
     return [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts)]
 
 
@@ -100,21 +103,26 @@ _SCALES = {stem(word): power for word, power in (("thousand", 3), ("million", 6)
 
 def _terms(text: str) -> Iterator[Term]:
     tokens = list(_TOKEN.finditer(text))
-    names = not _is_german(tokens) and not text.isupper()
+    names = not text.isupper() and not _is_german([token[0] for token in tokens])
     for place, token in enumerate(tokens):
-        word = _POSSESSIVE.sub("", token[0])
-        if any(char.isdigit() for char in word):
-            yield from _digits(word)
-        elif _DENSE_RUN.match(word):
-            pairs = (word[at : at + 2] for at in range(max(1, len(word) - 1)))
-            yield from (Term((pair,), hard=False) for pair in pairs)
-        else:
-            inside = place > 0 and text[: token.start()].rstrip()[-1:] not in _STARTERS if word[:1].isupper() else False
-            yield from _word(word, names=names, inside=inside)
+        word = token[0]
+        inside = place > 0 and word[0].isupper() and text[: token.start()].rstrip()[-1:] not in _STARTERS
+        yield from _classified(word, names, inside)
 
 
-def _is_german(tokens: list[re.Match[str]]) -> bool:
-    return sum(token[0].lower() in _GERMAN for token in tokens) * 8 > len(tokens)
+def _is_german(words: Sequence[str]) -> bool:
+    return len(_GERMAN.intersection(words)) * 8 > len(words)
+
+
+@lru_cache(maxsize=1 << 14)  # the same words come again and again: it halves the time
+def _classified(word: str, names: bool, inside: bool) -> tuple[Term, ...]:
+    """Return the terms of one token; `names`: capitals mean something here, `inside`: it does not begin a sentence."""
+    word = _POSSESSIVE.sub("", word)
+    if _DIGIT.search(word):
+        return tuple(_digits(word))
+    if _DENSE_RUN.match(word):
+        return tuple(Term((word[at : at + 2],), hard=False) for at in range(max(1, len(word) - 1)))
+    return tuple(_word(word, names=names, inside=inside))
 
 
 def _digits(word: str) -> Iterator[Term]:
