@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation
 from typing_extensions import TypedDict
 
 from hartonomous.config import COLLECTION_PATTERN, Chunking
@@ -101,10 +101,7 @@ class QueryBody(SearchBody):
 class BatchQueryBody(Body):
     """Many questions; each is validated by itself, so that a bad one does not fail the others."""
 
-    queries: Annotated[
-        list[Any],
-        Field(min_length=1, max_length=256, json_schema_extra={"items": {"$ref": "#/components/schemas/QueryBody"}}),
-    ]
+    queries: Annotated[list[SkipValidation[QueryBody]], Field(min_length=1, max_length=256)]
     stream: bool = False
 
 

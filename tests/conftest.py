@@ -1,0 +1,5 @@
+"""Fixtures of all tests: real llama.cpp servers over tiny models, a vector store, the real application."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.llama", "tests.service.vector_store", "tests.service.application"]
