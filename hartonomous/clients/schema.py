@@ -83,7 +83,7 @@ class Schema:
         return info
 
     async def list(self, call: Call) -> list[CollectionInfo]:
-        """Return our collections by name; others are left out."""
+        """Return our collections by name; those of others, or of another schema, are left out."""
         result = read_result(await self._pool.request("GET", "/collections", call))
         try:
             names = [name for entry in result["collections"] if _NAME.fullmatch(name := entry["name"])]
@@ -92,7 +92,7 @@ class Schema:
         found = []
         for name in sorted(names):
             raw = await self._fetch(name, call)
-            if raw is not None and _mark(raw) is not None:
+            if raw is not None and (_mark(raw) or {}).get("schema") == SCHEMA:
                 found.append(self._remember(_parse(name, raw)))
         return found
 

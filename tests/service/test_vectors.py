@@ -1,0 +1,515 @@
+"""The vector client against a real store: what is seen, when, and what a crash or a competitor leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from pytest_aiohttp import AiohttpServer
+
+from hartonomous.clients.points import ChunkPoint, DocumentState, StoredChunk, next_sequence, sequence_at
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.schema import Schema
+from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.clients.vectors import Search, VectorClient
+from hartonomous.config import Qdrant
+from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
+from hartonomous.core.fingerprint import EmbeddingFingerprint, point_id
+from hartonomous.errors import BackendError, BackendUnavailableError, NotFoundError, ValidationFailedError
+from hartonomous.metrics import Metrics
+
+pytest_plugins = ("tests.service.vector_store",)
+
+_WORDS = {"valve": [1.0, 0.0, 0.0, 0.1], "pump": [0.0, 1.0, 0.0, 0.1], "motor": [0.0, 0.0, 1.0, 0.1]}
+_BM25 = Bm25Encoder("english")
+
+
+def _call() -> Call:
+    return Call("test", Deadline(60.0))
+
+
+@pytest.fixture
+async def pool(vector_url: str) -> AsyncIterator[Pool]:
+    pool = Pool("qdrant", (vector_url,), Qdrant(url=vector_url), Metrics())
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def client(pool: Pool) -> VectorClient:
+    return VectorClient(pool)
+
+
+@pytest.fixture
+async def docs(pool: Pool, vector_url: str, collection_name: str) -> AsyncIterator[str]:
+    """An empty collection."""
+    schema = Schema(pool, Qdrant(url=vector_url))
+    await schema.ensure(collection_name, EmbeddingFingerprint("tiny", 4, "", ""), "english", _call())
+    yield collection_name
+    await schema.drop(collection_name, _call())
+
+
+def _points(document: str, words: Sequence[str], sequence: int, **changes: Any) -> list[ChunkPoint]:
+    """A document with a chunk for each of the words; its content is named by them."""
+    content = "-".join(words)
+    points = []
+    for index, word in enumerate(words):
+        fields: dict[str, Any] = {
+            "id": point_id(document, content, index),
+            "document_id": document,
+            "content_hash": content,
+            "attributes_hash": "a",
+            "version": f"sha256:{content}",
+            "chunk_index": index,
+            "chunk_count": len(words),
+            "text": f"The {word} of {document}.",
+            "start": index * 100,
+            "end": index * 100 + 50,
+            "headings": ("Parts",),
+            "format": "markdown",
+            "title": "Handbook",
+            "source": "https://example.org/handbook",
+            "metadata": {"team": "ops"},
+            "sequence": sequence,
+            "updated_at": "2026-01-01T00:00:00Z",
+            "dense": _WORDS.get(word, [0.5, 0.5, 0.5, 0.5]),
+            "sparse": _BM25.document(word),
+        }
+        points.append(ChunkPoint(**(fields | changes)))
+    return points
+
+
+async def _publish(client: VectorClient, collection: str, points: Sequence[ChunkPoint]) -> bool:
+    first = points[0]
+    ids = [point.id for point in points]
+    return await client.publish(collection, first.document_id, ids, first.sequence, _call())
+
+
+async def _ingest(client: VectorClient, collection: str, document: str, words: Sequence[str], **changes: Any) -> bool:
+    points = _points(document, words, next_sequence(), **changes)
+    await client.write(collection, points, _call())
+    return await _publish(client, collection, points)
+
+
+async def _stored(pool: Pool, collection: str) -> list[dict[str, Any]]:
+    """All payloads there are, seen or unseen."""
+    body = orjson.dumps({"limit": 10_000, "with_payload": True})
+    answer = await pool.request("POST", f"/collections/{collection}/points/scroll", _call(), body)
+    payloads = [point["payload"] for point in orjson.loads(answer.body)["result"]["points"]]
+    return sorted(payloads, key=lambda payload: (payload["document_id"], payload["chunk_index"]))
+
+
+async def _show(pool: Pool, collection: str, points: Sequence[ChunkPoint]) -> None:
+    """The first operation of a publish without the second, as a crash between them leaves it."""
+    body = orjson.dumps({"payload": {"visible": True}, "points": [point.id for point in points]})
+    await pool.request("POST", f"/collections/{collection}/points/payload?wait=true", _call(), body)
+
+
+async def _words(client: VectorClient, collection: str, document: str) -> list[str]:
+    return [_word(chunk) for chunk in await client.chunks(collection, document, _call())]
+
+
+def _word(chunk: StoredChunk) -> str:
+    return chunk.text.split()[1]
+
+
+def _dense(word: str, limit: int = 10, **changes: Any) -> Search:
+    return Search("dense", _WORDS[word], limit, **changes)
+
+
+def _sparse(text: str, **changes: Any) -> Search:
+    return Search("sparse", _BM25.query(text), 10, **changes)
+
+
+async def test_a_published_document_is_found_by_meaning_and_by_words(client: VectorClient, docs: str) -> None:
+    assert await _ingest(client, docs, "h", ["valve", "pump", "motor"])
+    dense, sparse = await client.search(docs, [_dense("pump"), _sparse("pumps")], _call())
+    assert _word(dense[0].chunk) == "pump"
+    assert dense[0].score == pytest.approx(1.0, abs=1e-4)
+    assert dense[1].score == pytest.approx(0.01 / 1.01, abs=1e-4)
+    assert [_word(hit.chunk) for hit in sparse] == ["pump"]
+    assert sparse[0].chunk == dense[0].chunk
+
+
+async def test_what_is_read_of_a_chunk_is_what_was_written(client: VectorClient, docs: str) -> None:
+    (point,) = _points("h", ["valve"], next_sequence(), page=3, embedding_tokens=7)
+    await client.write(docs, [point], _call())
+    await _publish(client, docs, [point])
+    (chunk,) = await client.chunks(docs, "h", _call())
+    assert chunk == StoredChunk(**{name: getattr(point, name) for name in _field_names(StoredChunk)})
+
+
+def _field_names(kind: type[StoredChunk]) -> list[str]:
+    return list(kind.__dataclass_fields__)
+
+
+async def test_written_chunks_are_seen_by_no_reader_until_they_are_published(client: VectorClient, docs: str) -> None:
+    points = _points("h", ["valve"], next_sequence())
+    await client.write(docs, points, _call())
+    assert await client.search(docs, [_dense("valve"), _sparse("valve")], _call()) == [[], []]
+    assert await client.chunks(docs, "h", _call()) == []
+    assert await client.states(docs, ["h"], _call()) == {}
+    assert await client.documents(docs, 10, None, _call()) == ([], None)
+    assert await client.counts(docs, _call()) == (0, 0)
+
+
+async def test_a_filter_narrows_and_cannot_show_what_is_unseen(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "a", ["valve"], metadata={"team": "ops"})
+    await _ingest(client, docs, "b", ["valve"], metadata={"team": "sales"})
+    await client.write(docs, _points("c", ["valve"], next_sequence()), _call())
+    ops = {"must": [{"key": "metadata.team", "match": {"value": "ops"}}]}
+    unseen = {
+        "should": [{"key": "visible", "match": {"value": False}}, {"key": "document_id", "match": {"value": "c"}}]
+    }
+    searches = [
+        _dense("valve", filter=ops),
+        _dense("valve", filter=unseen),
+        _dense("valve", filter={"must_not": [ops]}),
+    ]
+    found = await client.search(docs, searches, _call())
+    assert [[hit.chunk.document_id for hit in ranking] for ranking in found] == [["a"], [], ["b"]]
+
+
+async def test_limit_and_threshold_cut_a_ranking(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "h", ["valve", "pump", "motor"])
+    cut, strict = await client.search(docs, [_dense("pump", limit=2), _dense("pump", score_threshold=0.5)], _call())
+    assert (len(cut), len(strict)) == (2, 1)
+
+
+async def test_a_question_without_words_finds_nothing(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "h", ["valve"])
+    none, one = await client.search(docs, [_sparse("the of"), _dense("valve")], _call())
+    assert (none, len(one)) == ([], 1)
+    assert await client.search(docs, [_sparse("")], _call()) == [[]]
+    assert await client.search(docs, [], _call()) == []
+
+
+async def test_a_new_text_replaces_the_old_one(client: VectorClient, pool: Pool, docs: str) -> None:
+    await _ingest(client, docs, "h", ["valve", "pump"])
+    await _ingest(client, docs, "h", ["motor"])
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["motor"]
+    assert await _words(client, docs, "h") == ["motor"]
+
+
+async def test_a_text_that_comes_back_is_stored_again(client: VectorClient, pool: Pool, docs: str) -> None:
+    for words in (["valve", "pump"], ["motor"], ["valve", "pump"]):
+        assert await _ingest(client, docs, "h", words)
+    assert await _words(client, docs, "h") == ["valve", "pump"]
+    assert len(await _stored(pool, docs)) == 2
+
+
+async def test_other_documents_are_left_alone(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "a", ["valve"])
+    await _ingest(client, docs, "b", ["pump"])
+    await _ingest(client, docs, "b", ["motor"])
+    assert await _words(client, docs, "a") == ["valve"]
+
+
+async def test_a_write_of_several_documents_keeps_each_ones_order(client: VectorClient, docs: str) -> None:
+    points = _points("a", ["valve", "pump"], next_sequence()) + _points("b", ["motor"], next_sequence())
+    await client.write(docs, points, _call())
+    assert await _publish(client, docs, points[:2])
+    assert await _publish(client, docs, points[2:])
+    assert (await _words(client, docs, "a"), await _words(client, docs, "b")) == (["valve", "pump"], ["motor"])
+
+
+async def test_an_ingest_that_publishes_after_a_newer_one_is_dropped(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    older = _points("h", ["valve", "pump"], next_sequence())
+    await client.write(docs, older, _call())
+    newer = _points("h", ["motor"], next_sequence())
+    await client.write(docs, newer, _call())
+    assert await _publish(client, docs, newer)
+    await client.write(docs, older[1:], _call())  # a slow writer's last batch
+    assert not await _publish(client, docs, older)
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["motor"]
+
+
+async def test_a_newer_ingest_that_is_not_published_stays_when_an_older_one_publishes(
+    client: VectorClient, docs: str
+) -> None:
+    older, newer = _points("h", ["valve"], next_sequence()), _points("h", ["motor"], next_sequence())
+    await client.write(docs, newer, _call())
+    await client.write(docs, older, _call())
+    assert await _publish(client, docs, older)
+    assert await _words(client, docs, "h") == ["valve"]
+    assert await _publish(client, docs, newer)
+    assert await _words(client, docs, "h") == ["motor"]
+
+
+async def test_the_same_write_and_publish_again_change_nothing(client: VectorClient, pool: Pool, docs: str) -> None:
+    points = _points("h", ["valve", "pump"], next_sequence())
+    await client.write(docs, points, _call())
+    await client.write(docs, points, _call())
+    assert await _publish(client, docs, points)
+    before = await _stored(pool, docs)
+    await client.write(docs, points, _call())
+    assert await _publish(client, docs, points)
+    assert await _stored(pool, docs) == before
+
+
+async def test_writing_a_text_that_is_visible_hides_nothing_and_brings_its_attributes(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await _ingest(client, docs, "h", ["valve", "pump"])
+    again = _points("h", ["valve", "pump"], next_sequence(), title=None, metadata={"team": "sales"})
+    await client.write(docs, again, _call())
+    assert await _words(client, docs, "h") == ["valve", "pump"]
+    assert await _publish(client, docs, again)
+    stored = await _stored(pool, docs)
+    assert [(payload.get("title"), payload["metadata"]) for payload in stored] == [(None, {"team": "sales"})] * 2
+    assert {payload["sequence"] for payload in stored} == {again[0].sequence}
+
+
+async def test_an_ingest_that_was_killed_before_it_published_is_mended_by_the_next(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await _ingest(client, docs, "h", ["valve"])
+    await client.write(docs, _points("h", ["pump", "motor"], next_sequence())[1:], _call())
+    assert await _words(client, docs, "h") == ["valve"]
+    assert await _ingest(client, docs, "h", ["pump", "motor"])
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["pump-motor"] * 2
+
+
+async def test_chunks_of_a_killed_ingest_go_with_the_next_one_of_another_text(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await client.write(docs, _points("h", ["pump", "motor"], next_sequence()), _call())
+    await _ingest(client, docs, "h", ["valve"])
+    assert len(await _stored(pool, docs)) == 1
+
+
+async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and_mended(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await _ingest(client, docs, "h", ["valve", "pump"])
+    newer = _points("h", ["valve"], next_sequence())
+    await client.write(docs, newer, _call())
+    await _show(pool, docs, newer)
+    assert await _words(client, docs, "h") == ["valve"]
+    (dense, _) = await client.search(docs, [_dense("valve"), _sparse("pump")], _call())
+    assert {hit.chunk.content_hash for hit in dense} == {"valve"}
+    states = await client.states(docs, ["h"], _call())
+    assert states["h"].content_hash == "valve"
+    assert len(await _stored(pool, docs)) == 1
+
+
+async def test_rankings_of_one_question_never_mix_two_versions(client: VectorClient, pool: Pool, docs: str) -> None:
+    """The old version's words do not bring it back when the new one is found by meaning."""
+    await _ingest(client, docs, "h", ["pump"])
+    newer = _points("h", ["valve"], next_sequence())
+    await client.write(docs, newer, _call())
+    await _show(pool, docs, newer)
+    dense, sparse = await client.search(docs, [_dense("valve", limit=1), _sparse("pump")], _call())
+    assert ([hit.chunk.content_hash for hit in dense], sparse) == (["valve"], [])
+
+
+async def test_publishing_what_was_deleted_meanwhile_is_refused_and_shows_nothing(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    points = _points("h", ["valve", "pump"], next_sequence())
+    await client.write(docs, points[:1], _call())
+    with pytest.raises(BackendUnavailableError):
+        await _publish(client, docs, points)
+    assert [payload["visible"] for payload in await _stored(pool, docs)] == [False]
+
+
+async def test_states_tell_of_the_documents_that_exist(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "a", ["valve", "pump"])
+    await _ingest(client, docs, "b", ["motor"], title=None, source=None, metadata={})
+    states = await client.states(docs, ["a", "b", "none"], _call())
+    assert set(states) == {"a", "b"}
+    assert (states["a"].chunk_count, states["a"].title, states["a"].metadata) == (2, "Handbook", {"team": "ops"})
+    assert (states["b"].title, states["b"].source, states["b"].metadata) == (None, None, {})
+    assert await client.states(docs, [], _call()) == {}
+
+
+async def _change(client: VectorClient, docs: str, state: DocumentState, sequence: int) -> None:
+    when = "2026-02-02T00:00:00Z"
+    await client.set_attributes(docs, state, "New", None, {"k": [1]}, "a2", "sha256:2", sequence, when, _call())
+
+
+async def test_attributes_change_on_all_chunks_and_a_null_removes_one(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "h", ["valve", "pump"])
+    before = (await client.states(docs, ["h"], _call()))["h"]
+    await _change(client, docs, before, next_sequence())
+    chunks = await client.chunks(docs, "h", _call())
+    changed = {(chunk.title, chunk.source, str(chunk.metadata), chunk.version, chunk.updated_at) for chunk in chunks}
+    assert changed == {("New", None, "{'k': [1]}", "sha256:2", "2026-02-02T00:00:00Z")}
+    assert [_word(chunk) for chunk in chunks] == ["valve", "pump"]
+
+
+async def test_attributes_of_an_older_ingest_do_not_overwrite_those_of_a_newer(client: VectorClient, docs: str) -> None:
+    late = next_sequence()
+    await _ingest(client, docs, "h", ["valve"])
+    state = (await client.states(docs, ["h"], _call()))["h"]
+    await _change(client, docs, state, late)
+    assert (await client.states(docs, ["h"], _call()))["h"] == state
+
+
+async def test_attributes_of_a_version_that_is_gone_change_nothing(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "h", ["valve"])
+    gone = (await client.states(docs, ["h"], _call()))["h"]
+    await _ingest(client, docs, "h", ["pump"])
+    await _change(client, docs, gone, next_sequence())
+    assert (await client.states(docs, ["h"], _call()))["h"].title == "Handbook"
+
+
+async def test_a_deleted_document_is_gone_and_deleting_it_again_is_fine(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await _ingest(client, docs, "a", ["valve", "pump"])
+    await _ingest(client, docs, "b", ["motor"])
+    for _ in range(2):
+        await client.delete_document(docs, "a", _call())
+    assert [payload["document_id"] for payload in await _stored(pool, docs)] == ["b"]
+
+
+async def test_an_ingest_under_way_survives_a_delete_and_an_abandoned_one_does_not(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await client.write(docs, _points("h", ["pump"], sequence_at(time.time() - 7_200)), _call())
+    points = _points("h", ["valve"], next_sequence())
+    await client.write(docs, points, _call())
+    await client.delete_document(docs, "h", _call())
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["valve"]
+    assert await _publish(client, docs, points)
+
+
+async def test_a_long_document_is_written_in_batches_and_read_over_pages_in_order(
+    client: VectorClient, docs: str
+) -> None:
+    words = [f"w{number}" for number in range(1_100)]
+    assert await _ingest(client, docs, "long", words)
+    assert await _words(client, docs, "long") == words
+    assert await client.counts(docs, _call()) == (1, 1_100)
+
+
+async def test_a_document_of_which_chunks_are_lost_is_a_backend_error(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    await _ingest(client, docs, "h", ["valve", "pump"])
+    lost = orjson.dumps({"points": [point_id("h", "valve-pump", 1)]})
+    await pool.request("POST", f"/collections/{docs}/points/delete?wait=true", _call(), lost)
+    with pytest.raises(BackendError) as caught:
+        await client.chunks(docs, "h", _call())
+    assert caught.value.error_code == "incomplete_document"
+
+
+async def test_documents_come_page_by_page_each_once(client: VectorClient, docs: str) -> None:
+    names = [f"d{number}" for number in range(7)]
+    for name in names:
+        await _ingest(client, docs, name, ["valve", "pump"])
+    seen: list[str] = []
+    cursor, pages = None, 0
+    while pages == 0 or cursor:
+        page, cursor = await client.documents(docs, 3, cursor, _call())
+        seen += [state.document_id for state in page]
+        pages += 1
+    assert (sorted(seen), pages) == (names, 3)
+    assert await client.counts(docs, _call()) == (7, 14)
+
+
+async def test_a_cursor_survives_that_its_document_is_deleted(client: VectorClient, docs: str) -> None:
+    for number in range(4):
+        await _ingest(client, docs, f"d{number}", ["valve"])
+    first, cursor = await client.documents(docs, 2, None, _call())
+    rest, _ = await client.documents(docs, 2, cursor, _call())
+    await client.delete_document(docs, rest[0].document_id, _call())
+    assert await client.documents(docs, 2, cursor, _call()) == (rest[1:], None)
+    assert len(first) == 2
+
+
+async def test_a_foreign_cursor_is_refused(client: VectorClient, docs: str) -> None:
+    with pytest.raises(ValidationFailedError):
+        await client.documents(docs, 2, "bm8tY3Vyc29y", _call())
+
+
+async def test_a_collection_that_is_not_there_is_not_found(client: VectorClient, collection_name: str) -> None:
+    points = _points("h", ["valve"], next_sequence())
+    calls = [
+        client.search(collection_name, [_dense("valve")], _call()),
+        client.write(collection_name, points, _call()),
+        _publish(client, collection_name, points),
+        client.states(collection_name, ["h"], _call()),
+        client.delete_document(collection_name, "h", _call()),
+        client.chunks(collection_name, "h", _call()),
+        client.documents(collection_name, 5, None, _call()),
+        client.counts(collection_name, _call()),
+    ]
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(answer, NotFoundError)
+
+
+async def test_of_two_writers_at_once_one_wins_whole_and_no_reader_sees_a_mix_or_a_gap(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    texts = (["valve"] * 5, ["pump"] * 3, ["motor"])
+    await _ingest(client, docs, "h", texts[2])
+    writing = True
+
+    async def write(words: Sequence[str]) -> None:
+        for _ in range(12):
+            await _ingest(client, docs, "h", words)
+
+    async def read() -> int:
+        reads = 0
+        while writing or reads < 10:
+            assert await _words(client, docs, "h") in texts
+            rankings = await client.search(docs, [_dense("valve"), _dense("pump"), _sparse("motor")], _call())
+            assert len({hit.chunk.content_hash for ranking in rankings for hit in ranking}) == 1
+            reads += 1
+        return reads
+
+    reader = asyncio.create_task(read())
+    try:
+        await asyncio.gather(*(write(words) for words in texts))
+    finally:
+        writing = False
+        assert await reader >= 10
+    stored = await _stored(pool, docs)
+    assert [payload["visible"] for payload in stored] == [True] * len(stored)
+    assert await _words(client, docs, "h") in texts
+    assert len(stored) == stored[0]["chunk_count"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b'{"result": null}',
+        b'{"result": []}',
+        b'{"result": [{"points": [{"id": "x", "score": 1.0, "payload": {}}]}]}',
+        b'{"result": [{"points": [{"id": "x", "score": NaN, "payload": {}}]}]}',
+        b'{"result": {"points": [{"id": 5}]}}',
+        b'{"result": {"points": 5, "count": "many"}}',
+    ],
+)
+async def test_nonsense_with_status_200_is_a_backend_error(aiohttp_server: AiohttpServer, answer: bytes) -> None:
+    async def respond(_request: web.Request) -> web.Response:
+        return web.Response(body=answer, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", respond)
+    url = str((await aiohttp_server(app)).make_url("")).rstrip("/")
+    pool = Pool("qdrant", (url,), Qdrant(url=url), Metrics())
+    client = VectorClient(pool)
+    try:
+        for asked in (
+            client.search("docs", [_dense("valve")], _call()),
+            client.states("docs", ["h"], _call()),
+            client.chunks("docs", "h", _call()),
+            client.counts("docs", _call()),
+        ):
+            with pytest.raises(BackendError):
+                await asked
+    finally:
+        await pool.close()
