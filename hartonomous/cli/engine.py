@@ -20,6 +20,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="ADDRESS",
         help="HOST:PORT (port 0: any free one) or unix:PATH; default %(default)s",
     )
+    parser.add_argument(
+        "--reserve-mb",
+        type=int,
+        default=96,
+        metavar="N",
+        help="refuse writes while less than this is free on the data volume; default %(default)s",
+    )
     parser.add_argument("--log-level", default="INFO", metavar="LEVEL", help="default %(default)s")
     parser.set_defaults(run=run)
 
@@ -30,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     log.configure(args.log_level)
     try:
-        main.run(args.data, args.listen)
+        main.run(args.data, args.listen, reserve=args.reserve_mb * 2**20)
     except main.StartError as error:
         print(error, file=sys.stderr)
         return 1

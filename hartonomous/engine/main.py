@@ -27,7 +27,7 @@ from hartonomous.engine.app import create_app
 from hartonomous.engine.refusal import RefusedError
 from hartonomous.engine.shard import Collection
 from hartonomous.engine.state import ACTIVITY, Activity
-from hartonomous.engine.store import FolderInUseError, Store
+from hartonomous.engine.store import RESERVE_BYTES, FolderInUseError, Store
 from hartonomous.log import logger
 
 CHECKPOINT_IDLE_S = 2.0
@@ -53,13 +53,13 @@ def parse_address(address: str) -> tuple[str, int] | str:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-async def serve(data: Path, address: str) -> None:
+async def serve(data: Path, address: str, reserve: int) -> None:
     """Serve until SIGTERM or SIGINT; raise StartError when that cannot begin."""
     where = parse_address(address)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = _open(data)
+    store = _open(data, reserve)
     try:
         app = create_app(store)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S)
@@ -81,9 +81,9 @@ async def serve(data: Path, address: str) -> None:
     logger.info("vector engine stopped")
 
 
-def _open(data: Path) -> Store:
+def _open(data: Path, reserve: int) -> Store:
     try:
-        store = Store(data)
+        store = Store(data, reserve=reserve)
         store.open()
     except FolderInUseError as error:
         raise StartError(str(error)) from error
@@ -143,6 +143,6 @@ async def _tidy(store: Store, collection: Collection, idle_s: float) -> None:
         await store.workers.run(collection.optimise)
 
 
-def run(data: Path, address: str) -> None:
-    """Serve until a signal; raise StartError."""
-    asyncio.run(serve(data, address))
+def run(data: Path, address: str, *, reserve: int = RESERVE_BYTES) -> None:
+    """Serve until a signal; raise StartError. Writes are refused while less than `reserve` bytes are free."""
+    asyncio.run(serve(data, address, reserve))

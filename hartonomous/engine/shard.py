@@ -21,7 +21,7 @@ import qdrant_edge as edge
 
 from hartonomous import codec
 from hartonomous.engine import refusal, schema
-from hartonomous.engine.journal import Journal, Tree, write_durably
+from hartonomous.engine.journal import Journal, Tree, fsync_path, write_durably
 from hartonomous.engine.refusal import RefusedError
 from hartonomous.engine.values import VectorSchema
 from hartonomous.log import logger
@@ -73,18 +73,18 @@ class Workers:
 class Collection:
     """One collection that is open. `name` and `kept` (its description) are what collection.json holds."""
 
-    def __init__(self, folder: Path, workers: Workers) -> None:
-        description = codec.loads((folder / CONFIG).read_bytes())
+    def __init__(self, folder: Path, name: str, kept: dict[str, Any], shard: edge.EdgeShard, workers: Workers) -> None:
         self.folder = folder
-        self.name: str = description["name"]
-        self.kept: dict[str, Any] = description["kept"]
+        self.name = name
+        self.kept = kept
         self.vectors: VectorSchema = schema.vector_schema(self.kept)
         self.journal = Journal(folder / SHARD / "wal", workers.disk)
         self._tree = Tree(folder)
         self._workers = workers
-        self._shard: edge.EdgeShard | None = edge.EdgeShard.load(str(folder / SHARD))
+        self._shard: edge.EdgeShard | None = shard
         self._journal_failed = False
-        self._dirty = False
+        # What the last process left to the journal is checkpointed when there is time, or room.
+        self._dirty = True
         self.operations = 0
         # What housekeeping goes by: bytes written and operations since the last checkpoint, and when it was.
         self.unflushed = 0
@@ -176,10 +176,9 @@ class Collection:
         write_durably(self.folder / CONFIG, codec.dumps({"name": self.name, "kept": self.kept}))
 
     def close(self) -> None:
-        """Flush and close the shard; on the engine's thread."""
+        """Close the shard, which flushes it; on the engine's thread."""
         shard, self._shard = self._shard, None
         if shard is not None:
-            shard.flush()
             shard.close()
 
 
@@ -188,15 +187,26 @@ def missing(name: str) -> RefusedError:
     return refusal.not_found(f"Collection `{name}` doesn't exist!")
 
 
-def make(folder: Path, name: str, kept: dict[str, Any]) -> None:
-    """Write an empty collection into `folder`, durable to the last file; on the engine's thread."""
+def make(folder: Path, name: str, kept: dict[str, Any], workers: Workers) -> Collection:
+    """Make an empty collection in `folder`, durable to the last file; on the engine's thread.
+
+    collection.json comes last: a folder without one was never finished.
+    """
     folder.mkdir()
     (folder / SHARD).mkdir()
-    write_durably(folder / CONFIG, codec.dumps({"name": name, "kept": kept}))
     try:
         shard = edge.EdgeShard.create(str(folder / SHARD), schema.edge_config(kept))
-        shard.flush()
-        shard.close()
     except Exception as error:
         raise from_engine(error) from error
-    Tree(folder).sync_changes()
+    collection = Collection(folder, name, kept, shard, workers)
+    collection.checkpoint()
+    collection.save()
+    fsync_path(folder.parent)
+    return collection
+
+
+def load(folder: Path, workers: Workers) -> Collection:
+    """Open the collection in `folder`; the engine applies what its journal has and its segments have not."""
+    description = codec.loads((folder / CONFIG).read_bytes())
+    shard = edge.EdgeShard.load(str(folder / SHARD))
+    return Collection(folder, description["name"], description["kept"], shard, workers)

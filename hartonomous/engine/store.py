@@ -2,12 +2,11 @@
 
     lock                    held by the process that owns the folder
     aliases.json            {alias: collection}, replaced in one step
-    collections/ID/         collection.json (its name and parameters) and shard/ (the engine's files)
-    collections/ID.new      being made; removed at start
-    collections/ID.dead     being deleted; removed at start
+    collections/ID/         shard/ (the engine's files) and collection.json (name and parameters)
+    collections/ID.dead/    being deleted
 
-A collection is made under `.new` and exists from the rename that drops the suffix; it is gone from the rename that
-adds `.dead`. The folder's name is random, so any collection name does.
+collection.json is written last: a collection exists once it stands there, and is gone once its folder is renamed. What
+has none, or ends in `.dead`, is removed at start. The folder's name is random, so any collection name does.
 """
 
 from __future__ import annotations
@@ -67,10 +66,10 @@ class Store:
         self._home.mkdir(exist_ok=True)
         fsync_path(self._folder)
         for folder in sorted(self._home.iterdir()):
-            if folder.suffix:
+            if folder.suffix or not (folder / shard.CONFIG).exists():
                 shutil.rmtree(folder)
             else:
-                collection = Collection(folder, self.workers)
+                collection = shard.load(folder, self.workers)
                 self.collections[collection.name] = collection
         path = self._folder / "aliases.json"
         if path.exists():
@@ -107,15 +106,12 @@ class Store:
             self.collections[name] = await self.workers.run(lambda: self._make(name, kept))
 
     def _make(self, name: str, kept: dict[str, Any]) -> Collection:
-        final = self._home / secrets.token_hex(8)
-        temporary = final.with_suffix(".new")
+        folder = self._home / secrets.token_hex(8)
         try:
-            shard.make(temporary, name, kept)
+            return shard.make(folder, name, kept, self.workers)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        rename_durably(temporary, final)
-        return Collection(final, self.workers)
 
     async def delete(self, name: str) -> bool:
         """Delete a collection (not an alias) and its aliases; False when there is none."""

@@ -33,9 +33,10 @@ def free_port() -> int:
 class Engine:
     """An engine process over a data folder; a context manager that ends it with SIGTERM."""
 
-    def __init__(self, data: Path, *, port: int | None = None) -> None:
+    def __init__(self, data: Path, *options: str) -> None:
         self.data = data
-        self.port = port or free_port()
+        self.options = options
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -51,6 +52,7 @@ class Engine:
                 str(self.data),
                 "--listen",
                 f"127.0.0.1:{self.port}",
+                *self.options,
             ],
             stderr=subprocess.DEVNULL,
         )

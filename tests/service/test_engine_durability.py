@@ -1,0 +1,256 @@
+"""What the engine acknowledged survives `kill -9` and power loss; a folder opens again after a crash at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import qdrant_edge as edge
+
+from hartonomous.engine.journal import Journal, Tree
+from hartonomous.engine.shard import Workers
+from tests.service.vector_store import Engine
+
+CREATE = {"vectors": {"size": 4, "distance": "Dot"}, "sparse_vectors": {"s": {"modifier": "idf"}}}
+
+
+def points(first: int, last: int) -> dict[str, Any]:
+    return {
+        "points": [
+            {"id": number, "vector": {"": [1, number, 0, 0]}, "payload": {"n": number}} for number in range(first, last)
+        ]
+    }
+
+
+def upsert_of(first: int, last: int) -> edge.UpdateOperation:
+    new = [edge.Point(n, [1.0, float(n), 0.0, 0.0], {"n": n}) for n in range(first, last)]
+    return edge.UpdateOperation.upsert_points(new)
+
+
+async def eventually(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not met():  # noqa: ASYNC110 - the state is another process's
+            await asyncio.sleep(0.01)
+
+
+async def send(session: aiohttp.ClientSession, method: str, path: str, body: Any = None) -> Any:
+    async with session.request(method, path, json=body) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+        return answer["result"]
+
+
+async def put_until_refused(url: str, first: int, acknowledged: set[int]) -> None:
+    """Write single points, one after another, and note each one that is acknowledged."""
+    async with aiohttp.ClientSession(url) as session:
+        number = first
+        while True:
+            try:
+                await send(session, "PUT", "/collections/c/points?wait=true", points(number, number + 1))
+            except aiohttp.ClientError:
+                return
+            acknowledged.add(number)
+            number += 1
+
+
+async def stored_ids(url: str) -> set[int]:
+    async with aiohttp.ClientSession(url) as session:
+        body = {"limit": 1_000_000, "with_payload": False}
+        page = await send(session, "POST", "/collections/c/points/scroll", body)
+        return {item["id"] for item in page["points"]}
+
+
+async def test_what_was_acknowledged_survives_kill_9_in_the_middle_of_writes(tmp_path: Path) -> None:
+    acknowledged: set[int] = set()
+    for round_number in range(3):
+        engine = Engine(tmp_path)
+        engine.start()
+        async with aiohttp.ClientSession(engine.url) as session:
+            if round_number == 0:
+                await send(session, "PUT", "/collections/c", CREATE)
+        before = len(acknowledged)
+        first = 1_000_000 * round_number
+        writers = [
+            asyncio.create_task(put_until_refused(engine.url, first + 10_000 * n, acknowledged)) for n in range(4)
+        ]
+        wanted = before + 40
+        await eventually(lambda: len(acknowledged) >= wanted)  # noqa: B023 - awaited in this round
+        engine.kill()
+        await asyncio.gather(*writers)
+    with Engine(tmp_path) as engine:
+        assert acknowledged <= await stored_ids(engine.url)
+
+
+async def test_the_journal_alone_brings_back_what_was_acknowledged(tmp_path: Path) -> None:
+    """A power cut may lose every page that was not synced: all but the journal is put back to the last checkpoint."""
+    live, lost = tmp_path / "live", tmp_path / "lost"
+    live.mkdir()
+    vectors = {"": edge.EdgeVectorParams(4, edge.Distance.Dot)}
+    shard = edge.EdgeShard.create(str(live), edge.EdgeConfig(vectors=vectors))
+    shard.update(upsert_of(0, 100))
+    shard.flush()
+    shutil.copytree(live, lost)
+    for first in range(100, 300, 20):
+        shard.update(upsert_of(first, first + 20))
+    shard.update(edge.UpdateOperation.create_field_index("n", edge.PayloadSchemaType.Integer))
+    shard.update(edge.UpdateOperation.delete_points([0, 150]))
+    shard.update(edge.UpdateOperation.set_payload([1], {"seen": True}))
+    workers = Workers()
+    Journal(live / "wal", workers.disk).sync()
+    workers.close()
+    shutil.rmtree(lost / "wal")
+    shutil.copytree(live / "wal", lost / "wal")
+    shard.close()
+
+    opened = edge.EdgeShard.load(str(lost))
+    assert opened.count(edge.CountRequest()) == 298
+    late = edge.Filter(must=[edge.FieldCondition("n", range=edge.RangeFloat(gte=250))])
+    assert opened.count(edge.CountRequest(filter=late)) == 50
+    assert opened.retrieve([1], True, False)[0].payload == {"n": 1, "seen": True}
+    assert opened.retrieve([150], True, False) == []
+    assert opened.info().payload_schema["n"].points == 298
+    opened.close()
+
+
+async def test_every_file_of_the_journal_that_may_hold_a_write_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open-3", "open-4", "closed-1", "first-index"):
+        (tmp_path / name).write_bytes(b"x")
+    synced: list[str] = []
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    workers = Workers()
+    journal = Journal(tmp_path, workers.disk)
+    journal.sync()
+    journal.sync()
+    workers.close()
+    assert synced == ["closed-1", "open-3", "open-4", "open-3", "open-4"]
+
+
+async def test_writers_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open-1").write_bytes(b"x")
+    workers = Workers()
+    journal = Journal(tmp_path, workers.disk)
+    first = asyncio.create_task(journal.durable())
+    await asyncio.sleep(0)
+    # The first sync is taken by the writer before; who comes now may not have been written when it began.
+    await asyncio.gather(*(journal.durable() for _ in range(50)), first)
+    assert 1 <= journal.syncs <= 2
+    await journal.durable()
+    assert journal.syncs <= 3
+    workers.close()
+
+
+async def test_a_writer_waits_for_a_sync_that_began_after_its_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers()
+    journal = Journal(tmp_path, workers.disk)
+    loop = asyncio.get_running_loop()
+    began, go_on = asyncio.Event(), asyncio.Event()
+    rounds: list[int] = []
+
+    def slow_sync() -> None:
+        rounds.append(len(rounds))
+        loop.call_soon_threadsafe(began.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+
+    monkeypatch.setattr(journal, "sync", slow_sync)
+    first = asyncio.create_task(journal.durable())
+    await began.wait()
+    late = asyncio.create_task(journal.durable())
+    await asyncio.sleep(0)
+    go_on.set()
+    await first
+    await late
+    assert rounds == [0, 1]
+    workers.close()
+
+
+async def test_a_failed_sync_fails_its_writers_and_not_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers()
+    journal = Journal(tmp_path, workers.disk)
+    failures = [OSError(28, "No space left on device")]
+
+    def sync() -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(journal, "sync", sync)
+    with pytest.raises(OSError, match="No space"):
+        await journal.durable()
+    await journal.durable()
+    workers.close()
+
+
+def test_new_files_and_their_directories_are_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(str(path.relative_to(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", note)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    tree = Tree(tmp_path)
+    tree.sync_changes()
+    assert sorted(synced) == [".", "a", "a/one"]
+    synced.clear()
+    tree.sync_changes()
+    assert synced == []
+    (tmp_path / "a" / "two").write_bytes(b"2")
+    tree.sync_changes()
+    assert synced == ["a/two", "a"]
+
+
+async def test_half_made_and_half_deleted_collections_are_cleaned_up_at_the_start(tmp_path: Path) -> None:
+    with Engine(tmp_path) as engine:
+        async with aiohttp.ClientSession(engine.url) as session:
+            for name in ("kept", "half-made", "half-deleted"):
+                await send(session, "PUT", f"/collections/{name}", CREATE)
+            alias = {"create_alias": {"alias_name": "a", "collection_name": "half-deleted"}}
+            await send(session, "POST", "/collections/aliases", {"actions": [alias]})
+    home = tmp_path / "collections"
+    folders = {(folder / "collection.json").read_bytes(): folder for folder in home.iterdir()}
+    for description, folder in folders.items():
+        if b"half-made" in description:
+            (folder / "collection.json").unlink()
+        if b"half-deleted" in description:
+            folder.rename(folder.with_suffix(".dead"))
+    with Engine(tmp_path) as engine:
+        async with aiohttp.ClientSession(engine.url) as session:
+            names = (await send(session, "GET", "/collections"))["collections"]
+            assert names == [{"name": "kept"}]
+            assert (await send(session, "GET", "/aliases"))["aliases"] == []
+    assert len(list(home.iterdir())) == 1
+
+
+async def test_collections_aliases_indexes_and_points_survive_a_restart(tmp_path: Path) -> None:
+    with Engine(tmp_path) as engine:
+        async with aiohttp.ClientSession(engine.url) as session:
+            await send(session, "PUT", "/collections/c", {**CREATE, "metadata": {"m": 1}})
+            await send(session, "PATCH", "/collections/c", {"metadata": {"n": 2}})
+            index = {"field_name": "n", "field_schema": "integer"}
+            await send(session, "PUT", "/collections/c/index", index)
+            await send(session, "PUT", "/collections/c/points", points(0, 10))
+            alias = {"create_alias": {"alias_name": "a", "collection_name": "c"}}
+            await send(session, "POST", "/collections/aliases", {"actions": [alias]})
+    with Engine(tmp_path) as engine:
+        async with aiohttp.ClientSession(engine.url) as session:
+            info = await send(session, "GET", "/collections/a")
+            assert info["config"]["metadata"] == {"m": 1, "n": 2}
+            assert info["payload_schema"] == {"n": {"data_type": "integer", "points": 10}}
+            assert (await send(session, "POST", "/collections/a/points/count", {})) == {"count": 10}
