@@ -2,17 +2,19 @@
 
 The cutting is done by semantic-text-splitter (Unicode sentences and words; for Markdown its blocks and headings), which
 asks `count` for the size of candidates, some 8,000 of them a megabyte: 1 MB of Markdown takes 1.2 s with
-`estimate_tokens`. It is work for a thread, not for an event loop. On top of the splitter come three rules: no chunk
-ends with a heading whose text begins in the next one, no chunk is over the limit as `count` sees it, and each chunk
-knows the headings above it.
+`estimate_tokens`. It is work for a thread, not for an event loop. On top of the splitter come these rules: no chunk
+ends with a heading whose text begins in the next one, no code block or table that fits into a chunk is cut, no chunk is
+over the limit as `count` sees it, and each chunk knows the headings above it.
 
 Offsets are Unicode code points into the document's text, and a chunk's text is exactly that span.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
@@ -52,9 +54,9 @@ def split(
     if max_tokens < 1 or overlap_tokens < 0:
         raise ValueError(f"cannot make chunks of {max_tokens!r} tokens that share {overlap_tokens!r}")
     spans = _cut(text, 0, markdown, max_tokens, min(overlap_tokens, max_tokens // 2), count)
-    headings = outline(text) if markdown else Outline(())
-    if headings.headings:
-        spans = _keep_headings(text, spans, headings, max_tokens, count)
+    headings = outline(text) if markdown else Outline()
+    spans = _keep_headings(text, spans, headings, max_tokens, count)
+    spans = _keep_blocks(text, spans, headings, max_tokens, count)
     fitting = [piece for span in spans for piece in _fit(text, span, markdown, max_tokens, count)]
     return _chunks(text, fitting, headings)
 
@@ -73,7 +75,7 @@ def resplit(
     spans = _fit(text, (chunk.start, chunk.end), markdown, limit, count)
     if len(spans) == 1:
         spans = _halve(text, spans[0])
-    return _chunks(text, spans, outline(text) if markdown else Outline(()))
+    return _chunks(text, spans, outline(text) if markdown else Outline())
 
 
 def renumber(chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -192,3 +194,27 @@ def _join(text: str, heading: _Span, following: _Span, limit: int, count: _Count
         return [heading, following]
     first, second = (heading[0], pieces[0][1]), (pieces[1][0], following[1])
     return [first, second] if count(text[slice(*first)]) <= limit else [heading, following]
+
+
+def _keep_blocks(text: str, spans: list[_Span], headings: Outline, limit: int, count: _Count) -> list[_Span]:
+    """Make whole again every code block and table that was cut though it fits, with the headings right above it."""
+    for block in headings.blocks:
+        first = bisect_right(spans, block[0], key=lambda span: span[1])
+        touched = list(takewhile(lambda span: span[0] < block[1], islice(spans, first, None)))
+        if len(touched) < 2 or any(start <= block[0] and block[1] <= end for start, end in touched):
+            continue
+        if count(text[slice(*block)]) <= limit:
+            spans[first : first + len(touched)] = _make_whole(text, block, touched, headings, limit, count)
+    return spans
+
+
+def _make_whole(
+    text: str, block: _Span, touched: list[_Span], headings: Outline, limit: int, count: _Count
+) -> list[_Span]:
+    """Cut the stretch of the touched chunks at the borders of a block; what follows stays with it if it fits."""
+    start, end = min(touched[0][0], block[0]), max(touched[-1][1], block[1])
+    head = _tail(text, start, _trim(text, (start, block[0]))[1], headings)
+    first = head if count(text[head : block[1]]) <= limit else block[0]
+    last = end if count(text[first:end]) <= limit else block[1]
+    parts = (_trim(text, span) for span in ((start, first), (first, last), (last, end)))
+    return [part for part in parts if part[0] < part[1]]

@@ -1,7 +1,7 @@
-"""The headings of a Markdown text with their places: ATX and setext, as CommonMark has them.
+"""The headings of a Markdown text with their places, and the blocks that should not be cut: fenced code and tables.
 
-Lines inside fenced code and a YAML front matter are no headings. One pass over the lines that matter, found by one
-regular expression.
+Headings are ATX and setext, as CommonMark has them; lines inside fenced code and a YAML front matter are none. One
+pass over the lines that matter, found by one regular expression.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ _LINES = re.compile(
     r"|^ {0,3}(?P<hashes>\#{1,6})(?:[ \t]+(?P<title>[^\n]*))?[ \t\r]*$"
     r"|^ {0,3}(?P<underline>=+|-+)[ \t\r]*$",
     re.MULTILINE | re.ASCII,
+)
+# A row with a bar, a row of dashes with a bar, more rows with bars.
+_TABLE = re.compile(
+    r"^(?=[^\n]*\|)[^\n]*\n(?=[^\n]*\|)(?=[^\n]*-)[ \t|:\-]+\r?$(?:\n(?=[^\n]*\|)[^\n]*)*", re.MULTILINE
 )
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n[\w-]+[ \t]*:.*?\n(?:---|\.\.\.)[ \t]*\r?(?:\n|\Z)", re.DOTALL)
 _CLOSING_HASHES = re.compile(r"(?:^|[ \t])#+[ \t]*$")
@@ -35,12 +39,13 @@ class Heading:
 
 
 class Outline:
-    """The headings of one text, and which of them stand over a place in it."""
+    """The headings of one text, which of them stand over a place in it, and its blocks (start and end, in order)."""
 
-    __slots__ = ("_paths", "_starts", "headings")
+    __slots__ = ("_paths", "_starts", "blocks", "headings")
 
-    def __init__(self, headings: Sequence[Heading]) -> None:
+    def __init__(self, headings: Sequence[Heading] = (), blocks: Sequence[tuple[int, int]] = ()) -> None:
         self.headings = headings
+        self.blocks = blocks
         self._starts = [heading.start for heading in headings]
         self._paths: list[tuple[str, ...]] = []
         open_ones: list[Heading] = []
@@ -64,21 +69,35 @@ class Outline:
 
 
 def outline(text: str) -> Outline:
-    """Find the headings of a Markdown text."""
+    """Find the headings and blocks of a Markdown text."""
     front = _FRONT_MATTER.match(text)
     begin = front.end() if front else 0
     fence: re.Match[str] | None = None
     found: list[Heading] = []
+    fenced: list[tuple[int, int]] = []
     for line in _LINES.finditer(text, begin):
         if line["fence"]:
-            fence = _after_fence(fence, line)
+            opened, fence = fence, _after_fence(fence, line)
+            if opened is not None and fence is None:
+                fenced.append((opened.start(), line.end()))
         elif fence is None or (fence["prefix"] and line["hashes"] and text[line.start()] == "#"):
             # A fence inside a list or quote ends with that: a heading at the margin shows that it has ended.
             fence = None
             heading = _atx(line) if line["hashes"] else _setext(text, line, found[-1].end if found else begin)
             if heading is not None:
                 found.append(heading)
-    return Outline(found)
+    return Outline(found, _with_tables(text, fenced))
+
+
+def _with_tables(text: str, fenced: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the fenced blocks, and between them the tables."""
+    starts = [start for start, _ in fenced]
+    blocks = list(fenced)
+    for table in _TABLE.finditer(text):
+        index = bisect_right(starts, table.end() - 1)
+        if not index or fenced[index - 1][1] <= table.start():
+            blocks.append(table.span())
+    return sorted(blocks)
 
 
 def _after_fence(fence: re.Match[str] | None, line: re.Match[str]) -> re.Match[str] | None:

@@ -1,0 +1,188 @@
+"""Chunks of documents."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hartonomous.core.chunking import Chunk, estimate_tokens, renumber, resplit, split
+from hartonomous.core.outline import outline
+
+CODE = "```python\n# no heading\nfirst = 1\n\nsecond = 2\n```"
+TABLE = "| model | weight |\n| --- | --- |\n| HX-100 | 4 kg |\n| HX-200 | 3 kg |"
+WORDS = "Some plain words in a sentence of middling length. "
+
+BLOCK = st.one_of(
+    st.sampled_from(
+        [
+            "# One",
+            "## Two",
+            "### Three",
+            "Set\n===",
+            CODE,
+            TABLE,
+            "- a\n- b\n  - c",
+            "> quoted",
+            "---",
+            "日本語。文です。",
+        ]
+    ),
+    st.integers(1, 30).map(lambda count: (WORDS * count).strip()),
+    st.text(max_size=40),
+)
+MARKDOWN = st.lists(BLOCK, max_size=12).map("\n\n".join)
+
+
+def cut(text: str, limit: int = 60, overlap: int = 0, *, markdown: bool = True) -> list[Chunk]:
+    return split(text, markdown=markdown, max_tokens=limit, overlap_tokens=overlap)
+
+
+@given(MARKDOWN, st.integers(1, 120), st.integers(0, 200), st.booleans())
+@example("a\ud800b " * 50, 20, 5, True)
+@example("x" * 500, 7, 3, False)
+@example("\x1c\n\n# A\n\n\u2028", 5, 0, True)
+@settings(deadline=None)
+def test_chunks_are_spans_in_order_that_cover_the_text(text: str, limit: int, overlap: int, markdown: bool) -> None:
+    chunks = cut(text, limit, overlap, markdown=markdown)
+    covered = [False] * len(text)
+    for index, chunk in enumerate(chunks):
+        assert chunk.index == index
+        assert chunk.text == text[chunk.start : chunk.end]
+        assert chunk.text.strip()
+        assert estimate_tokens(chunk.text) <= limit or len(chunk.text.strip()) == 1
+        covered[chunk.start : chunk.end] = [True] * (chunk.end - chunk.start)
+    assert all(done or char.isspace() for done, char in zip(covered, text, strict=True))
+    starts = [chunk.start for chunk in chunks]
+    assert starts == sorted(starts)
+    assert [chunk.end for chunk in chunks] == sorted(chunk.end for chunk in chunks)
+
+
+@given(MARKDOWN, st.integers(30, 120), st.integers(0, 30))
+@settings(deadline=None)
+def test_no_chunk_ends_with_a_heading_whose_text_would_fit_beside_it(text: str, limit: int, overlap: int) -> None:
+    chunks = cut(text, limit, overlap)
+    headings = outline(text).headings
+    for chunk, following in pairwise(chunks):
+        last = [one for one in headings if chunk.start <= one.start and one.end == chunk.end]
+        if last and following.start >= chunk.end and not following.text.lstrip().startswith(("```", "|")):
+            assert estimate_tokens(text[last[0].start : last[0].end]) + 20 > limit / 2 or chunk.text == "---"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t\n", "\u2003"])
+def test_a_blank_text_has_no_chunks(text: str) -> None:
+    assert cut(text) == []
+    assert cut(text, markdown=False) == []
+
+
+@pytest.mark.parametrize(("limit", "overlap"), [(0, 0), (-1, 0), (10, -1)])
+def test_impossible_sizes_are_refused(limit: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="cannot make chunks"):
+        cut("x", limit, overlap)
+
+
+def test_a_heading_stays_with_what_follows_it() -> None:
+    text = f"# Guide\n\n{WORDS * 3}\n\n## Limits\n\n{WORDS * 12}"
+    chunks = cut(text, 60)
+    assert [
+        chunk.text.startswith(("# Guide\n\nSome", "## Limits\n\nSome")) for chunk in chunks if "#" in chunk.text
+    ] == [
+        True,
+        True,
+    ]
+    assert sum("## Limits" in chunk.text for chunk in chunks) == 1
+
+
+@pytest.mark.parametrize("block", [CODE, TABLE])
+@pytest.mark.parametrize("overlap", [0, 15])
+def test_a_block_that_fits_is_not_cut(block: str, overlap: int) -> None:
+    for words in range(1, 12):
+        text = f"# Head\n\n{WORDS * words}\n\n{block}\n\n{WORDS * 5}"
+        assert any(block in chunk.text for chunk in cut(text, 60, overlap)), words
+
+
+@given(MARKDOWN, st.integers(45, 120), st.integers(0, 30))
+@settings(deadline=None)
+def test_no_block_that_fits_is_cut_wherever_it_stands(text: str, limit: int, overlap: int) -> None:
+    chunks = cut(text, limit, overlap)
+    for start, end in outline(text).blocks:
+        if estimate_tokens(text[start:end]) <= limit:
+            assert any(chunk.start <= start + 3 and chunk.end >= len(text[:end].rstrip()) for chunk in chunks)
+
+
+def test_a_block_keeps_the_heading_right_above_it() -> None:
+    for words in range(1, 12):
+        text = f"{WORDS * words}\n\n## Sizes\n\n{TABLE}\n\n{WORDS * 5}"
+        assert any(f"## Sizes\n\n{TABLE}" in chunk.text for chunk in cut(text, 60)), words
+
+
+def test_each_chunk_knows_the_headings_above_it() -> None:
+    text = f"{WORDS}\n\n# A\n\n{WORDS * 8}\n\n## B\n\n{WORDS * 8}\n\n{CODE}\n\n# C\n\nend."
+    paths = {chunk.text[:12]: chunk.headings for chunk in cut(text, 50)}
+    assert cut(text, 50)[0].headings == ()
+    assert paths["# A\n\nSome pl"] == ("A",)
+    assert paths["## B\n\nSome p"] == ("A", "B")
+    assert next(chunk.headings for chunk in cut(text, 50) if CODE in chunk.text) == ("A", "B")
+    assert paths["# C\n\nend."] == ("C",)
+    assert all(not chunk.headings for chunk in cut(text, 50, markdown=False))
+
+
+def test_neighbours_share_what_was_asked_for() -> None:
+    text = " ".join(f"Sentence number {number} stands here." for number in range(60))
+    with_overlap, without = cut(text, 60, 20), cut(text, 60, 0)
+    assert all(one.end > other.start for one, other in pairwise(with_overlap))
+    assert all(one.end <= other.start for one, other in pairwise(without))
+    shared = [text[other.start : one.end] for one, other in pairwise(with_overlap)]
+    assert all(estimate_tokens(part) <= 20 for part in shared)
+
+
+def test_another_counter_is_obeyed() -> None:
+    chunks = split(WORDS * 20, markdown=False, max_tokens=100, overlap_tokens=0, count=len)
+    assert max(len(chunk.text) for chunk in chunks) <= 100
+
+
+@given(MARKDOWN, st.integers(5, 60), st.booleans())
+@settings(deadline=None)
+def test_splitting_again_makes_smaller_chunks_that_cover_the_old_one(text: str, limit: int, markdown: bool) -> None:
+    for chunk in cut(text, limit, markdown=markdown):
+        parts = resplit(chunk, text, markdown=markdown, max_tokens=limit, count=estimate_tokens)
+        if len(chunk.text.strip()) > 1:
+            assert len(parts) > 1
+            assert all(len(part.text) < len(chunk.text) for part in parts)
+        covered = {place for part in parts for place in range(part.start, part.end)}
+        assert all(place in covered or text[place].isspace() for place in range(chunk.start, chunk.end))
+        assert all(part.text == text[part.start : part.end] for part in parts)
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000, "日" * 1_000, "a" * 999 + " b", "\u0301" * 50])
+def test_an_endless_word_comes_to_an_end(text: str) -> None:
+    """An exact tokenizer that never agrees: in the end each chunk is a character."""
+    todo = [Chunk(0, text, 0, len(text), ())]
+    rounds = 0
+    while any(len(chunk.text) > 1 for chunk in todo):
+        todo = [part for chunk in todo for part in resplit(chunk, text, markdown=True, max_tokens=10_000)]
+        rounds += 1
+        assert rounds < 40
+    assert "".join(chunk.text for chunk in todo) == text.replace(" ", "")
+
+
+def test_splitting_again_keeps_the_headings() -> None:
+    text = f"# A\n\n{WORDS * 3}\n\n## B\n\n{WORDS * 3}"
+    (chunk,) = cut(text, 500)
+    assert [part.headings for part in resplit(chunk, text, markdown=True, max_tokens=45)] == [("A",), ("A", "B")]
+
+
+def test_chunks_are_numbered_anew() -> None:
+    chunks = [Chunk(7, "a", 0, 1, ()), Chunk(7, "b", 1, 2, ())]
+    assert [chunk.index for chunk in renumber(chunks)] == [0, 1]
+
+
+def test_a_megabyte_is_cut_in_seconds() -> None:
+    """Seen: 1.2 s of CPU. The bound is loose; it would catch what is quadratic."""
+    part = f"# Guide\n\n{WORDS * 40}\n\n## Limits\n\n{CODE}\n\n{TABLE}\n\n- item one\n- item two\n\n"
+    began = time.process_time()
+    split(part * (1_000_000 // len(part)), markdown=True, max_tokens=256, overlap_tokens=32)
+    assert time.process_time() - began < 10
