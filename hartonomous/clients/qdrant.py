@@ -16,7 +16,8 @@ from hartonomous.clients.pool import Answer
 from hartonomous.errors import BackendError, ValidationFailedError
 
 _BATCH_POINTS = 256
-_BATCH_BYTES = 8 * 1024 * 1024  # Qdrant takes 32 MiB by default
+# Qdrant takes 32 MiB; aiohttp sends no more than 1 MiB without holding the loop, and the store stalls for less.
+_BATCH_BYTES = 896 * 1024
 
 Vector = Sequence[float] | tuple[list[int], list[float]]
 
@@ -84,6 +85,17 @@ def hits(answer: Any) -> list[Hit]:
         ranking.append(Hit(StoredChunk.from_payload(point_id, payload), float(score)))
     ranking.sort(key=lambda hit: -hit.score)  # Qdrant's own order, and stable where scores are equal
     return ranking
+
+
+def dense_vectors(records: Any) -> list[list[float]]:
+    """Read the dense vectors of retrieved points; raise BackendError when one has none, or a number is not finite."""
+    try:
+        vectors = [record["vector"]["dense"] for record in records]
+        if not all(math.isfinite(math.fsum(vector)) for vector in vectors):
+            nonsense()
+    except (TypeError, KeyError):
+        nonsense()
+    return vectors
 
 
 def batches(points: Iterable[ChunkPoint]) -> Iterator[list[tuple[ChunkPoint, bytes]]]:

@@ -44,6 +44,7 @@ from hartonomous.clients.qdrant import (
     batches,
     below,
     decode_cursor,
+    dense_vectors,
     encode_cursor,
     hits,
     is_empty,
@@ -88,13 +89,10 @@ class VectorClient:
         return newest_only(rankings)
 
     async def dense_vectors(self, collection: str, point_ids: Sequence[str], call: Call) -> list[list[float]]:
-        """Return the dense vectors of those of the points that exist, in no order."""
+        """Return the dense vectors, of length 1, of those of the points that exist, in no order."""
         body = {"ids": list(point_ids), "with_payload": False, "with_vector": ["dense"]}
         answer = await self._pool.request("POST", f"/collections/{collection}/points", call, codec.dumps(body))
-        try:
-            return [record["vector"]["dense"] for record in read_result(answer)]
-        except (TypeError, KeyError):
-            nonsense()
+        return dense_vectors(read_result(answer))
 
     async def states(self, collection: str, document_ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         """Return what is visible of those documents that exist; what a crash left of older versions is deleted."""

@@ -182,6 +182,13 @@ async def test_limit_and_threshold_cut_a_ranking(client: VectorClient, docs: str
     assert (len(cut), len(strict)) == (2, 1)
 
 
+async def test_the_vectors_of_points_that_exist_are_read_at_length_one(client: VectorClient, docs: str) -> None:
+    (point,) = _points("h", ["valve"], next_sequence(), dense=[3.0, 0.0, 4.0, 0.0])
+    await client.write(docs, [point], _call())
+    (vector,) = await client.dense_vectors(docs, [point.id, point_id("none", "none", 0)], _call())
+    assert vector == pytest.approx([0.6, 0.0, 0.8, 0.0], abs=1e-4)
+
+
 async def test_a_question_without_words_finds_nothing(client: VectorClient, docs: str) -> None:
     await _ingest(client, docs, "h", ["valve"])
     none, one = await client.search(docs, [_sparse("the of"), _dense("valve")], _call())
