@@ -111,6 +111,11 @@ class Collection:
             if type(error) in (Exception, TypeError, ValueError, OverflowError):
                 raise from_engine(error) from error
             raise
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            # A panic of the engine would pass every `except Exception` on its way up.
+            raise RuntimeError("the engine panicked") from error
 
     async def write(self, job: Callable[[edge.EdgeShard], T], size: int) -> T:
         """Run a write of about `size` bytes and return when it is durable; raise RefusedError or OSError."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import aiohttp
 import pytest
 import qdrant_edge as edge
 
+from hartonomous.engine import schema
 from hartonomous.engine.journal import Journal, Tree
-from hartonomous.engine.shard import Workers
+from hartonomous.engine.shard import Collection, Workers
+from hartonomous.engine.store import Store
 from tests.service.vector_store import Engine
 
 CREATE = {"vectors": {"size": 4, "distance": "Dot"}, "sparse_vectors": {"s": {"modifier": "idf"}}}
@@ -193,6 +197,71 @@ async def test_a_failed_sync_fails_its_writers_and_not_the_next(
         await journal.durable()
     await journal.durable()
     workers.close()
+
+
+@pytest.fixture
+async def collection(tmp_path: Path) -> AsyncIterator[Collection]:
+    store = Store(tmp_path / "store")
+    store.open()
+    await store.create("c", schema.validate({"vectors": {"size": 4, "distance": "Dot"}}))
+    yield store.get("c")
+    store.close()
+
+
+async def write(collection: Collection, first: int, last: int) -> int:
+    return await collection.write(lambda shard: collection.apply(shard, [upsert_of(first, last)]), 100)
+
+
+async def count(collection: Collection) -> int:
+    return await collection.read(lambda shard: shard.count(edge.CountRequest()))
+
+
+async def test_a_write_is_acknowledged_only_after_the_sync(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(collection.journal, "sync", may_end.wait)
+    writing = asyncio.create_task(write(collection, 0, 5))
+    async with asyncio.timeout(30):
+        while await count(collection) == 0:
+            pass
+    assert not writing.done()
+    may_end.set()
+    await writing
+
+
+async def test_after_a_failed_sync_the_next_write_first_brings_everything_to_the_disk(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collection.journal, "sync", full)
+        with pytest.raises(OSError, match="No space left"):
+            await write(collection, 0, 5)
+        patched.setattr(collection, "checkpoint", full)
+        with pytest.raises(OSError, match="No space left"):
+            await write(collection, 5, 10)
+        assert await count(collection) == 5
+    before = collection.checkpointed
+    await write(collection, 5, 10)
+    assert await count(collection) == 10
+    assert collection.checkpointed > before
+
+
+async def test_a_queued_read_is_dropped_when_its_client_leaves(collection: Collection) -> None:
+    go_on = threading.Event()
+    ran: list[str] = []
+    first = asyncio.create_task(collection.read(lambda _: go_on.wait()))
+    second = asyncio.create_task(collection.read(lambda _: ran.append("dropped")))
+    third = asyncio.create_task(collection.read(lambda _: ran.append("kept")))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(first, third)
+    assert ran == ["kept"]
 
 
 def test_new_files_and_their_directories_are_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
