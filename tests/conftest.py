@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.llama", "tests.service.vector_store", "tests.service.application"]
+pytest_plugins = [
+    "tests.llama",
+    "tests.service.vector_store",
+    "tests.service.application",
+    "tests.service.fault_backend",
+]
