@@ -198,7 +198,7 @@ async def _is_healthy(url: str, session: aiohttp.ClientSession) -> bool:
 
 
 def _log_path(logs: Path, name: str) -> Path:
-    return logs / f"{name.replace(' ', '-')}.log"
+    return logs / f"{name.lower().replace(' ', '-')}.log"
 
 
 @contextlib.contextmanager
