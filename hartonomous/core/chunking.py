@@ -11,10 +11,9 @@ Offsets are Unicode code points into the document's text, and a chunk's text is 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
@@ -200,11 +199,12 @@ def _keep_blocks(text: str, spans: list[_Span], headings: Outline, limit: int, c
     """Make whole again every code block and table that was cut though it fits, with the headings right above it."""
     for block in headings.blocks:
         first = bisect_right(spans, block[0], key=lambda span: span[1])
-        touched = list(takewhile(lambda span: span[0] < block[1], islice(spans, first, None)))
+        last = bisect_left(spans, block[1], first, key=lambda span: span[0])
+        touched = spans[first:last]
         if len(touched) < 2 or any(start <= block[0] and block[1] <= end for start, end in touched):
             continue
         if count(text[slice(*block)]) <= limit:
-            spans[first : first + len(touched)] = _make_whole(text, block, touched, headings, limit, count)
+            spans[first:last] = _make_whole(text, block, touched, headings, limit, count)
     return spans
 
 

@@ -14,9 +14,9 @@ WIDE_ENDS = "。！？｡"  # noqa: RUF001 (they are the point)
 ENDS = ".!?…؟।" + WIDE_ENDS
 CLOSERS = ENDS + "\"'”’»)*_」』）】:;"  # noqa: RUF001
 
-_CANDIDATE = re.compile(
-    rf"[{re.escape(WIDE_ENDS)}][{re.escape(CLOSERS)}]*\s*|[{re.escape(ENDS)}][{re.escape(CLOSERS)}]*\s+|[^\S\n]*\n\s*"
-)
+# Each run of marks or of blanks is looked at once, from its beginning: a text of nothing but dots stays cheap.
+_MARKS = re.escape(CLOSERS)
+_CANDIDATE = re.compile(rf"(?<![{_MARKS}])[{_MARKS}]++\s*+|(?<![^\S\n])[^\S\n]*+\n\s*+")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“„«*_]*\Z")
 _ITEM = re.compile(r"\s*(?:[-*+>]\s+)?(?:\(?[0-9]{1,3}|\(?[A-Za-z])\Z")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
@@ -74,20 +74,15 @@ def sentences(text: str) -> list[tuple[int, int]]:
         mark = candidate[0].rstrip()
         gap = candidate[0][len(mark) :]
         following = text[candidate.end() : candidate.end() + 1]
-        closing = mark or _closing(text, start, candidate.start())
         before = text[start : candidate.start()]
-        if ends_sentence(before, closing, gap, following):
+        if len(before) > 80:  # its first and its last word decide
+            before = before[:8] + before[-40:]
+        if ends_sentence(before, mark, gap, following):
             found.append((start, candidate.start() + len(mark)))
             start = candidate.end()
     found.append((start, len(text)))
     trimmed = (_trim(text, *span) for span in found)
     return [span for span in trimmed if span[0] < span[1]]
-
-
-def _closing(text: str, start: int, end: int) -> str:
-    """Return the marks at the end of a line that ends without a blank after them."""
-    line = text[max(start, end - 8) : end]
-    return line[len(line.rstrip(CLOSERS)) :]
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

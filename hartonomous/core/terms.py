@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice, takewhile
 
 _TOKEN = re.compile(
     r"[0-9]+(?:[.,][0-9]+)*(?![^\W_]|[-_/:][^\W_])"
@@ -30,6 +31,7 @@ _SUFFIX = re.compile(r"(?<=\w{3})(?:ings?|edly|ed|ies|es|s|ly|e|en)\Z")
 _POSSESSIVE = re.compile(r"['’]s?\Z")  # noqa: RUF001
 _SOURCE_NUMBER = re.compile(r"\b(?:source|document|passage|quelle)s?\s+#?[0-9]{1,3}\b", re.IGNORECASE)
 _ITEM = re.compile(r"^\s*(?:[-*+>#]+\s+)*(?:\(?[0-9]{1,3}[.)]\s+)?", re.MULTILINE)
+_PAUSE = re.compile(r"[,;:()|.!?\n]")
 _STARTERS = ':;"“„«(*#|—–`'  # noqa: RUF001
 
 _UP_TO_TWENTY = """
@@ -85,17 +87,21 @@ class Term:
     unit: str | None = None
 
 
+_BREAK = Term((), hard=False)
+"""Stands where a number and what follows do not belong together."""
+
+
 def terms(sentence: str) -> list[Term]:
     """Return the terms of a sentence, in order, repetitions included."""
     text = _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence))
     spaced = text if text.isascii() else _DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
     parts = list(_terms(spaced))
-    return [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts)]
+    return [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts) if part is not _BREAK]
 
 
 def stem(word: str) -> str:
     """Return a word without its commonest English endings, in lower case; crude, but the same on both sides."""
-    return _SUFFIX.sub("", word.lower()) if len(word) > 4 else word.lower()
+    return _SUFFIX.sub("", word.lower()) if len(word) > 3 else word.lower()
 
 
 _SCALES = {stem(word): power for word, power in (("thousand", 3), ("million", 6), ("billion", 9))}
@@ -106,6 +112,8 @@ def _terms(text: str) -> Iterator[Term]:
     names = not text.isupper() and not _is_german([token[0] for token in tokens])
     for place, token in enumerate(tokens):
         word = token[0]
+        if place and _PAUSE.search(text, tokens[place - 1].end(), token.start()):
+            yield _BREAK
         inside = place > 0 and word[0].isupper() and text[: token.start()].rstrip()[-1:] not in _STARTERS
         yield from _classified(word, names, inside)
 
@@ -187,7 +195,8 @@ def _name_forms(word: str) -> tuple[str, ...]:
 def _with_unit(parts: list[Term], index: int) -> Term:
     """Give a number its unit, and the value that a scale word after it makes of it."""
     part = parts[index]
-    after = next((term for term in parts[index + 1 : index + 3] if not term.number and not term.hard), None)
+    near = takewhile(lambda term: term is not _BREAK, islice(parts, index + 1, index + 3))
+    after = next((term for term in near if not term.number and not term.hard), None)
     if after is None:
         return part
     power = _SCALES.get(after.forms[0], 0) if after is parts[index + 1] else 0
