@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from concurrent.futures import Executor
 from pathlib import Path
 
 _ATTEMPTS = 100
+# File systems stamp a change with a clock of a few milliseconds: a directory that changed just now may change again
+# under the same stamp.
+_TICK_NS = 50_000_000
 
 
 def fsync_path(path: Path) -> None:
@@ -65,7 +69,8 @@ class Tree:
                 for name in names:
                     self._sync_new_file(Path(folder, name))
                 fsync_path(Path(folder))
-                self._directories[folder] = changed
+                if time.time_ns() - changed > _TICK_NS:
+                    self._directories[folder] = changed
             except FileNotFoundError:
                 # The engine removes files of its own between our look and our open.
                 continue

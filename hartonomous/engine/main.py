@@ -7,8 +7,10 @@ little. It is optimised after OPTIMISE_IDLE_S without a request and OPTIMISE_CHA
 Optimising. `optimize()` holds Python's global lock, and so the whole process, until it is done, and it cannot be
 stopped. What makes it long is building an HNSW index: 2 s for 10,000 vectors of 384 dimensions, 22 s for 40,000. So
 none is built unless a collection asks for it (`optimizers_config.indexing_threshold`): dense vectors are searched by
-full scan, which is exact; payload and sparse indexes are always kept. What is left is merging small segments and
-dropping deleted points, a copy of some 100,000 points a second, and it only runs when nobody asks for anything.
+full scan, which is exact (6 ms for 40,000 vectors of 384 dimensions); payload and sparse indexes are always kept. What
+is left is merging small segments and dropping deleted points (1.9 s for 40,000 points of which a third were deleted, on
+a busy machine), and it only runs when nobody asks for anything, after a checkpoint. The engine keeps the old segments
+until the next flush, which is a checkpoint's and comes after all files of the new ones are on the disk.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from hartonomous.log import logger
 
 CHECKPOINT_IDLE_S = 2.0
 CHECKPOINT_AFTER_S = 60.0
-CHECKPOINT_BYTES = 128 * 2**20
+CHECKPOINT_BYTES = 32 * 2**20
 OPTIMISE_IDLE_S = 10.0
 OPTIMISE_CHANGES = 1000
 DRAIN_S = 20.0
@@ -123,6 +125,8 @@ def _refuse_socket_in_use(path: str) -> None:
 async def _keep_house(store: Store, activity: Activity) -> None:
     while True:
         await asyncio.sleep(_TICK_S)
+        with contextlib.suppress(OSError):
+            store.load_ballast()
         for collection in list(store.collections.values()):
             try:
                 await _tidy(store, collection, activity.idle_s)

@@ -169,6 +169,7 @@ class Collection:
         if self._shard is None:
             return
         self.changes = 0
+        self.checkpoint()
         try:
             changed = self._shard.optimize()
         except Exception as error:

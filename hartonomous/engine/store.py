@@ -1,6 +1,7 @@
 """The data folder: its lock, its collections and aliases, and how both survive a crash at any moment.
 
     lock                    held by the process that owns the folder
+    ballast                 room for a start on a volume that others have filled
     aliases.json            {alias: collection}, replaced in one step
     collections/ID/         shard/ (the engine's files) and collection.json (name and parameters)
     collections/ID.dead/    being deleted
@@ -28,6 +29,9 @@ from hartonomous.engine.shard import Collection, Workers, missing
 # Writes are refused while less than this is free, so that the engine's memory-mapped files always find their blocks:
 # a page that does not is a SIGBUS.
 RESERVE_BYTES = 96 * 2**20
+# Given back to the volume when a start finds it full: opening a collection writes a little, replaying its journal some
+# more. Made anew when there is room.
+BALLAST_BYTES = 48 * 2**20
 # Vectors, payload and indexes of a request against its own size.
 _GROWTH = 4
 
@@ -49,6 +53,7 @@ class Store:
         self._changing = asyncio.Lock()
         self._lock = self._own(folder)
         self._home = folder / "collections"
+        self._ballast = folder / "ballast"
 
     @staticmethod
     def _own(folder: Path) -> int:
@@ -63,6 +68,8 @@ class Store:
 
     def open(self) -> None:
         """Clean up after a crash and open every collection; raise OSError or what the engine raises."""
+        if self._free() < BALLAST_BYTES:
+            self._ballast.unlink(missing_ok=True)
         self._home.mkdir(exist_ok=True)
         fsync_path(self._folder)
         for folder in sorted(self._home.iterdir()):
@@ -91,9 +98,19 @@ class Store:
 
     def need_room(self, size: int) -> None:
         """Raise a 507 when a write of `size` bytes might not find room on the volume."""
-        volume = os.statvfs(self._folder)
-        if volume.f_bavail * volume.f_frsize < self._reserve + _GROWTH * size:
+        if self._free() < self._reserve + _GROWTH * size:
             raise RefusedError(507, "Service internal error: No space left on device: the data volume is full")
+
+    def _free(self) -> int:
+        volume = os.statvfs(self._folder)
+        return volume.f_bavail * volume.f_frsize
+
+    def load_ballast(self) -> None:
+        """Set room aside for the next start, when there is some and it is not set aside already; raise OSError."""
+        if self._ballast.exists() or self._free() < self._reserve + BALLAST_BYTES:
+            return
+        with self._ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
 
     async def create(self, name: str, kept: dict[str, Any]) -> None:
         """Make a collection; 409 when there is one, 400 when an alias has its name."""

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,14 @@ def test_new_files_and_their_directories_are_synced_once(tmp_path: Path, monkeyp
     tree = Tree(tmp_path)
     tree.sync_changes()
     assert sorted(synced) == [".", "a", "a/one"]
+    synced.clear()
+    tree.sync_changes()
+    # A directory that changed within the clock's last tick is synced again, its known files are not.
+    assert set(synced) <= {".", "a"}
+    an_hour_ago = time.time() - 3600
+    for folder in (tmp_path / "a", tmp_path):
+        os.utime(folder, (an_hour_ago, an_hour_ago))
+    tree.sync_changes()
     synced.clear()
     tree.sync_changes()
     assert synced == []
