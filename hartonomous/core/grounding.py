@@ -172,7 +172,9 @@ class Grounding:
                 chosen.append(source)
                 absent -= new
         support = self._together(by_source, chosen, wanted, absent)
-        if any(wanted[index].hard for index in absent):
+        # A number alone, found among other words, says nothing.
+        bare = len(wanted) > 1 and all(term.number or index in absent for index, term in enumerate(wanted))
+        if bare or any(wanted[index].hard for index in absent):
             return support * _FOREIGN_CAP, ()
         return support, tuple(source + 1 for source in chosen) if support >= THRESHOLD else ()
 

@@ -1,0 +1,253 @@
+"""The answer that is made of a model's text as it streams."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
+
+SOURCES = [
+    "The HX-200 weighs 3 kg. It runs for 8 hours on one charge. Its price is $40.",
+    "The HX-100 is a small pump. It weighs 4 kg and was built by Maria Keller in Ulm.",
+]
+
+
+def build(*pieces: str, strict: bool = False, sources: list[str] = SOURCES) -> tuple[str, AnswerBuilder, list[str]]:
+    builder = AnswerBuilder(sources, require_grounding=strict)
+    deltas = [*(builder.feed(piece) for piece in pieces), builder.finish()]
+    assert "".join(deltas) == builder.answer
+    return builder.answer, builder, deltas
+
+
+def answer(text: str, *, strict: bool = False) -> str:
+    return build(text, strict=strict)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The HX-200 weighs 3 kg.", "The HX-200 weighs 3 kg [1]."),
+        ("The HX-200 weighs 3 kg", "The HX-200 weighs 3 kg [1]"),
+        ("**The HX-200 weighs 3 kg.** Hm", "**The HX-200 weighs 3 kg [1].** Hm"),
+        (
+            "- The HX-200 weighs 3 kg\n- Built by Maria Keller",
+            "- The HX-200 weighs 3 kg [1]\n- Built by Maria Keller [2]",
+        ),
+        ("| HX-200 | 3 kg |\n| x | y |", "| HX-200 | 3 kg [1] |\n| x | y |"),
+        ("HX-200重3 kg。很好", "HX-200重3 kg [1]。很好"),
+        ("HX-200 3 kg 重。", "HX-200 3 kg 重[1]。"),
+    ],
+)
+def test_a_sentence_without_a_marker_gets_the_source_that_supports_it(text: str, expected: str) -> None:
+    assert answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It weighs 3 kg [1].", "It weighs 3 kg [1]."),
+        ("It weighs 3 kg. [1] Hm.", "It weighs 3 kg [1]. Hm."),
+        ("It weighs 3 kg.[1]", "It weighs 3 kg [1]."),
+        ("It weighs 3 kg[1]. Hm.", "It weighs 3 kg [1]. Hm."),
+        ("[1] It weighs 3 kg. Hm.", "It weighs 3 kg [1]. Hm."),
+        ("It weighs 3 kg [1], not more.", "It weighs 3 kg [1], not more."),
+        ("Both weigh something [1, 2].", "Both weigh something [1][2]."),
+        ("Both weigh something [1][2].", "Both weigh something [1][2]."),
+        ("Both weigh something [1-2].", "Both weigh something [1][2]."),
+        ("Both weigh something [Source 1, Source 2].", "Both weigh something [1][2]."),
+        ("Both weigh something [^1] [^2].", "Both weigh something [1][2]."),
+        ("Both weigh something [1, 7].", "Both weigh something [1]."),
+        ("Das steht so in dem Text der Firma [2].", "Das steht so in dem Text der Firma [2]."),
+    ],
+)
+def test_the_models_valid_markers_are_kept_and_normalised(text: str, expected: str) -> None:
+    assert answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Bananas [7] are yellow [9].", "Bananas are yellow."),
+        ("Bananas are yellow. [3]", "Bananas are yellow."),
+        ("[9] Bananas are yellow.", "Bananas are yellow."),
+        ("Bananas [0] are yellow.", "Bananas are yellow."),
+        ("Really [1]?", "Really?"),
+    ],
+)
+def test_invented_markers_are_removed_with_the_blank_before_them(text: str, expected: str) -> None:
+    assert answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "See [link](http://x.y) here.",
+        "See [1](http://x.y) here.",
+        "- [ ] todo\n- [x] done",
+        "Use `row[1]` here.",
+        "Use ``a[7] b`` here.",
+        "```py\nx[1] = y[9]\n```\n",
+        "~~~\nx[1]\n~~~",
+        "In [2023] it was.",
+        "Open [bracket and more words than any marker would ever have in it",
+        "Open the lid [1",
+        "[[x]]",
+        "[",
+        "`",
+        " leading blanks  and trailing \n",
+        "",
+    ],
+)
+def test_everything_else_passes_untouched(text: str) -> None:
+    assert answer(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The HX-200 weighs 5 kg.",
+        "The HX-300 weighs 3 kg.",
+        "It was built by Peter Keller in Ulm.",
+        "What does the HX-200 weigh?",
+        "I do not know.",
+        "Hello!",
+    ],
+)
+def test_what_no_source_supports_or_what_claims_nothing_gets_no_marker(text: str) -> None:
+    result, builder, _ = build(text)
+    assert result == text
+    assert builder.cited == []
+    assert [row.markers for row in builder.grounding] == [[]]
+    assert builder.grounding[0].support < 0.5
+
+
+FALSE = ["The HX-200 weighs 5 kg [1].", "The HX-200 weighs 5 kg [1], really.", "Peter Keller built Xyz9 [2]."]
+
+
+@pytest.mark.parametrize("text", FALSE)
+def test_a_models_marker_on_a_false_fact_is_removed(text: str) -> None:
+    result, builder, _ = build(text)
+    assert "[" not in result
+    assert builder.cited == []
+
+
+def test_a_heading_has_no_marker_but_its_own_support() -> None:
+    result, builder, _ = build("# The HX-200 weighs 3 kg\n")
+    assert result == "# The HX-200 weighs 3 kg\n"
+    assert builder.grounding == [SentenceGrounding(0, 24, [], 1.0)]
+
+
+def test_a_marker_on_the_wrong_source_is_put_right() -> None:
+    assert answer("It runs for 8 hours on one charge [2].") == "It runs for 8 hours on one charge [1]."
+
+
+def test_the_account_of_the_sentences_is_exact() -> None:
+    text = "Hello! The HX-200 weighs 3 kg. Bananas are yellow.\n\nIt was built by Maria Keller [2]."
+    result, builder, _ = build(text)
+    assert [(result[row.start : row.end], row.markers) for row in builder.grounding] == [
+        ("Hello!", []),
+        ("The HX-200 weighs 3 kg [1].", [1]),
+        ("Bananas are yellow.", []),
+        ("It was built by Maria Keller [2].", [2]),
+    ]
+    assert builder.grounding[1].support == 1.0
+    assert builder.cited == [1, 2]
+
+
+def test_markers_are_cited_in_the_order_of_their_use() -> None:
+    assert build("Built by Maria Keller. The HX-200 weighs 3 kg. Built in Ulm.")[1].cited == [2, 1]
+
+
+def test_ungrounded_sentences_are_left_out_on_demand() -> None:
+    text = "Sure! The HX-200 weighs 3 kg. It is purple. It runs for 8 hours.\n\nBananas. Built by Maria Keller. Really?"
+    result, builder, _ = build(text, strict=True)
+    assert result == "The HX-200 weighs 3 kg [1]. It runs for 8 hours [1].\n\nBuilt by Maria Keller [2]."
+    assert [result[row.start : row.end] for row in builder.grounding] == [
+        "The HX-200 weighs 3 kg [1].",
+        "It runs for 8 hours [1].",
+        "Built by Maria Keller [2].",
+    ]
+    assert builder.cited == [1, 2]
+
+
+def test_a_strict_delta_is_a_whole_sentence() -> None:
+    text = "The HX-200 weighs 3 kg. It runs for 8 hours."
+    deltas = [delta for delta in build(*text, strict=True)[2] if delta]
+    assert deltas == ["The HX-200 weighs 3 kg [1].", " It runs for 8 hours [1]."]
+
+
+def test_a_strict_answer_may_say_that_the_sources_do_not_answer() -> None:
+    assert answer("The sources do not mention its color.", strict=True) == "The sources do not mention its color."
+    assert answer("Cited but false: 99 kg [1].", strict=True) == ""
+
+
+def test_text_goes_out_as_it_comes() -> None:
+    builder = AnswerBuilder(SOURCES)
+    assert builder.feed("The pump") == "The pump"
+    assert builder.feed(" weighs 3") == " weighs 3"
+    assert builder.feed(" kg") == " kg"
+    assert builder.feed(". ") == ""
+    assert builder.feed("It ") == " [1]. It"
+    assert builder.feed("is [1") == " is"
+    assert builder.feed("] and") == " [1] and"
+    assert builder.feed(" [not a marker]") == " [not a marker]"
+
+
+PARTS = [
+    "The HX-200 weighs 3 kg", "It runs for 8 hours", "weighs 99 kg", "Maria Keller", "Dr. No", "e.g.",
+    "v1.5", "Hello", "?", ".", "!", "。", ",", ":", " ", "\n", "\n\n", "[1]", "[2]", "[7]", "[1, 2]", "[^1]",
+    "[", "]", "(", ")", "[x](y)", "`", "```", "\n```\n", "**", "_", "'", "\"", "- ", "1. ", "# ", "| ", "|",
+    "日本", "a", "I do not know", "[Source 1]",
+]  # fmt: skip
+TEXT = st.lists(st.sampled_from(PARTS), max_size=25).map("".join)
+
+
+@given(TEXT, st.booleans(), st.lists(st.integers(1, 200), max_size=12))
+@settings(max_examples=400, deadline=None)
+def test_it_does_not_matter_how_the_text_is_cut(text: str, strict: bool, cuts: list[int]) -> None:
+    places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    whole, builder, _ = build(text, strict=strict)
+    for pieces in ([text[start:end] for start, end in pairwise(places)], list(text)):
+        result, other, _ = build(*pieces, strict=strict)
+        assert result == whole
+        assert other.grounding == builder.grounding
+        assert other.cited == builder.cited
+
+
+@given(TEXT, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_the_rows_are_spans_in_order_and_cite_what_stands_there(text: str, strict: bool) -> None:
+    result, builder, _ = build(text, strict=strict)
+    position = 0
+    for row in builder.grounding:
+        assert position <= row.start < row.end <= len(result)
+        assert result[row.start : row.end].strip() == result[row.start : row.end]
+        assert 0 <= row.support <= 1
+        assert all(f"[{marker}]" in result[row.start : row.end] for marker in row.markers)
+        position = row.end
+    assert {marker for row in builder.grounding for marker in row.markers} <= set(builder.cited) <= {1, 2}
+
+
+@given(st.text(max_size=80))
+@settings(deadline=None)
+def test_any_text_becomes_an_answer(text: str) -> None:
+    build(*text)
+
+
+def test_a_row_can_be_read_by_name() -> None:
+    row = SentenceGrounding(start=0, end=1, markers=[1], support=0.5)
+    assert (row.start, row.end, row.markers, row.support) == (0, 1, [1], 0.5)
+
+
+def test_a_long_answer_costs_little() -> None:
+    """Seen: 30 ms of CPU for 2,000 words, 10 sources of 300 words, a token at a time; the bound is loose."""
+    source = " ".join(f"The HX-{number} weighs {number} kg and costs {number * 3} euros." for number in range(30))
+    pieces = [f"{word} " for word in (source * 7).split()]
+    began = time.process_time()
+    build(*pieces, sources=[source] * 10)
+    assert time.process_time() - began < 2

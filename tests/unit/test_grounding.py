@@ -1,0 +1,117 @@
+"""How far sources support a sentence."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hartonomous.core.grounding import THRESHOLD, Grounding
+
+SOURCES = [
+    "The HX-200 weighs 3 kg. It runs for 8 hours on one charge.\nIts price is $40. It needs no oil.",
+    "The HX-100 is a small pump. It weighs 4 kg and was built by Maria Keller in Ulm.",
+]
+JUDGE = Grounding(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "sources"),
+    [
+        ("The HX-200 weighs 3 kg.", (1,)),
+        ("It has a weight of 3 kg, the HX200.", (1,)),
+        ("The pump was built by Maria Keller.", (2,)),
+        ("It runs eight hours on a charge.", (1,)),
+        ("The price of the HX-200 is 40.", (1,)),
+        ("The HX-200 weighs 3 kg and the HX-100 weighs 4 kg.", (1, 2)),
+    ],
+)
+def test_a_sentence_is_supported_by_the_source_that_says_it(sentence: str, sources: tuple[int, ...]) -> None:
+    verdict = JUDGE.judge(sentence)
+    assert verdict.sources == sources
+    assert verdict.supported
+    assert verdict.backed_by(sources)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The HX-200 weighs 5 kg.",
+        "The HX-200 weighs 40 kg.",  # a number of the source, but not beside this unit
+        "The HX-200 weighs 4 kg.",  # another source's number, about another thing
+        "The HX-300 weighs 3 kg.",
+        "It was built by Peter Keller in Ulm.",
+        "It runs for nine hours on one charge.",
+        "The HX-200 weighs 3 kg and speaks MQTT.",
+        "Bananas grow on trees.",
+        "Bananas 8.",  # a number alone says nothing
+    ],
+)
+def test_a_false_number_name_or_code_is_unsupported(sentence: str) -> None:
+    verdict = JUDGE.judge(sentence)
+    assert verdict.claims
+    assert not verdict.supported
+    assert verdict.support < THRESHOLD
+    assert verdict.sources == ()
+
+
+TALK = ["What does it weigh?", "Hello there!", "Sure, here it is.", "You\u2019re welcome.", "", "***"]
+
+
+@pytest.mark.parametrize("sentence", TALK)
+def test_questions_and_greetings_claim_nothing(sentence: str) -> None:
+    verdict = JUDGE.judge(sentence)
+    assert (verdict.claims, verdict.support, verdict.sources) == (False, 0.0, ())
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "I don\u2019t know.",
+        "I cannot answer that.",
+        "The sources do not mention the color of the HX-200.",
+        "The documents don't say who Peter Miller is.",
+        "There is no information about that.",
+        "This is not mentioned in the sources.",
+        "Nothing in the documents answers this question.",
+        "Die Quellen sagen dazu nichts, das steht dort nicht.",
+    ],
+)
+def test_to_admit_not_to_know_claims_nothing(sentence: str) -> None:
+    verdict = JUDGE.judge(sentence)
+    assert verdict.admits
+    assert not verdict.claims
+
+
+def test_an_admission_with_a_figure_is_none() -> None:
+    assert not JUDGE.judge("I don't know, but it is 99 kg.").admits
+
+
+def test_the_documents_can_deny_things() -> None:
+    sentence = "The documents do not require a signature."
+    assert Grounding([sentence]).judge(sentence).supported
+
+
+def test_without_sources_nothing_is_supported() -> None:
+    assert not Grounding([]).judge("The HX-200 weighs 3 kg.").supported
+
+
+def test_two_sentences_next_to_each_other_support_one() -> None:
+    far = Grounding(["The pump is red. " + "Other things are said here. " * 5 + "It weighs 3 kg."])
+    near = Grounding(["The pump is red. It weighs 3 kg. " + "Other things are said here. " * 5])
+    sentence = "The red pump weighs 3 kg."
+    assert near.judge(sentence).support > far.judge(sentence).support
+
+
+@given(st.lists(st.text(max_size=80), max_size=4), st.text(max_size=80))
+def test_support_is_in_0_to_1_and_sources_exist(sources: list[str], sentence: str) -> None:
+    verdict = Grounding(sources).judge(sentence)
+    assert 0 <= verdict.support <= 1
+    assert all(0 <= share <= 1.0000001 for share in verdict.by_source)
+    assert all(1 <= source <= len(sources) for source in verdict.sources)
+    assert verdict.supported or not verdict.sources
+
+
+@given(st.lists(st.sampled_from(SOURCES[0].split()), min_size=1, max_size=12).map(" ".join))
+def test_the_words_of_a_source_are_never_foreign_to_it(sentence: str) -> None:
+    assert not Grounding([sentence]).judge(sentence).foreign
