@@ -128,6 +128,7 @@ class Stack:
         if self._end.done():
             self._hurry.set()
         else:
+            say("Stopping: what is being answered is finished; once more stops at once.")
             self._end.set_result(None)
 
     async def _start(self) -> None:
