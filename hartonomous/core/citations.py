@@ -23,9 +23,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
+from hartonomous.core.markers import UNDECIDED, read_marker, show_markers
 from hartonomous.core.sentences import CLOSERS, ends_sentence
 
-_LONGEST_MARKER = 40
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
 
 _MARKS = re.escape(CLOSERS)
@@ -38,14 +38,6 @@ _GAP = re.compile(r"\s+")
 _TICKS = re.compile(r"`+")
 _CODE = re.compile(r"[^`\n]+")
 _FENCE = re.compile(r"`{3,}|~{3,}")
-_NUMBER = r"(?:sources?\s*)?\^?[0-9]{1,3}"
-_MARKER = re.compile(
-    rf"\s*\^?(?:(?:sources?|quellen?|documents?|docs?|refs?)[\s.:#]*)?{_NUMBER}"
-    rf"(?:\s*(?:,|;|&|and|und|-|\u2013)\s*{_NUMBER})*\s*",
-    re.IGNORECASE,
-)
-_MAYBE_MARKER = re.compile(r"[0-9A-Za-z\s,;&^#.:\u2013-]*")
-_RANGE = re.compile(r"([0-9]+)(?:\s*[-\u2013]\s*([0-9]+))?")
 _DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -224,8 +216,8 @@ class AnswerBuilder:
         tail = _Tail([], at, "")
         # What begins a line belongs to the next sentence, a marker too.
         while tail.end < len(self._buffer) and "\n" not in tail.gap:
-            bracket = self._bracket(tail.end, final) if self._buffer[tail.end] == "[" else None
-            if bracket == "undecided":
+            bracket = read_marker(self._buffer, tail.end, final=final) if self._buffer[tail.end] == "[" else None
+            if bracket is UNDECIDED:
                 return None
             if isinstance(bracket, tuple):
                 tail.parts.append(bracket[0])
@@ -254,20 +246,6 @@ class AnswerBuilder:
         tail.end = found.end()
         return True
 
-    def _bracket(self, at: int, final: bool) -> tuple[list[int], int] | str | None:
-        """Read the marker at `at`: its numbers and its end; None for another bracket, or "undecided"."""
-        end = self._buffer.find("]", at, at + _LONGEST_MARKER)
-        inner = self._buffer[at + 1 : end if end > 0 else at + _LONGEST_MARKER]
-        if "\n" in inner or not _MAYBE_MARKER.fullmatch(inner):
-            return None
-        if end < 0:
-            return None if final or len(self._buffer) >= at + _LONGEST_MARKER else "undecided"
-        if not _MARKER.fullmatch(inner):
-            return None
-        if end + 1 == len(self._buffer) and not final:
-            return "undecided"  # a parenthesis would make it a link
-        return None if self._buffer[end + 1 : end + 2] == "(" else (_numbers(inner), end + 1)
-
     def _go_on(self, tail: _Tail) -> None:
         """Write what stands between two words of one sentence, with the markers that hold."""
         text = ""
@@ -276,7 +254,7 @@ class AnswerBuilder:
         for part in tail.parts:
             if isinstance(part, list):
                 held = self._hold(part) if begun else self._hold_leading(part)
-                text = text + _show(held) if held else text.rstrip()
+                text = text + show_markers(held) if held else text.rstrip()
                 after_marker = not begun
                 continue
             text += part.lstrip() if after_marker else part
@@ -309,7 +287,7 @@ class AnswerBuilder:
         shown = [*sentence.inside, *(marker for marker in end if marker not in sentence.inside)]
         if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
             shown = []
-        text = _show(end)
+        text = show_markers(end)
         blank = " " if text and sentence.plain.strip() and not _DENSE.match(sentence.plain[-1]) else ""
         tail = f"{blank}{text}{closing}{gap}"
         row = (shown, verdict.support if titled else support)
@@ -352,15 +330,3 @@ def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list
     if cited and verdict.backed_by(cited) and not misplaced:
         return given, verdict.support if set(verdict.sources) <= set(cited) else share
     return [marker for marker in verdict.sources if marker not in inside], verdict.support
-
-
-def _numbers(inner: str) -> list[int]:
-    """Return the numbers in a marker's brackets, ranges written out."""
-    found: list[int] = []
-    for first, last in _RANGE.findall(inner):
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
-def _show(markers: Iterable[int]) -> str:
-    return "".join(f"[{marker}]" for marker in markers)
