@@ -144,6 +144,8 @@ def test_a_heading_has_no_marker_but_its_own_support() -> None:
 
 def test_a_marker_on_the_wrong_source_is_put_right() -> None:
     assert answer("It runs for 8 hours on one charge [2].") == "It runs for 8 hours on one charge [1]."
+    sources = ["The pump is red and shiny.", "Bananas grow on tall trees."]
+    assert build("Bananas grow on tall trees [1].", sources=sources)[0] == "Bananas grow on tall trees [2]."
 
 
 def test_the_account_of_the_sentences_is_exact() -> None:
