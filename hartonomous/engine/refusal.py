@@ -111,8 +111,8 @@ def floats(value: list[Any], where: str) -> list[float]:
     if not set(map(type, value)) <= {float, int}:
         raise malformed(f"{where}: expected an array of numbers")
     try:
-        # Six times faster than to compare the smallest and the largest.
-        struct.pack(f"{len(value)}f", *value)
+        # Faster than to compare the smallest and the largest; without "<" the overflow would pass.
+        struct.pack(f"<{len(value)}f", *value)
     except (struct.error, OverflowError) as error:
         raise malformed(f"{where}: a number does not fit a 32-bit float") from error
     return value

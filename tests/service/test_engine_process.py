@@ -198,3 +198,25 @@ async def test_readyz_answers_while_a_large_write_is_applied(engine: Engine, ses
         slowest = max(slowest, loop.time() - started)
     assert await write == 200
     assert slowest < 1.0
+
+
+async def test_a_batch_is_one_step_for_every_reader(engine: Engine, session: aiohttp.ClientSession) -> None:
+    await send(session, "PUT", "/collections/c", CREATE)
+    body = {"points": [{"id": 0, "vector": [1, 2, 3, 4]}]}
+    await send(session, "PUT", "/collections/c/points", body)
+    seen: set[int] = set()
+
+    async def read_on(writing: asyncio.Task[None]) -> None:
+        while not writing.done():
+            _, answer = await send(session, "POST", "/collections/c/points/count", {})
+            seen.add(answer["result"]["count"])
+
+    async def replace() -> None:
+        for number in range(30):
+            points = [{"id": number + 1, "vector": [1, 2, 3, 4]}]
+            operations = [{"delete": {"points": [number]}}, {"upsert": {"points": points}}]
+            assert (await send(session, "POST", "/collections/c/points/batch", {"operations": operations}))[0] == 200
+
+    writing = asyncio.create_task(replace())
+    await asyncio.gather(read_on(writing), read_on(writing), writing)
+    assert seen == {1}
