@@ -19,6 +19,29 @@ from uuid import uuid4
 
 import pytest
 
+from tests.service.vector_wire import (
+    empty_wire,
+    filled_wire,
+    indexed_name,
+    indexed_wire,
+    stocked_name,
+    stocked_wire,
+)
+
+__all__ = [
+    "Engine",
+    "collection_name",
+    "empty_wire",
+    "filled_wire",
+    "free_port",
+    "indexed_name",
+    "indexed_wire",
+    "running_store",
+    "stocked_name",
+    "stocked_wire",
+    "vector_url",
+]
+
 START_S = 30.0
 
 
