@@ -81,7 +81,7 @@ class Monitor:
         call = Call("health", Deadline(self._config.timeout_s), {"X-Request-ID": "health"})
         try:
             for path in _PATHS.get(pool.name, _MODEL_PATHS):
-                await pool.request("GET", path, call, replica=replica)
+                await pool.poll(path, replica, call)
         except HartonomousError:
             replica.up = False
         else:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hartonomous import codec
-from hartonomous.clients.models import ModelInfo, ModelInfoCache
+from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
 from hartonomous.clients.pool import Pool
 from hartonomous.config import Embedding
 from hartonomous.core.call import Call
@@ -116,9 +116,8 @@ def decode(answer: Any, count: int, dimension: int | None) -> Embedded:
         if type(index) is not int or not 0 <= index < count or vectors[index] is not None:
             raise ValueError("bad index")
         vectors[index] = _vector(item["embedding"], dimension)
-    usage = answer.get("usage") or {}
-    tokens = usage.get("prompt_tokens") or 0
-    return Embedded([vector for vector in vectors if vector is not None], int(tokens))
+    tokens = count_of((answer.get("usage") or {}).get("prompt_tokens"))
+    return Embedded([vector for vector in vectors if vector is not None], tokens)
 
 
 def _vector(value: Any, dimension: int | None) -> Vector:

@@ -8,11 +8,12 @@ llama.cpp's slot.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from hartonomous import codec
-from hartonomous.clients.models import ModelInfo, ModelInfoCache
+from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.config import Generative
@@ -93,19 +94,19 @@ class GenerativeClient:
         """
         options = {"stream": True, "stream_options": {"include_usage": True}}
         body = codec.dumps({**self._model(), **request, **options})
-        async with self._pool.open("POST", _PATH, call, body) as response:
-            if response.status != 200:
-                content = await self._pool.read(response)
-                raise_for_status(self._pool.name, response.status, content, response.headers)
+        async with self._pool.open("POST", _PATH, call, body) as opened:
+            if opened.status != 200:
+                raise_for_status(self._pool.name, opened.status, await opened.read(), opened.headers)
             parser = SSEParser()
-            async for data in response.content.iter_any():
-                for event in parser.feed(data):
-                    if event.data == "[DONE]":
-                        return
-                    delta = self._delta(event.data)
-                    self._count(delta.usage)
-                    yield delta
-        raise BackendError("The generative service ended its stream too early.")
+            async with aclosing(opened.pieces()) as pieces:
+                async for data in pieces:
+                    for event in parser.feed(data):
+                        if event.data == "[DONE]":
+                            return
+                        delta = self._delta(event.data)
+                        self._count(delta.usage)
+                        yield delta
+            raise opened.broken()
 
     def _model(self) -> dict[str, str]:
         return {} if self._config.model is None else {"model": self._config.model}
@@ -132,4 +133,4 @@ def _usage(parsed: Mapping[str, Any]) -> Usage | None:
     usage = parsed.get("usage")
     if not usage:
         return None
-    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+    return Usage(count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens")))

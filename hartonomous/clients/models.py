@@ -62,21 +62,20 @@ class ModelInfoCache:
         try:
             first = models["data"][0]
             name = self._name or str(first["id"]).rsplit("/", 1)[-1]
-            meta = first.get("meta") or {}
+            meta = _mapping(first.get("meta"))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise BackendError(f"The {self._pool.name} service answered no list of models.") from error
         props = await self._props(call)
-        settings = props.get("default_generation_settings") or {}
+        settings = _mapping(props.get("default_generation_settings"))
         context = settings.get("n_ctx") or meta.get("n_ctx") or meta.get("n_ctx_train")
         return ModelInfo(name, _positive(meta.get("n_embd")), _positive(context), _positive(props.get("total_slots")))
 
     async def _props(self, call: Call) -> dict[str, Any]:
         """Return llama.cpp's `/props`; servers that have none are no less useful."""
         try:
-            props = await self._json("/props", call)
+            return _mapping(await self._json("/props", call))
         except BackendError:
             return {}
-        return props if isinstance(props, dict) else {}
 
     async def _json(self, path: str, call: Call) -> Any:
         answer = await self._pool.request("GET", path, call)
@@ -86,5 +85,14 @@ class ModelInfoCache:
             raise BackendError(f"The {self._pool.name} service answered no JSON.") from error
 
 
+def count_of(value: object) -> int:
+    """Return a number of tokens that a service counted; 0 where it is none."""
+    return _positive(value) or 0
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _positive(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    return value if type(value) is int and value > 0 else None

@@ -2,14 +2,16 @@
 
 Every call to a backend goes through `Pool.open` (a response to be streamed) or `Pool.request` (a whole answer). The
 pool picks the address with the fewest calls under way among those not known to be down, bounds the call by the
-request's deadline, counts it, and turns every foreign exception and every bad status into one of ours. A call on a kept
-connection that the backend had closed meanwhile is sent once more if it is idempotent: it never reached a handler.
+request's deadline, counts it, and turns every foreign exception and every bad status into one of ours. A call whose
+connection ends before the answer's first byte (kept alive, and closed by the backend meanwhile) is sent once more at
+once if it is idempotent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,8 @@ import aiohttp
 from hartonomous.clients.status import raise_for_status
 from hartonomous.config import Service
 from hartonomous.core.call import Call
-from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError
+from hartonomous.core.deadline import Deadline
+from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, HartonomousError
 from hartonomous.metrics import Metrics
 
 # llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
@@ -45,6 +48,48 @@ class Answer:
     headers: Mapping[str, str]
 
 
+class Opened:
+    """A response whose headers are there and whose body is still to be read; errors are ours already."""
+
+    def __init__(self, pool: Pool, response: aiohttp.ClientResponse, outcome: list[str]) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.content_type = response.content_type
+        self._pool = pool
+        self._response = response
+        self._outcome = outcome
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the body as it comes; between two pieces the backend has `idle_timeout_s`.
+
+        Raises BackendError, BackendUnavailableError, DeadlineExceededError.
+        """
+        content, idle_s = self._response.content, self._pool.config.idle_timeout_s
+        while True:
+            with self._pool.errors(self._outcome):
+                async with asyncio.timeout(idle_s):
+                    data = await content.readany()
+            if not data:
+                return
+            yield data
+
+    async def read(self) -> bytes:
+        """Return the whole body; raises as `pieces`, and BackendError beyond `max_answer_bytes`."""
+        cap = self._pool.config.max_answer_bytes
+        body = bytearray()
+        with self._pool.errors(self._outcome):
+            async for data in self._response.content.iter_any():
+                body += data
+                if len(body) > cap:
+                    raise BackendError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
+        return bytes(body)
+
+    def broken(self) -> BackendError:
+        """Return the error of a body that ended too early, which only its reader can tell, and count it."""
+        self._outcome[0] = "broken"
+        return BackendError(f"The {self._pool.name} service broke its stream off.")
+
+
 class Pool:
     """The session of one service. Made inside a running loop; closed by `close`."""
 
@@ -56,16 +101,22 @@ class Pool:
         self._metrics = metrics.service(name)
         unix = urls[0].startswith("unix:")
         self.replicas = [Replica("http://localhost" if unix else url) for url in urls]
-        self._session = aiohttp.ClientSession(
-            connector=self._connector(urls[0].removeprefix("unix:") if unix else None),
+        self._aborted = False
+        socket_path = urls[0].removeprefix("unix:") if unix else None
+        self._session = self._make_session(socket_path, config.concurrency)
+        self._polls = self._make_session(socket_path, 1)
+
+    def _make_session(self, socket_path: str | None, limit: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=self._connector(socket_path, limit),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            headers=self._headers(config),
+            headers=self._headers(self.config),
             skip_auto_headers=("User-Agent",),
         )
 
-    def _connector(self, socket_path: str | None) -> aiohttp.BaseConnector:
-        limit = self.config.concurrency
+    @staticmethod
+    def _connector(socket_path: str | None, limit: int) -> aiohttp.BaseConnector:
         if socket_path is not None:
             return aiohttp.UnixConnector(socket_path, limit=limit, keepalive_timeout=_KEEPALIVE_S)
         return aiohttp.TCPConnector(limit=0, limit_per_host=limit, keepalive_timeout=_KEEPALIVE_S)
@@ -98,8 +149,6 @@ class Pool:
         body: bytes | None = None,
         *,
         idempotent: bool = True,
-        replica: Replica | None = None,
-        timeout_s: float | None = None,
     ) -> Answer:
         """Send one request and read the whole answer; any status but 2xx raises.
 
@@ -107,41 +156,41 @@ class Pool:
             BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError,
             NotFoundError, ConflictError, InsufficientStorageError: see `clients.status`.
         """
-        limit = call.deadline.bound(timeout_s or self.config.timeout_s)
-        timeout = aiohttp.ClientTimeout(total=limit, sock_connect=self.config.connect_timeout_s)
-        async with self._send(method, path, call, body, _JSON_HEADERS, timeout, idempotent, replica) as response:
-            answer = await self._read(response)
-        raise_for_status(self.name, answer.status, answer.body, answer.headers)
-        return answer
+        deadline = Deadline(call.deadline.bound(self.config.timeout_s))
+        async with self._send(method, path, call, body, deadline, idempotent=idempotent) as opened:
+            content = await opened.read()
+        raise_for_status(self.name, opened.status, content, opened.headers)
+        return Answer(opened.status, content, opened.headers)
+
+    async def poll(self, path: str, replica: Replica, call: Call) -> None:
+        """GET `path` of one address over a connection of its own, so that a busy service is not taken for a dead one.
+
+        Raises what `request` raises.
+        """
+        async with self._send("GET", path, call, None, call.deadline, replica=replica) as opened:
+            content = await opened.read()
+        raise_for_status(self.name, opened.status, content, opened.headers)
 
     @asynccontextmanager
-    async def open(
-        self, method: str, path: str, call: Call, body: bytes, headers: Mapping[str, str] = _JSON_HEADERS
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def open(self, method: str, path: str, call: Call, body: bytes) -> AsyncIterator[Opened]:
         """Send one request that is never repeated, and hand out its response as soon as its headers are there.
 
-        The status is the caller's to look at; errors while reading inside the block are turned into ours.
+        They have `timeout_s` to come, the body has until the deadline. The status is the caller's to look at.
         Leaving the block before the end of the body closes the connection.
         """
-        timeout = aiohttp.ClientTimeout(
-            total=call.deadline.remaining,
-            sock_connect=self.config.connect_timeout_s,
-            sock_read=self.config.idle_timeout_s,
-        )
-        async with self._send(method, path, call, body, headers, timeout, False, None) as response:
-            yield response
+        first_byte = call.deadline.bound(self.config.timeout_s)
+        async with self._send(method, path, call, body, call.deadline, first_byte_s=first_byte) as opened:
+            yield opened
 
-    async def read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read the whole body of an opened response, up to the configured cap."""
-        return (await self._read(response)).body
-
-    def count_failure(self, outcome: str) -> None:
-        """Count a failure that only the reader of a stream could notice."""
-        self._metrics.count(outcome).inc()
+    async def abort(self) -> None:
+        """End every call under way with a BackendUnavailableError, and let no other begin: the server stops."""
+        self._aborted = True
+        await self._session.close()
 
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+        await self._polls.close()
 
     @asynccontextmanager
     async def _send(
@@ -150,20 +199,32 @@ class Pool:
         path: str,
         call: Call,
         body: bytes | None,
-        headers: Mapping[str, str],
-        limits: aiohttp.ClientTimeout,
-        idempotent: bool,
-        replica: Replica | None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        deadline: Deadline,
+        *,
+        first_byte_s: float | None = None,
+        idempotent: bool = False,
+        replica: Replica | None = None,
+    ) -> AsyncIterator[Opened]:
         if call.deadline.expired:
             raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
+        if self._aborted:
+            raise self._shutting_down()
+        session = self._session if replica is None else self._polls
         replica = replica or self.pick()
-        with self._counted(replica) as outcome, self._errors(outcome):
-            arguments: dict[str, Any] = {"data": body, "headers": {**headers, **call.headers}, "timeout": limits}
-            response = await self._connect(method, replica.url + path, arguments, idempotent)
+        options: dict[str, Any] = {"data": body, "headers": {**_JSON_HEADERS, **call.headers}, "allow_redirects": False}
+        with self._counted(replica) as outcome:
+            with self.errors(outcome):
+                async with asyncio.timeout(first_byte_s):
+                    response = await self._connect(session, method, replica.url + path, options, deadline, idempotent)
+            outcome[0] = f"{response.status // 100}xx"
             try:
-                outcome[0] = f"{response.status // 100}xx"
-                yield response
+                yield Opened(self, response, outcome)
+            except HartonomousError:
+                raise
+            except BaseException:
+                # Cancelled, or the client of a relayed answer has left: no fault of the backend.
+                outcome[0] = "cancelled"
+                raise
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -171,23 +232,26 @@ class Pool:
                     response.close()
 
     async def _connect(
-        self, method: str, url: str, arguments: dict[str, Any], idempotent: bool
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        options: dict[str, Any],
+        deadline: Deadline,
+        idempotent: bool,
     ) -> aiohttp.ClientResponse:
         try:
-            return await self._session.request(method, url, allow_redirects=False, **arguments)
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
-            if not idempotent:
+            return await session.request(method, url, timeout=self._limits(deadline), **options)
+        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not idempotent or self._aborted:
                 raise
-            return await self._session.request(method, url, allow_redirects=False, **arguments)
+            return await session.request(method, url, timeout=self._limits(deadline), **options)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Answer:
-        cap = self.config.max_answer_bytes
-        body = bytearray()
-        async for data in response.content.iter_any():
-            body += data
-            if len(body) > cap:
-                raise BackendError(f"The {self.name} service's answer is larger than {cap} bytes.")
-        return Answer(response.status, bytes(body), response.headers)
+    def _limits(self, deadline: Deadline) -> aiohttp.ClientTimeout:
+        # A total of 0 would mean none at all.
+        return aiohttp.ClientTimeout(total=max(0.001, deadline.remaining), sock_connect=self.config.connect_timeout_s)
 
     @contextmanager
     def _counted(self, replica: Replica) -> Iterator[list[str]]:
@@ -205,16 +269,32 @@ class Pool:
             self._metrics.count(outcome[0]).inc()
 
     @contextmanager
-    def _errors(self, outcome: list[str]) -> Iterator[None]:
+    def errors(self, outcome: list[str]) -> Iterator[None]:
         """Turn what aiohttp raises into our errors, which name the backend and nothing of the library."""
         try:
             yield
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            outcome[0] = "unreachable"
-            raise BackendUnavailableError(f"The {self.name} service cannot be reached.", retry_after=1) from error
-        except TimeoutError as error:
-            outcome[0] = "timeout"
-            raise DeadlineExceededError(f"The {self.name} service did not answer in time.") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            outcome[0] = "broken"
-            raise BackendError(f"The {self.name} service broke the connection off.") from error
+        except asyncio.CancelledError as error:
+            outcome[0] = "cancelled"
+            task = asyncio.current_task()
+            # A closed connector cancels those that wait for a connection: nobody has cancelled the task itself.
+            if self._aborted and task is not None and not task.cancelling():
+                raise self._shutting_down() from error
+            raise
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+            outcome[0], ours = self._translate(error)
+            raise ours from error
+
+    def _translate(self, error: Exception) -> tuple[str, HartonomousError]:
+        """Return the outcome that a call is counted as, and the error of ours."""
+        if self._aborted:
+            return "cancelled", self._shutting_down()
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            unreachable = BackendUnavailableError(f"The {self.name} service cannot be reached.", retry_after=1)
+            return "unreachable", unreachable
+        if isinstance(error, TimeoutError):
+            return "timeout", DeadlineExceededError(f"The {self.name} service did not answer in time.")
+        return "broken", BackendError(f"The {self.name} service broke the connection off.")
+
+    @staticmethod
+    def _shutting_down() -> BackendUnavailableError:
+        return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hartonomous import codec
-from hartonomous.clients.models import ModelInfo, ModelInfoCache
+from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
 from hartonomous.clients.pool import Pool
 from hartonomous.config import Reranking
 from hartonomous.core.call import Call
@@ -52,7 +52,7 @@ class RerankingClient:
         try:
             parsed = codec.loads(answer.body)
             scores = _scores(parsed["results"], len(documents))
-            tokens = int((parsed.get("usage") or {}).get("prompt_tokens") or 0)
+            tokens = count_of((parsed.get("usage") or {}).get("prompt_tokens"))
         except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise BackendError("The reranking service answered something that is no ranking.") from error
         self._tokens.inc(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -11,8 +12,10 @@ from aiohttp import web
 from hartonomous import codec
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
+from hartonomous.clients.models import count_of
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
 from hartonomous.errors import HartonomousError, NotFoundError
 from hartonomous.handlers import ragmodel
 from hartonomous.handlers.answers import json_response, runtime_of
@@ -54,7 +57,7 @@ async def rerank(request: web.Request) -> web.Response:
     if body.normalize:
         scores = [runtime.reranking.calibrate(score) for score in scores]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
-    tokens = (answer.get("usage") or {}).get("prompt_tokens") or 0
+    tokens = count_of((answer.get("usage") or {}).get("prompt_tokens"))
     return json_response(
         {
             "id": call.request_id,
@@ -93,8 +96,9 @@ async def get_model(request: web.Request) -> web.Response:
 
 
 async def _models(request: web.Request) -> list[dict[str, Any]]:
-    """Return what the services and the vector store have; one that is down is left out."""
+    """Return what the services and the vector store have; one that is down, or hangs, is left out."""
     runtime, call = runtime_of(request), call_of(request)
+    call = replace(call, deadline=Deadline(call.deadline.bound(runtime.config.health.timeout_s)))
     generative, rag, embedding, reranking = await asyncio.gather(
         _loaded(runtime.generative, call),
         _rag_models(runtime, call),

@@ -82,9 +82,12 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
     body = validate(ChatBody, parsed)
     question = _query_request(body, runtime)
     completion = _Completion(body, call)
-    if body.stream:
-        return await _stream(request, runtime, question, completion, call)
-    result = await runtime.answerer.answer(question, call)
+    try:
+        if body.stream:
+            return await _stream(request, runtime, question, completion, call)
+        result = await runtime.answerer.answer(question, call)
+    except NotFoundError as error:
+        raise _no_model() from error
     timings = {**result.timings, "total": timer.ms}
     return json_response(completion.whole(result), headers=cost_headers(timings, result.degraded))
 
@@ -161,7 +164,7 @@ async def _end(stream: EventStream, completion: _Completion, result: QueryResult
 def _query_request(body: ChatBody, runtime: Runtime) -> QueryRequest:
     collection = body.model.removeprefix(PREFIX)
     if not _COLLECTION.match(collection):
-        raise NotFoundError("There is no such model.", param="model", code="model_not_found")
+        raise _no_model()
     if body.tools:
         raise ValidationFailedError("tools are not taken by a rag: model.", param="tools")
     if body.n is not None and body.n != 1:
@@ -178,6 +181,10 @@ def _query_request(body: ChatBody, runtime: Runtime) -> QueryRequest:
         max_tokens=body.max_completion_tokens or body.max_tokens,
         options=_options(body),
     )
+
+
+def _no_model() -> NotFoundError:
+    return NotFoundError("There is no such model.", param="model", code="model_not_found")
 
 
 def _text(index: int, turn: _Message) -> str:

@@ -7,14 +7,15 @@ slot.
 
 from __future__ import annotations
 
-import aiohttp
+from contextlib import aclosing
+
 from aiohttp import hdrs, web
 
 from hartonomous import codec
-from hartonomous.clients.pool import Pool
+from hartonomous.clients.pool import Opened, Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.core.call import Call
-from hartonomous.errors import BackendError
+from hartonomous.errors import HartonomousError
 from hartonomous.handlers.stream import ClientGoneError, begin, finish, write
 from hartonomous.log import logger
 
@@ -44,18 +45,24 @@ _MAX_EVENT = 1024 * 1024
 async def relay(request: web.Request, pool: Pool, path: str, body: bytes, call: Call) -> web.StreamResponse:
     """Send `body` to the backend and pass its answer on.
 
-    Raises what `Pool.open` and `raise_for_status` raise, as long as nothing has gone to the client.
+    Raises what `Pool.open` and `raise_for_status` raise, as long as nothing has gone to the client, and
+    InvalidRequestError when the backend stumbled over a body that is no JSON.
     """
-    async with pool.open("POST", path, call, body) as upstream:
-        if not _passes(upstream.status):
-            content = await pool.read(upstream)
-            raise_for_status(pool.name, upstream.status, content, upstream.headers)
-        response = web.StreamResponse(status=upstream.status, headers=_headers(upstream))
-        if upstream.content_type == codec.SSE:
-            await _relay_events(request, response, upstream, pool, call)
-        else:
-            await _relay_body(request, response, upstream)
-        return response
+    response = web.StreamResponse()
+    try:
+        async with pool.open("POST", path, call, body) as opened:
+            if not _passes(opened.status):
+                content = await opened.read()
+                codec.loads_request(body)
+                raise_for_status(pool.name, opened.status, content, opened.headers)
+            response = web.StreamResponse(status=opened.status, headers=_headers(opened))
+            if opened.content_type == codec.SSE:
+                await _relay_events(request, response, opened, call)
+            else:
+                await _relay_body(request, response, opened)
+    except ClientGoneError:
+        logger.bind(request_id=call.request_id).debug("the client left a relayed answer")
+    return response
 
 
 def _passes(status: int) -> bool:
@@ -63,65 +70,58 @@ def _passes(status: int) -> bool:
     return 200 <= status < 300 or (400 <= status < 500 and status not in {401, 403})
 
 
-def _headers(upstream: aiohttp.ClientResponse) -> dict[str, str]:
-    named = {name.strip().lower() for name in upstream.headers.get(hdrs.CONNECTION, "").split(",")}
+def _headers(opened: Opened) -> dict[str, str]:
+    named = {name.strip().lower() for name in opened.headers.get(hdrs.CONNECTION, "").split(",")}
+    if opened.content_type == codec.SSE:
+        named.add("content-length")  # an error event may follow
     return {
         name: value
-        for name, value in upstream.headers.items()
+        for name, value in opened.headers.items()
         if (lower := name.lower()) not in _DROPPED and lower not in named and not lower.startswith("access-control-")
     }
 
 
-async def _relay_body(request: web.Request, response: web.StreamResponse, upstream: aiohttp.ClientResponse) -> None:
+async def _relay_body(request: web.Request, response: web.StreamResponse, opened: Opened) -> None:
     """Pass a body on. Its first bytes are there before the status goes out; later a failure cuts the connection."""
-    data = await upstream.content.readany()
-    try:
+    async with aclosing(opened.pieces()) as pieces:
+        data = await anext(pieces, b"")
         await begin(response, request)
-        while data:
+        if data:
             await write(response, data)
-            data = await upstream.content.readany()
-        await finish(response)
-    except ClientGoneError:
-        logger.debug("the client left a relayed answer")
+        async for data in pieces:
+            await write(response, data)
+    await finish(response)
 
 
-async def _relay_events(
-    request: web.Request, response: web.StreamResponse, upstream: aiohttp.ClientResponse, pool: Pool, call: Call
-) -> None:
+async def _relay_events(request: web.Request, response: web.StreamResponse, opened: Opened, call: Call) -> None:
     """Pass a stream of events on; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
+    await begin(response, request)
     try:
-        await begin(response, request)
-        if not await _pass_events(response, upstream):
-            pool.count_failure("broken")
-            logger.bind(request_id=call.request_id, service=pool.name).warning("a stream broke off")
-            failure = BackendError(f"The {pool.name} service broke its stream off.")
-            await write(response, b"data: " + codec.error_body(failure, call.request_id) + b"\n\n")
-        await finish(response)
-    except ClientGoneError:
-        logger.bind(request_id=call.request_id).debug("the client left a stream")
+        await _pass_events(response, opened)
+    except HartonomousError as error:
+        logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
+        await write(response, b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
+    await finish(response)
 
 
-async def _pass_events(response: web.StreamResponse, upstream: aiohttp.ClientResponse) -> bool:
-    """Pass whole events on as they come; return whether the stream ended as it should.
+async def _pass_events(response: web.StreamResponse, opened: Opened) -> None:
+    """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing.
 
     The beginning of an event waits for its end, so that a stream that breaks never leaves half of one behind.
     """
     waiting = tail = b""
-    try:
-        async for data in upstream.content.iter_any():
+    async with aclosing(opened.pieces()) as pieces:
+        async for data in pieces:
             waiting += data
             end = _end_of_events(waiting)
             if end:
                 await write(response, waiting[:end])
                 tail = (tail + waiting[:end])[-_TAIL:]
                 waiting = waiting[end:]
-    except (aiohttp.ClientError, TimeoutError, ConnectionError):
-        return False
     if not (tail + waiting).rstrip().endswith(_DONE):
-        return False
+        raise opened.broken()
     if waiting:
         await write(response, waiting)
-    return True
 
 
 def _end_of_events(data: bytes) -> int:
