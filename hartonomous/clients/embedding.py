@@ -124,6 +124,8 @@ def _vector(value: Any, dimension: int | None) -> Vector:
     vector = _floats(value) if isinstance(value, str) else value
     if not isinstance(vector, list) or not vector or (dimension is not None and len(vector) != dimension):
         raise ValueError("wrong dimension")
+    if not isinstance(value, str) and not {float, int}.issuperset(map(type, vector)):
+        raise ValueError("not numbers")  # a sum would take true for 1
     if not math.isfinite(sum(vector)) or not any(vector):
         raise ValueError("not finite, or all zero")
     return vector

@@ -62,7 +62,18 @@ async def relay(request: web.Request, pool: Pool, path: str, body: bytes, call: 
                 await _relay_body(request, response, opened)
     except ClientGoneError:
         logger.bind(request_id=call.request_id).debug("the client left a relayed answer")
+    except HartonomousError as error:
+        if not response.prepared:
+            raise
+        _cut(request, error, call)
     return response
+
+
+def _cut(request: web.Request, error: HartonomousError, call: Call) -> None:
+    """End the connection in the middle of an answer that cannot be completed: the client must not take it for whole."""
+    logger.bind(request_id=call.request_id, code=error.error_code).warning("an answer broke off")
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _passes(status: int) -> bool:

@@ -29,7 +29,8 @@ async def access(
     metrics.in_flight.inc()
     try:
         response = await handler(request)
-        status = response.status
+        if request.transport is not None:
+            status = response.status
         return response
     finally:
         took = time.perf_counter() - started
