@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.service.vector_store",
     "tests.service.application",
     "tests.service.fault_backend",
+    "tests.service.rag",
 ]

@@ -57,7 +57,10 @@ next_sequence = _Sequences().next
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class _Chunk:
-    """The payload. `start` and `end` are offsets in code points into the document; `updated_at` is RFC 3339 in UTC."""
+    """The payload. `start` and `end` are offsets in code points into the document; `updated_at` is RFC 3339 in UTC.
+
+    `gap` are the blanks between the chunk before and this one: with them a document can be put together again.
+    """
 
     id: str
     document_id: str
@@ -78,6 +81,7 @@ class _Chunk:
     updated_at: str = ""
     embedding_tokens: int | None = None
     page: int | None = None
+    gap: str | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -213,7 +217,7 @@ _ID = {"document_id": str, "content_hash": str, "version": str, "chunk_count": i
 _ABOUT = {"attributes_hash": str, "format": str, "title": str, "source": str, "metadata": dict, "updated_at": str}
 _CHUNK = _Fields(
     {**_ID, "text": str, "chunk_index": int, "start": int, "end": int},
-    {**_ABOUT, "headings": list, "embedding_tokens": int, "page": int},
+    {**_ABOUT, "headings": list, "embedding_tokens": int, "page": int, "gap": str},
 )
 _STATE = _Fields(_ID, _ABOUT)
 STATE_FIELDS = list(_STATE.names)

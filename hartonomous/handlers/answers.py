@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from hartonomous import codec
-from hartonomous.errors import BackendUnavailableError
+from hartonomous.errors import BackendUnavailableError, HartonomousError
 from hartonomous.keys import STATE, Runtime
 
 DEGRADED_HEADER = "X-Hartonomous-Degraded"
@@ -38,6 +38,11 @@ def cost_headers(timings: Mapping[str, float], degraded: Sequence[str]) -> dict[
     if degraded:
         headers[DEGRADED_HEADER] = ",".join(degraded)
     return headers
+
+
+def retry_headers(error: HartonomousError) -> dict[str, str]:
+    """Return `Retry-After` where the error says when to come again."""
+    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
 
 
 def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

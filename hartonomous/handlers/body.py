@@ -75,9 +75,15 @@ def validate(model: type[Model], value: Any) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
+        path = ".".join(_shown(part) for part in first["loc"])
         sentence = _sentence(first["type"], first.get("ctx") or {})
         raise ValidationFailedError(f"{path or 'The body'} {sentence}.", param=path or None) from None
+
+
+def _shown(part: int | str) -> str:
+    """Return a part of a path: an unknown field's name is the caller's, of any length and with any characters."""
+    text = str(part)[:64]
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _sentence(kind: str, context: Mapping[str, Any]) -> str:

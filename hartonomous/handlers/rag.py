@@ -14,7 +14,7 @@ from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import HartonomousError
 from hartonomous.handlers import views
-from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
+from hartonomous.handlers.answers import Timer, cost_headers, json_response, retry_headers, runtime_of
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import BatchQueryBody, DocumentBody, IngestBody, QueryBody, SearchBody
@@ -36,8 +36,11 @@ async def ingest(request: web.Request) -> web.Response:
     chunking = body.chunking or runtime.config.rag.chunking
     documents = [_document(index, document) for index, document in enumerate(body.documents)]
     result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
-    status, answer = views.ingest_answer(collection, result, call.request_id)
-    return json_response(answer, status=status)
+    answer = views.ingest_answer(collection, result, call.request_id)
+    failure = result.failure
+    if failure is None:
+        return json_response(answer)
+    return json_response(answer, status=failure.status, headers=retry_headers(failure))
 
 
 def _document(index: int, body: DocumentBody) -> Document:
@@ -149,7 +152,8 @@ async def batch_query(request: web.Request) -> web.StreamResponse:
         items = [views.batch_item(item.index, item.outcome, call.request_id) async for item in outcomes]
     items.sort(key=lambda item: int(item["index"]))
     answer = {"results": items, "counts": _counts(items), "request_id": call.request_id}
-    return json_response(answer, headers=cost_headers({"total": timer.ms}, ()))
+    degraded = {stage for item in items if item["status"] == 200 for stage in item["result"]["degraded"]}
+    return json_response(answer, headers=cost_headers({"total": timer.ms}, sorted(degraded)))
 
 
 def _batch(queries: Sequence[Any], runtime: Runtime) -> tuple[list[tuple[int, QueryRequest]], list[BatchItem]]:

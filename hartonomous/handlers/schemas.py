@@ -7,16 +7,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
 from typing_extensions import TypedDict
 
+from hartonomous import codec
 from hartonomous.config import COLLECTION_PATTERN, Chunking
+
+_METADATA_LEVELS = 16
+_METADATA_BYTES = 65_536
 
 
 class Body(BaseModel):
     """Base of all request bodies under `/rag`."""
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown_field(cls, value: Any) -> Any:
+        """Keep one unknown field of many: each would cost an error, and a large body has room for a million."""
+        if not isinstance(value, dict) or len(value) <= len(cls.model_fields):
+            return value
+        unknown = next((name for name in value if name not in cls.model_fields), None)
+        known = {name: value[name] for name in cls.model_fields if name in value}
+        return known if unknown is None else known | {unknown: value[unknown]}
 
 
 def _not_blank(text: str) -> str:
@@ -37,6 +51,21 @@ def _no_control(text: str) -> str:
     return text
 
 
+def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what is too deep to be filtered on, or too large to be repeated in every chunk. Not recursive."""
+    level: list[Any] = [metadata]
+    for _ in range(_METADATA_LEVELS):
+        children = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            break
+    else:
+        raise ValueError(f"must not be nested deeper than {_METADATA_LEVELS} levels")
+    if len(codec.dumps(metadata)) > _METADATA_BYTES:
+        raise ValueError(f"must not be larger than {_METADATA_BYTES} bytes")
+    return metadata
+
+
 Collection = Annotated[str, Field(pattern=COLLECTION_PATTERN, examples=["docs"])]
 DocumentId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_no_control)]
 Question = Annotated[str, Field(min_length=1, max_length=8_192), AfterValidator(_no_nul), AfterValidator(_not_blank)]
@@ -44,6 +73,11 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 TopK = Annotated[int, Field(ge=1, le=100)]
 MaxTokens = Annotated[int, Field(ge=1, le=32_768)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
+Metadata = Annotated[
+    dict[str, Any],
+    AfterValidator(_bounded),
+    Field(description=f"At most {_METADATA_BYTES} bytes of JSON, {_METADATA_LEVELS} levels deep."),
+]
 
 
 class DocumentBody(Body):
@@ -54,7 +88,7 @@ class DocumentBody(Body):
     format: Literal["text", "markdown"] = "text"
     title: Annotated[Text, Field(max_length=1_024)] | None = None
     source: Annotated[Text, Field(max_length=4_096)] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class IngestBody(Body):

@@ -285,8 +285,8 @@ def query_answer(
     }
 
 
-def ingest_answer(collection: str, result: IngestResult, request_id: str) -> tuple[int, dict[str, Any]]:
-    """Return status and body of `/rag/ingest`: the first failure's status when nothing was stored."""
+def ingest_answer(collection: str, result: IngestResult, request_id: str) -> dict[str, Any]:
+    """Return the body of `/rag/ingest`, with the error beside the documents when none was stored."""
     counts = {"created": 0, "updated": 0, "unchanged": 0, "failed": 0}
     for document in result.documents:
         counts[document.status] += 1
@@ -297,10 +297,7 @@ def ingest_answer(collection: str, result: IngestResult, request_id: str) -> tup
         "usage": {"embedding_tokens": result.embedding_tokens},
         "request_id": request_id,
     }
-    first = next((document.error for document in result.documents if document.error is not None), None)
-    if first is None or counts["failed"] < len(result.documents):
-        return 200, body
-    return first.status, body | {"error": first.as_dict()}
+    return body if result.failure is None else body | {"error": result.failure.as_dict()}
 
 
 def _document_result(document: DocumentResult) -> dict[str, Any]:
@@ -317,7 +314,12 @@ def batch_item(index: int, outcome: QueryResult | HartonomousError, request_id: 
     """Return the outcome of one query of a batch."""
     if isinstance(outcome, HartonomousError):
         return {"index": index, "status": outcome.status, "error": outcome.as_dict()}
-    return {"index": index, "status": 200, "result": query_answer(outcome, outcome.timings, request_id)}
+    total = round(sum(outcome.timings.values()), 2)
+    return {
+        "index": index,
+        "status": 200,
+        "result": query_answer(outcome, outcome.timings | {"total": total}, request_id),
+    }
 
 
 def document(state: DocumentState) -> dict[str, Any]:
@@ -352,17 +354,15 @@ def whole_document(chunks: list[StoredChunk], request_id: str) -> dict[str, Any]
 
 
 def assemble(chunks: list[StoredChunk]) -> str:
-    """Return the text of a document; every chunk stands at its offsets.
-
-    What lies between two chunks was white space only: it comes back as blanks, a line's worth as a newline first.
-    """
-    text = ""
+    """Return the text of a document but for blanks at its end; every chunk stands at its offsets."""
+    parts: list[str] = []
+    length = 0
     for chunk in chunks:
-        gap = chunk.start - len(text)
-        if gap > 0:
-            text += ("\n" * min(gap, 2)).ljust(gap)
-        text += chunk.text[max(0, len(text) - chunk.start) :]
-    return text
+        gap = (chunk.gap or "").rjust(chunk.start - length)
+        part = gap + chunk.text[max(0, length - chunk.start) :]
+        parts.append(part)
+        length += len(part)
+    return "".join(parts)
 
 
 def _chunk(chunk: StoredChunk) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
@@ -23,15 +23,19 @@ from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Rag
 from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
-from hartonomous.core.chunking import Chunk, split
+from hartonomous.core.chunking import Chunk, estimate_tokens, split
 from hartonomous.errors import ConflictError, HartonomousError, ValidationFailedError
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines.batching import SharedBatches
 from hartonomous.pipelines.jobs import Jobs
 
 Status = Literal["created", "updated", "unchanged", "failed"]
 
-# Chunking a long text takes the interpreter for a while: beyond this many characters a thread does it.
-_CHUNK_IN_THREAD = 20_000
+# Chunking takes the interpreter for a millisecond each thousand characters: beyond so many a thread does it.
+_CHUNK_IN_THREAD = 2_000
+# So does making points, 0.2 ms each: beyond so many chunks a thread does it.
+_POINTS_IN_THREAD = 16
+_HEADING = 256
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,6 +69,13 @@ class IngestResult:
     documents: list[DocumentResult]
     embedding_tokens: int
 
+    @property
+    def failure(self) -> HartonomousError | None:
+        """The first failure when no document is stored or unchanged."""
+        if any(document.status != "failed" for document in self.documents):
+            return None
+        return next((document.error for document in self.documents if document.error is not None), None)
+
 
 @dataclass(slots=True)
 class _Work:
@@ -75,6 +86,7 @@ class _Work:
     content_hash: str
     attributes_hash: str
     chunks: list[Chunk]
+    embedded_texts: list[str]
 
     @property
     def version(self) -> str:
@@ -83,6 +95,15 @@ class _Work:
     @property
     def embeds(self) -> bool:
         return self.state is None or self.state.content_hash != self.content_hash
+
+
+@dataclass(slots=True, frozen=True)
+class _Sizes:
+    """Tokens of a chunk, of what two neighbours share, and of what is embedded: a chunk with its headings."""
+
+    chunk: int
+    overlap: int
+    embedded: int
 
 
 class Ingestor:
@@ -106,6 +127,11 @@ class Ingestor:
             status: metrics.documents.labels(status) for status in ("created", "updated", "unchanged", "failed")
         }
 
+    @property
+    def jobs(self) -> Jobs:
+        """The writes under way, which go on when their request is cancelled."""
+        return self._jobs
+
     async def ingest(
         self, collection: str, documents: Sequence[Document], max_tokens: int, overlap_tokens: int, call: Call
     ) -> IngestResult:
@@ -115,14 +141,13 @@ class Ingestor:
         collection made by another model); a failure of single documents is in their results.
         """
         current = await self._embedding.fingerprint(call)
-        info = await self._schema.ensure(collection, current, self._config.retrieval.language, call)
-        limit = await self._fitting(max_tokens, call)
-        overlap = min(overlap_tokens, limit // 2)
+        info = await self._ensure(collection, current, call)
+        sizes = await self._sizes(max_tokens, overlap_tokens, call)
         results, latest = _latest(documents)
         states = await self._vectors.states(collection, list(latest), call)
         works = []
         for document in latest.values():
-            outcome = await self._prepare(document, states.get(document.id), info, limit, overlap)
+            outcome = await self._prepare(document, states.get(document.id), info, sizes)
             if isinstance(outcome, _Work):
                 works.append(outcome)
             else:
@@ -132,32 +157,37 @@ class Ingestor:
             self._outcomes[result.status].inc()
         return IngestResult([results[index] for index in sorted(results)], tokens)
 
-    async def _fitting(self, max_tokens: int, call: Call) -> int:
-        """Return `max_tokens`, or what the model takes beside its special tokens if that is less."""
+    async def _ensure(self, collection: str, current: fingerprint.EmbeddingFingerprint, call: Call) -> CollectionInfo:
+        try:
+            return await self._schema.ensure(collection, current, self._config.retrieval.language, call)
+        except ConflictError as error:
+            error.param = "collection"
+            raise
+
+    async def _sizes(self, max_tokens: int, overlap_tokens: int, call: Call) -> _Sizes:
+        """Return what was asked for, or what the model takes beside its special tokens if that is less."""
         context = (await self._embedding.model(call)).context
-        return max_tokens if context is None else max(16, min(max_tokens, context - 16))
+        room = max_tokens * 5 // 4 if context is None else max(16, context - 16)
+        chunk = min(max_tokens, room)
+        return _Sizes(chunk, min(overlap_tokens, chunk // 2), min(max_tokens * 5 // 4, room))
 
     async def _prepare(
-        self,
-        document: Document,
-        state: DocumentState | None,
-        info: CollectionInfo,
-        max_tokens: int,
-        overlap_tokens: int,
+        self, document: Document, state: DocumentState | None, info: CollectionInfo, sizes: _Sizes
     ) -> _Work | DocumentResult:
         content_hash = fingerprint.content_hash(
             document.text,
             format=document.format,
-            max_tokens=max_tokens,
-            overlap_tokens=overlap_tokens,
+            max_tokens=sizes.chunk,
+            overlap_tokens=sizes.overlap,
             fingerprint=info.fingerprint,
         )
         attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
         if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
             return DocumentResult(document.id, "unchanged", state.version, state.chunk_count)
-        work = _Work(document, state, content_hash, attributes_hash, [])
+        work = _Work(document, state, content_hash, attributes_hash, [], [])
         if work.embeds:
-            work.chunks = await _chunk(document, max_tokens, overlap_tokens)
+            work.chunks = await _chunk(document, sizes)
+            work.embedded_texts = [_embedded_text(chunk, sizes.embedded) for chunk in work.chunks]
             if not work.chunks:
                 error = ValidationFailedError(
                     "The document has no text.", param=f"documents.{document.index}.text", code="empty_document"
@@ -174,26 +204,43 @@ class Ingestor:
         call: Call,
     ) -> int:
         """Embed and write all of `works` side by side; return the tokens that the embedding service counted."""
-        embeddings = _Embeddings(self._embedding, works, call)
-        outcomes = await asyncio.gather(
-            *(self._store_one(collection, work, info, embeddings, call) for work in works), return_exceptions=True
+        batches = SharedBatches(self._embedding, [work.embedded_texts for work in works], call)
+        writes = (
+            self._store_one(collection, work, info, partial(batches.of, index), call)
+            for index, work in enumerate(works)
         )
+        try:
+            outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        finally:
+            batches.cancel()
         for work, outcome in zip(works, outcomes, strict=True):
             results[work.document.index] = _result(work.document, outcome)
-        return embeddings.tokens
+        return batches.tokens
 
     async def _store_one(
-        self, collection: str, work: _Work, info: CollectionInfo, embeddings: _Embeddings, call: Call
+        self,
+        collection: str,
+        work: _Work,
+        info: CollectionInfo,
+        embed: Callable[[], Awaitable[list[Vector]]],
+        call: Call,
     ) -> DocumentResult:
+        try:
+            vectors = await embed()
+        except ValidationFailedError as error:
+            error.param = f"documents.{work.document.index}.text"
+            raise
         if not work.embeds:
             return await self._jobs.run(self._write_attributes(collection, work, call))
-        vectors = await embeddings.of(work)
         return await self._jobs.run(self._write(collection, work, info, vectors, call))
 
     async def _write(
         self, collection: str, work: _Work, info: CollectionInfo, vectors: Sequence[Vector], call: Call
     ) -> DocumentResult:
-        points = self._points(work, info, vectors)
+        if len(vectors) <= _POINTS_IN_THREAD:
+            points = _points(work, info, vectors)
+        else:
+            points = await asyncio.to_thread(_points, work, info, vectors)
         await self._vectors.write(collection, points, call)
         ids = [point.id for point in points]
         await self._vectors.publish(collection, work.document.id, ids, points[0].sequence, call)
@@ -217,71 +264,36 @@ class Ingestor:
         )
         return DocumentResult(document.id, "updated", work.version, work.state.chunk_count)
 
-    @staticmethod
-    def _points(work: _Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
-        document, encoder = work.document, Bm25Encoder.for_language(info.language)
-        sequence, now = next_sequence(), _now()
-        return [
-            ChunkPoint(
-                id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
-                dense=vector,
-                sparse=encoder.document(_embedded_text(chunk)),
-                document_id=document.id,
-                content_hash=work.content_hash,
-                attributes_hash=work.attributes_hash,
-                version=work.version,
-                chunk_index=chunk.index,
-                chunk_count=len(work.chunks),
-                text=chunk.text,
-                start=chunk.start,
-                end=chunk.end,
-                headings=chunk.headings,
-                format=document.format,
-                title=document.title,
-                source=document.source,
-                metadata=dict(document.metadata or {}),
-                sequence=sequence,
-                updated_at=now,
-            )
-            for chunk, vector in zip(work.chunks, vectors, strict=True)
-        ]
 
-
-class _Embeddings:
-    """The vectors of all chunks of a request, embedded in full batches across documents.
-
-    A document waits only for the batches that hold its chunks, so the first ones are written while the last ones are
-    still being embedded, and a failed batch fails only its own documents.
-    """
-
-    def __init__(self, client: EmbeddingClient, works: Sequence[_Work], call: Call) -> None:
-        self.tokens = 0
-        self._client = client
-        self._call = call
-        flat = [(work, _embedded_text(chunk)) for work in works for chunk in work.chunks]
-        size = client.batch_size
-        batches = [flat[start : start + size] for start in range(0, len(flat), size)]
-        self._tasks: dict[int, list[tuple[asyncio.Task[list[Vector]], slice]]] = {}
-        for batch in batches:
-            task = asyncio.create_task(self._embed([text for _, text in batch]))  # noqa: RUF006 - kept below
-            task.add_done_callback(_retrieved)
-            for work, place in _runs(batch):
-                self._tasks.setdefault(id(work), []).append((task, place))
-
-    async def of(self, work: _Work) -> list[Vector]:
-        """Return the vectors of one document's chunks, in order."""
-        parts = self._tasks[id(work)]
-        try:
-            return [vector for task, place in parts for vector in (await asyncio.shield(task))[place]]
-        except asyncio.CancelledError:
-            for task, _ in parts:
-                task.cancel()
-            raise
-
-    async def _embed(self, texts: Sequence[str]) -> list[Vector]:
-        embedded = await self._client.embed_documents(texts, self._call)
-        self.tokens += embedded.tokens
-        return embedded.vectors
+def _points(work: _Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
+    document, encoder = work.document, Bm25Encoder.for_language(info.language)
+    sequence, now = next_sequence(), _now()
+    parts = zip(work.chunks, work.embedded_texts, _gaps(document.text, work.chunks), vectors, strict=True)
+    return [
+        ChunkPoint(
+            id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
+            dense=vector,
+            sparse=encoder.document(text),
+            document_id=document.id,
+            content_hash=work.content_hash,
+            attributes_hash=work.attributes_hash,
+            version=work.version,
+            chunk_index=chunk.index,
+            chunk_count=len(work.chunks),
+            text=chunk.text,
+            start=chunk.start,
+            end=chunk.end,
+            headings=chunk.headings,
+            format=document.format,
+            title=document.title,
+            source=document.source,
+            metadata=dict(document.metadata or {}),
+            sequence=sequence,
+            updated_at=now,
+            gap=gap,
+        )
+        for chunk, text, gap, vector in parts
+    ]
 
 
 def _result(document: Document, outcome: DocumentResult | BaseException) -> DocumentResult:
@@ -293,33 +305,53 @@ def _result(document: Document, outcome: DocumentResult | BaseException) -> Docu
     return outcome
 
 
-def _runs(batch: Sequence[tuple[_Work, str]]) -> Iterator[tuple[_Work, slice]]:
-    """Yield each document of a batch with the place of its chunks in it."""
-    start = 0
-    for _, group in groupby(batch, key=lambda item: id(item[0])):
-        items = list(group)
-        yield items[0][0], slice(start, start + len(items))
-        start += len(items)
-
-
-def _retrieved(task: asyncio.Task[list[Vector]]) -> None:
-    """Read a failure that every document of the batch may have stopped waiting for."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _chunk(document: Document, max_tokens: int, overlap_tokens: int) -> list[Chunk]:
-    markdown = document.format == "markdown"
-    if len(document.text) <= _CHUNK_IN_THREAD:
-        return split(document.text, markdown=markdown, max_tokens=max_tokens, overlap_tokens=overlap_tokens)
-    return await asyncio.to_thread(
-        split, document.text, markdown=markdown, max_tokens=max_tokens, overlap_tokens=overlap_tokens
+async def _chunk(document: Document, sizes: _Sizes) -> list[Chunk]:
+    cut = partial(
+        split,
+        document.text,
+        markdown=document.format == "markdown",
+        max_tokens=sizes.chunk,
+        overlap_tokens=sizes.overlap,
     )
+    if len(document.text) <= _CHUNK_IN_THREAD:
+        # Many short ones in a row are much work as well: others get their turn between two.
+        await asyncio.sleep(0)
+        chunks = cut()
+    else:
+        chunks = await asyncio.to_thread(cut)
+    return [_with_short_headings(chunk) for chunk in chunks]
 
 
-def _embedded_text(chunk: Chunk) -> str:
-    """Return what the embedder and BM25 see: the headings above a chunk place it; what is cited is the chunk alone."""
-    return "\n".join((*chunk.headings, chunk.text)) if chunk.headings else chunk.text
+def _with_short_headings(chunk: Chunk) -> Chunk:
+    """A heading is repeated in every chunk under it: one of a megabyte would make a thousand of them."""
+    if all(len(heading) <= _HEADING for heading in chunk.headings):
+        return chunk
+    return replace(chunk, headings=tuple(heading[:_HEADING] for heading in chunk.headings))
+
+
+def _embedded_text(chunk: Chunk, limit: int) -> str:
+    """Return what the embedder and BM25 see: the headings above a chunk place it; what is cited is the chunk alone.
+
+    Where not all of them fit beside it into `limit` tokens, the innermost are kept.
+    """
+    if not chunk.headings:
+        return chunk.text
+    lines = [chunk.text]
+    room = limit - estimate_tokens(chunk.text)
+    for heading in reversed(chunk.headings):
+        room -= estimate_tokens(heading) + 1
+        if room < 0:
+            break
+        lines.append(heading)
+    return "\n".join(reversed(lines))
+
+
+def _gaps(text: str, chunks: Sequence[Chunk]) -> Iterator[str | None]:
+    """Yield what stands between each chunk and the ones before it: blanks, or None where they touch."""
+    end = 0
+    for chunk in chunks:
+        yield text[end : chunk.start] or None
+        end = max(end, chunk.end)
 
 
 def _latest(documents: Sequence[Document]) -> tuple[dict[int, DocumentResult], dict[str, Document]]:

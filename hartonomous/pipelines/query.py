@@ -211,7 +211,7 @@ class Answerer:
         budget -= sum(estimate_tokens(turn["content"]) for turn in history)
         if budget < _TEMPLATE_TOKENS:
             raise ValidationFailedError("The question does not fit the model's context.", param="query")
-        sources = _numbered(relevant)
+        sources = _numbered(relevant[: self._generation.max_sources])
         kept = pack([estimate_tokens(render(source)) for source in sources], budget)
         sources = [_fitted(sources[0], budget), *sources[1:kept]]
         body: dict[str, Any] = {

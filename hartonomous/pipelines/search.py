@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
-from hartonomous.clients.points import Hit, StoredChunk
+from hartonomous.clients.points import Hit, StoredChunk, newest_only
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.clients.sparse import Bm25Encoder
@@ -27,13 +27,9 @@ from hartonomous.clients.status import BackendRefusedError
 from hartonomous.clients.vectors import Search, VectorClient
 from hartonomous.config import Retrieval
 from hartonomous.core.call import Call
+from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.core.fusion import reciprocal_rank, rocchio, unit_bm25, unit_cosine
-from hartonomous.errors import (
-    ConflictError,
-    HartonomousError,
-    NotFoundError,
-    ValidationFailedError,
-)
+from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.metrics import Metrics
 
 Mode = Literal["hybrid", "dense", "sparse"]
@@ -152,44 +148,49 @@ class Searcher:
         started = time.perf_counter()
         try:
             fingerprint = await self._embedding.fingerprint(call)
-            for item in items:
-                if item.info is not None and item.info.fingerprint != fingerprint:
-                    item.error = ConflictError(
-                        f"The collection was made by the embedding model {item.info.fingerprint.model!r}, "
-                        f"the configured one is {fingerprint.model!r}.",
-                        param="collection",
-                    )
-            alive = [item for item in items if item.error is None]
-            await self._embed_each(alive, call)
         except HartonomousError as error:
-            for item in items:
-                self._without_embedding(item, error, call)
+            self._without_embedding(items, error, call)
+        else:
+            await self._compare(items, fingerprint, call)
+            alive = [item for item in items if item.error is None]
+            size = self._embedding.batch_size
+            batches = [alive[start : start + size] for start in range(0, len(alive), size)]
+            await asyncio.gather(*(self._embed_batch(batch, call) for batch in batches))
         self._timed(items, "embed", started)
 
-    async def _embed_each(self, items: Sequence[_Item], call: Call) -> None:
-        if not items:
-            return
-        texts = [item.request.query for item in items]
+    async def _compare(self, items: Sequence[_Item], fingerprint: EmbeddingFingerprint, call: Call) -> None:
+        """Give the questions to a collection that another embedding model made their error."""
+        for name, group in _by_collection(items).items():
+            try:
+                await self._schema.require(name, fingerprint, call)
+            except HartonomousError as error:
+                error.param = "collection"
+                _fail(group, error)
+
+    async def _embed_batch(self, items: Sequence[_Item], call: Call) -> None:
         try:
-            embedded = await self._embedding.embed_queries(texts, call)
+            embedded = await self._embedding.embed_queries([item.request.query for item in items], call)
         except ValidationFailedError as error:
             if len(items) == 1:
                 error.param = "query"
                 items[0].error = error
                 return
-            # One question is too long for the model: it must not fail the others.
-            await asyncio.gather(*(self._embed_each([item], call) for item in items))
-            return
-        for item, vector in zip(items, embedded.vectors, strict=True):
-            item.vector = vector
-
-    def _without_embedding(self, item: _Item, error: HartonomousError, call: Call) -> None:
-        if item.error is not None or item.vector is not None:
-            return
-        if item.request.mode == "dense" or call.deadline.expired:
-            item.error = error
+            # One question is too long for the model: halved until it stands alone, it does not fail the others.
+            middle = len(items) // 2
+            await self._embed_batch(items[:middle], call)
+            await self._embed_batch(items[middle:], call)
+        except HartonomousError as error:
+            self._without_embedding(items, error, call)
         else:
-            self._degrade(item, "embedding")
+            for item, vector in zip(items, embedded.vectors, strict=True):
+                item.vector = vector
+
+    def _without_embedding(self, items: Sequence[_Item], error: HartonomousError, call: Call) -> None:
+        for item in items:
+            if item.request.mode == "dense" or call.deadline.expired:
+                item.error = error
+            else:
+                self._degrade(item, "embedding")
 
     async def _search(self, items: Sequence[_Item], call: Call) -> None:
         groups = _by_collection([item for item in items if item.error is None])
@@ -244,12 +245,16 @@ class Searcher:
             vectors = await self._vectors.dense_vectors(request.collection, best, call)
             moved = rocchio(item.vector, vectors)
             limit = max(self._config.candidates, request.top_k)
-            (item.rankings["dense"],) = await self._vectors.search(
+            (dense,) = await self._vectors.search(
                 request.collection, [Search("dense", moved, limit, request.filter)], call
             )
         except HartonomousError as error:
             item.error = error
             return
+        # A document may have been replaced between the two searches: of one document only one version may stay.
+        others = [kind for kind in item.rankings if kind != "dense"]
+        rankings = newest_only([dense, *(item.rankings[kind] for kind in others)])
+        item.rankings = dict(zip(("dense", *others), rankings, strict=True))
         item.hits = self._fuse(item)
         item.timings["search"] += round((time.perf_counter() - started) * 1000, 2)
 
