@@ -7,7 +7,9 @@ context with `logger.bind(key=value)` or keyword arguments; the message itself i
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "logger"]
 
+# What JSON leaves as it is and a terminal or a line reader does not: DEL, the C1 controls, Unicode's line ends and
+# the marks that turn the direction of the text.
+_UNPRINTED = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 # Libraries that log every operation at debug or info.
 _CHATTY = ("aiocache", "aiohttp.access", "asyncio", "grpc", "httpcore", "httpx")
 
@@ -28,6 +34,10 @@ class _Bridge(logging.Handler):
     """Hands records of the standard library's logging to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and type(record.exc_info[1]).__module__ == "aiohttp.http_exceptions":
+            # A request that was no HTTP: the peer's fault, and worth neither an alarm nor a traceback.
+            logger.bind(logger=record.name).info("malformed request")
+            return
         try:
             level: str | int = logger.level(record.levelname).name
         except ValueError:
@@ -36,7 +46,7 @@ class _Bridge(logging.Handler):
 
 
 def format_record(record: Any) -> str:
-    """Return one record as a JSON line; control characters are escaped by JSON itself."""
+    """Return one record as a JSON line of printable characters, whatever its fields hold."""
     fields: dict[str, Any] = {
         "time": record["time"].isoformat(timespec="milliseconds"),
         "level": record["level"].name,
@@ -47,7 +57,12 @@ def format_record(record: Any) -> str:
     exception = record["exception"]
     if exception is not None:
         fields["exception"] = "".join(traceback.format_exception(exception.type, exception.value, exception.traceback))
-    return orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE).decode()
+    try:
+        line = orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        # Half a surrogate pair, or an integer beyond 64 bits.
+        line = json.dumps(fields, default=str, skipkeys=True)
+    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n"
 
 
 def configure(level: str = "INFO", stream: TextIO | None = None) -> None:

@@ -63,7 +63,10 @@ async def metrics(request: web.Request) -> web.Response:
     """Answer Prometheus' text, to this host alone."""
     if not _is_local(request.remote):
         raise PermissionDeniedError("Metrics are served to this host alone.")
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):
+        encode, content_type = choose_encoder("")  # a version that is none in the Accept header
     return web.Response(body=encode(request.app[METRICS].registry), headers={"Content-Type": content_type})
 
 

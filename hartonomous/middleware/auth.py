@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from hartonomous.errors import PermissionDeniedError
 
@@ -32,14 +31,23 @@ async def auth(
     for name in _FORWARDED:
         if name in headers:
             raise _refused("came through a proxy")
-    if not _is_loopback(_host_name(request.host)):
+    if not _names_this_host(request):
         raise _refused("names another host")
-    origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if not all(_is_own(origin, request) for origin in headers.getall("Origin", ())):
         raise _refused("came from a web page")
-    if headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE:
+    if not _OWN_SITE.issuperset(headers.getall("Sec-Fetch-Site", ())):
         raise _refused("came from a web page")
     return await handler(request)
+
+
+def _names_this_host(request: web.Request) -> bool:
+    if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
+        return True  # HTTP/1.0, as health checks speak it and no browser does
+    return _is_loopback(_host_name(request.host))
+
+
+def _is_own(origin: str, request: web.Request) -> bool:
+    return origin.lower() in {f"http://{request.host}".lower(), f"https://{request.host}".lower()}
 
 
 def _refused(why: str) -> PermissionDeniedError:
@@ -54,7 +62,7 @@ def _host_name(host: str) -> str:
 
 
 def _is_loopback(name: str) -> bool:
-    if name == "localhost":
+    if name.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(name).is_loopback

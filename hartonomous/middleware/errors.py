@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from hartonomous import codec
 from hartonomous.errors import (
@@ -43,6 +44,8 @@ def _ours(request: web.Request, error: Exception) -> HartonomousError:
         return error
     if isinstance(error, web.HTTPException):
         return _translate(error)
+    if isinstance(error, web.RequestPayloadError | HttpProcessingError):
+        return InvalidRequestError("The body is cut off, or its framing is broken.", code="bad_framing")
     logger.bind(request_id=request[REQUEST_ID]).opt(exception=error).error("unhandled error")
     return HartonomousError("An internal error occurred.")
 

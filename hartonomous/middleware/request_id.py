@@ -30,14 +30,19 @@ async def request_id(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Give the request its id."""
-    given = request.headers.get(HEADER, "")
-    request[REQUEST_ID] = given if _WELL_FORMED.match(given) else os.urandom(16).hex()
+    request[REQUEST_ID] = _id_of(request)
     return await handler(request)
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Put the id on a response: a signal handler for `on_response_prepare`."""
-    response.headers[HEADER] = request[REQUEST_ID]
+    # An `Expect` that the server cannot meet is refused before the first middleware.
+    response.headers[HEADER] = request.get(REQUEST_ID) or _id_of(request)
+
+
+def _id_of(request: web.Request) -> str:
+    given = request.headers.get(HEADER, "")
+    return given if _WELL_FORMED.match(given) else os.urandom(16).hex()
 
 
 def call_of(request: web.Request) -> Call:
