@@ -168,9 +168,13 @@ class Retrieval(Section):
 
 
 class Generation(Section):
-    """How an answer is made; `system` replaces the built-in instruction."""
+    """How an answer is made; `system` replaces the built-in instruction.
+
+    `max_sources` bounds the sources in the prompt where the model's context alone would take more.
+    """
 
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
+    max_sources: Annotated[int, Field(ge=1, le=100)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
     system: Annotated[str, Field(min_length=1)] | None = None
 

@@ -107,6 +107,7 @@ class AnswerBuilder:
         self._length = 0
         self._separator = ""  # strict: the blanks before the next sentence that is given out
         self._cited: dict[int, None] = {}
+        self._claimed = self._backed = False
         self.grounding: list[SentenceGrounding] = []
 
     @property
@@ -119,6 +120,18 @@ class AnswerBuilder:
     def cited(self) -> list[int]:
         """The markers that the answer uses, in the order of their first use."""
         return list(self._cited)
+
+    @property
+    def unsupported(self) -> bool:
+        """Whether the answer claims something and no source supports any of it; known after `finish`."""
+        return self._claimed and not self._backed
+
+    def quote(self, marker: int, text: str) -> str:
+        """Add a sentence of source `marker`, quoted, behind the finished answer; return what was added."""
+        added = f"{chr(10) * 2 if self._length else ''}\u201c{text}\u201d {show_markers([marker])}"
+        self._given_out.append(added)
+        self._record(added, ([marker], 1.0), [marker])
+        return added
 
     def feed(self, text: str) -> str:
         """Take the next piece of the model's text; return what of the answer is decided by it."""
@@ -291,6 +304,9 @@ class AnswerBuilder:
         blank = " " if text and sentence.plain.strip() and not _DENSE.match(sentence.plain[-1]) else ""
         tail = f"{blank}{text}{closing}{gap}"
         row = (shown, verdict.support if titled else support)
+        if verdict.claims and not titled:
+            self._claimed = True
+            self._backed = self._backed or support >= THRESHOLD
         used = [*sentence.inside, *end]
         if self._strict:
             self._give_supported("".join(sentence.out) + tail, row, used, verdict)

@@ -117,7 +117,8 @@ def truncate_to(text: str, fraction: float) -> str:
 
 
 def _ask(question: str, sources: Sequence[Source]) -> str:
-    shown = "\n\n".join(render(source) for source in sources)
+    # The best source last, next to the question: small models read what is near.
+    shown = "\n\n".join(render(source) for source in reversed(sources))
     return f"Sources:\n\n{shown}\n\nQuestion: {question}" if sources else question
 
 

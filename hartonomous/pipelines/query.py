@@ -27,6 +27,7 @@ from hartonomous.core.prompt import (
     render,
     truncate_to,
 )
+from hartonomous.core.quote import best_quote
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.search import ScoredHit, Searcher, SearchRequest, SearchResult
@@ -94,6 +95,7 @@ class _Plan:
     found: SearchResult
     sources: list[ScoredHit]
     omitted: int
+    shown: list[Source]
     body: dict[str, Any]
     builder: AnswerBuilder
     started: float
@@ -182,7 +184,7 @@ class Answerer:
                 raise
             yield self._sources_alone(plan.found)
             return
-        if text := builder.finish():
+        if text := builder.finish() + self._completion(plan):
             yield TextDelta(text)
         yield self._result(plan, usage, model, finish)
 
@@ -223,7 +225,18 @@ class Answerer:
         if request.model is not None:
             body["model"] = request.model
         builder = AnswerBuilder([source.text for source in sources], require_grounding=request.require_grounding)
-        return _Plan(request, found, list(relevant[:kept]), len(relevant) - kept, body, builder, started)
+        return _Plan(request, found, list(relevant[:kept]), len(relevant) - kept, sources, body, builder, started)
+
+    @staticmethod
+    def _completion(plan: _Plan) -> str:
+        """Return what a finished answer lacks: words that nothing supports are followed by those of the sources."""
+        builder = plan.builder
+        if builder.answer.strip() and not builder.unsupported:
+            return ""
+        found = best_quote(plan.request.search.query, [source.text for source in plan.shown])
+        if found is not None:
+            return builder.quote(found.marker, found.text)
+        return "" if builder.answer.strip() else builder.feed(NOTHING_FOUND) + builder.finish()
 
     def _result(self, plan: _Plan, usage: Usage, model: str | None, finish: str) -> QueryResult:
         took = time.perf_counter() - plan.started

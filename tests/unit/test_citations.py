@@ -253,3 +253,33 @@ def test_a_long_answer_costs_little() -> None:
     began = time.process_time()
     build(*pieces, sources=[source] * 10)
     assert time.process_time() - began < 2
+
+
+LAMP = "The Aurora lamp shines for 14 hours on one charge."
+
+
+def test_an_answer_that_nothing_supports_is_known_after_its_end() -> None:
+    builder = AnswerBuilder([LAMP])
+    builder.feed("The lamp was invented by Queen Margrethe in 1820.")
+    builder.finish()
+    assert builder.unsupported
+
+
+@pytest.mark.parametrize("text", ["The Aurora lamp shines for 14 hours.", "The sources do not say.", "Hello!", ""])
+def test_a_supported_answer_or_one_that_claims_nothing_needs_no_quote(text: str) -> None:
+    builder = AnswerBuilder([LAMP])
+    builder.feed(text)
+    builder.finish()
+    assert not builder.unsupported
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_quote_is_a_supported_sentence_of_the_answer(strict: bool) -> None:
+    builder = AnswerBuilder([LAMP], require_grounding=strict)
+    given = builder.feed("Queen Margrethe shone in 1820.") + builder.finish()
+    given += builder.quote(1, LAMP)
+    row = builder.grounding[-1]
+    assert builder.answer == given
+    assert given[row.start : row.end] == f"\u201c{LAMP}\u201d [1]"
+    assert (row.markers, row.support, builder.cited) == ([1], 1.0, [1])
+    assert len(builder.grounding) == (1 if strict else 2)

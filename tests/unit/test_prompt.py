@@ -26,7 +26,7 @@ DELIMITER = re.compile(f"<{GAP}/?{GAP}{GAP.join('source')}", re.IGNORECASE)
 SOURCE = Source(1, "Title", ("A", "B"), "Text.")
 
 
-def test_the_system_comes_first_and_the_question_last() -> None:
+def test_the_system_comes_first_and_the_question_last_beside_the_best_source() -> None:
     messages = build_messages(question="What?", sources=[SOURCE, Source(2, None, (), "Other.")])
     assert [message["role"] for message in messages] == ["system", "user"]
     assert messages[0]["content"] == DEFAULT_SYSTEM
@@ -34,7 +34,7 @@ def test_the_system_comes_first_and_the_question_last() -> None:
     assert content.endswith("Question: What?")
     assert "<source>\n[1] Title > A > B\nText.\n</source>" in content
     assert "<source>\n[2]\nOther.\n</source>" in content
-    assert content.index("[1]") < content.index("[2]") < content.index("What?")
+    assert content.index("[2]") < content.index("[1]") < content.index("What?")
 
 
 def test_the_system_can_be_replaced_or_left_out() -> None:
