@@ -57,12 +57,25 @@ def format_record(record: Any) -> str:
     exception = record["exception"]
     if exception is not None:
         fields["exception"] = "".join(traceback.format_exception(exception.type, exception.value, exception.traceback))
+    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", _encode(fields)) + "\n"
+
+
+def _encode(fields: dict[str, Any]) -> str:
     try:
-        line = orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(fields, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:
-        # Half a surrogate pair, or an integer beyond 64 bits.
-        line = json.dumps(fields, default=str, skipkeys=True)
-    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n"
+        pass  # half a surrogate pair, an integer beyond 64 bits, a list within itself
+    try:
+        return json.dumps(fields, default=_shown, skipkeys=True)
+    except (ValueError, RecursionError):
+        return json.dumps({name: str(fields[name]) for name in ("time", "level", "logger", "message")})
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a value's own text does, the record is written
+        return f"<{type(value).__name__}>"
 
 
 def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
