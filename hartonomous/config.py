@@ -7,13 +7,18 @@ sizes end in `_bytes`. Models are strict (the text "8700" is no port) and refuse
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+# A header carries a secret, so it is one word.
+_SECRET = re.compile(r"[!-~]+")
+_URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[A-Za-z0-9._~/-]*)?")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -21,11 +26,16 @@ ServiceName = Literal["embedding", "reranking", "generative", "qdrant"]
 
 
 def _check_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("expected an address like http://127.0.0.1:8710")
-    _ = parts.port  # raises ValueError when it is not a number up to 65535
+    if not _URL.fullmatch(value) or not _is_port(urlsplit(value)):
+        raise ValueError("expected an address like http://127.0.0.1:8710, without user, password or query")
     return value.rstrip("/")
+
+
+def _is_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _check_store_url(value: str) -> str:
@@ -34,14 +44,29 @@ def _check_store_url(value: str) -> str:
     return _check_url(value)
 
 
+def _no_own_options(value: dict[str, Any]) -> dict[str, Any]:
+    own = sorted(
+        {"messages", "model", "stream", "stream_options", "max_tokens", "temperature", "n", "tools"} & set(value)
+    )
+    if own:
+        raise ValueError(f"{own[0]} is set by the server itself")
+    return value
+
+
 def _read_secret(value: object) -> object:
     """Return the secret itself, or the stripped content of the file that `file:PATH` names."""
-    if isinstance(value, str) and value.startswith("file:"):
+    if not isinstance(value, str):
+        return value
+    secret = value
+    if value.startswith("file:"):
         try:
-            return SecretStr(Path(value.removeprefix("file:")).read_text(encoding="utf-8").strip())
-        except OSError as error:
-            raise ValueError(f"the secret's file cannot be read ({error.strerror})") from error
-    return SecretStr(value) if isinstance(value, str) else value
+            secret = Path(value.removeprefix("file:")).read_text(encoding="ascii", errors="replace").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a file name"
+            raise ValueError(f"the secret's file cannot be read ({reason})") from None
+    if not _SECRET.fullmatch(secret):
+        raise ValueError("a secret is one line of visible ASCII characters, and not empty")
+    return SecretStr(secret)
 
 
 Url = Annotated[str, AfterValidator(_check_url)]
@@ -170,12 +195,14 @@ class Retrieval(Section):
 class Generation(Section):
     """How an answer is made; `system` replaces the built-in instruction.
 
-    `max_sources` bounds the sources in the prompt where the model's context alone would take more.
+    `max_sources` bounds the sources in the prompt where the model's context alone would take more. `options` go to the
+    generative service as they are.
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
     max_sources: Annotated[int, Field(ge=1, le=100)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
+    options: Annotated[dict[str, Any], AfterValidator(_no_own_options)] = {}
     system: Annotated[str, Field(min_length=1)] | None = None
 
 

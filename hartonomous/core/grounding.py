@@ -22,6 +22,7 @@ THRESHOLD = 0.5
 _FOREIGN_CAP = 0.3  # of the support that is left when a hard term stands in no source
 _SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, to be cited for a fact the first lacks
 _MOST_SOURCES = 3
+_VERBATIM = 0.95  # of a sentence's terms: it stands in the source as it is
 
 _GREETING = re.compile(
     r"\W*(?:hi|hello|hey|sure|certainly|of course|thanks|thank you|you're welcome|sorry|great question|"
@@ -101,14 +102,15 @@ class Grounding:
     def judge(self, sentence: str) -> Verdict:
         """Weigh one sentence (without markers) against the sources."""
         wanted = list({term.forms: term for term in terms(sentence)}.values())
-        admits = _admits(sentence)
-        claims = bool(wanted) and not admits and not _is_talk(sentence)
         holders = [self._holders(term) for term in wanted]
+        by_source = self._by_source(wanted, holders)
+        # "It does not cover pens" is no "I don't know" when it stands so in a source.
+        admits = _admits(sentence) and max(by_source, default=0.0) < _VERBATIM
+        claims = bool(wanted) and not admits and not _is_talk(sentence)
         hard = tuple(frozenset(found) for term, found in zip(wanted, holders, strict=True) if term.hard)
         if admits:
             # The name that was asked for may be repeated; a number or a code would be a claim.
             admits = all(found or not _is_figure(term) for term, found in zip(wanted, holders, strict=True))
-        by_source = self._by_source(wanted, holders)
         support, chosen = self._choose(by_source, wanted, holders) if claims else (0.0, ())
         return Verdict(support, chosen, by_source, not all(hard), claims, admits, hard)
 

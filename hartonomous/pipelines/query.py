@@ -220,6 +220,7 @@ class Answerer:
             "messages": build_messages(question=request.search.query, sources=sources, system=system, history=history),
             "max_tokens": answer_tokens,
             "temperature": self._generation.temperature,
+            **self._generation.options,
             **request.options,
         }
         if request.model is not None:
@@ -233,7 +234,8 @@ class Answerer:
         builder = plan.builder
         if builder.answer.strip() and not builder.unsupported:
             return ""
-        found = best_quote(plan.request.search.query, [source.text for source in plan.shown])
+        question, texts = plan.request.search.query, [source.text for source in plan.shown]
+        found = best_quote(question, texts) or best_quote(f"{question} {builder.answer}", texts)
         if found is not None:
             return builder.quote(found.marker, found.text)
         return "" if builder.answer.strip() else builder.feed(NOTHING_FOUND) + builder.finish()

@@ -115,3 +115,10 @@ def test_support_is_in_0_to_1_and_sources_exist(sources: list[str], sentence: st
 @given(st.lists(st.sampled_from(SOURCES[0].split()), min_size=1, max_size=12).map(" ".join))
 def test_the_words_of_a_source_are_never_foreign_to_it(sentence: str) -> None:
     assert not Grounding([sentence]).judge(sentence).foreign
+
+
+def test_a_negative_fact_of_a_source_is_no_admission_of_ignorance() -> None:
+    verdict = Grounding(["The warranty lasts three years. It does not cover pens and paper."]).judge(
+        "It does not cover pens and paper."
+    )
+    assert (verdict.claims, verdict.admits, verdict.sources) == (True, False, (1,))
