@@ -8,7 +8,7 @@ error); `$${` stands for a literal `${`. Duplicate keys are refused. A replaced 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,11 @@ class _Reader:
             plain = not node.style
             tag = self._loader.resolve(yaml.ScalarNode, replaced, (plain, not plain))  # type: ignore[no-untyped-call]
             node = yaml.ScalarNode(tag, replaced, node.start_mark, node.end_mark, node.style)
-        return self._loader.construct_object(node)
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            # `2026-13-45` looks like a date to YAML and is none.
+            raise _Problem(node.start_mark.line + 1, path, "not a value that YAML knows") from None
 
     def _variable(self, match: re.Match[str], path: _Path) -> str:
         name, default = match["name"], match["default"]
@@ -99,6 +103,8 @@ def parse(text: str, environ: Mapping[str, str], name: str = "configuration") ->
         raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML") from error
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply, or an alias within itself") from None
     except ValidationError as error:
         raise ConfigError("\n".join(_sentences(error, reader.lines, name))) from error
     finally:
@@ -122,10 +128,17 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
 
 def _sentences(error: ValidationError, lines: Mapping[_Path, int], name: str) -> list[str]:
     problems = []
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
+    items = error.errors(include_url=False, include_input=False, include_context=False)
+    for item in items:
+        if item["type"] == "too_short" and any(_is_within(other["loc"], item["loc"]) for other in items):
+            continue  # pydantic finds a list too short whose items are wrong
         path = tuple(str(part) for part in item["loc"])
         problems.append(_Problem(_line(path, lines), path, _expected(item["type"], item["msg"])))
     return [problem.sentence(name) for problem in sorted(problems, key=lambda problem: problem.line)]
+
+
+def _is_within(path: Sequence[int | str], above: Sequence[int | str]) -> bool:
+    return len(path) > len(above) and path[: len(above)] == above
 
 
 def _line(path: _Path, lines: Mapping[_Path, int]) -> int:
@@ -140,6 +153,8 @@ def _expected(kind: str, message: str) -> str:
         return "unknown key"
     if kind in {"model_type", "dict_type"}:
         return "expected keys and values"
+    if kind == "too_short":
+        return "expected at least one"
     if kind == "tuple_type":
         return "expected a list"
     if kind == "missing":

@@ -42,7 +42,7 @@ def is_too_long(body: bytes) -> bool:
 def _error(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> HartonomousError:
     if is_too_long(body):
         return ValidationFailedError(f"The input is too long for the {name} service.", code="input_too_long")
-    if status == 507 or any(text in body for text in _NO_SPACE):
+    if name == "qdrant" and (status == 507 or any(text in body for text in _NO_SPACE)):
         return InsufficientStorageError("The vector store has no space left.")
     if status in {429, 503}:
         return BackendUnavailableError(f"The {name} service is not available.", retry_after=_retry_after(headers))
