@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 from aiohttp import web
 
+from hartonomous.clients.schema import CollectionInfo
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.call import Call
 from hartonomous.errors import NotFoundError, ValidationFailedError
@@ -24,18 +26,24 @@ async def list_collections(request: web.Request) -> web.Response:
     """List the collections."""
     runtime, call = runtime_of(request), call_of(request)
     infos = await runtime.schema.list(call)
-    counts = await asyncio.gather(*(runtime.vectors.counts(info.name, call) for info in infos))
-    collections = [
-        {
-            "name": info.name,
-            "documents": documents,
-            "chunks": chunks,
-            "dimension": info.dimension,
-            "embedding": info.fingerprint.as_dict(),
-        }
-        for info, (documents, chunks) in zip(infos, counts, strict=True)
-    ]
+    counted = await asyncio.gather(*(_counted(info, runtime, call) for info in infos))
+    collections = [view for view in counted if view is not None]
     return json_response({"collections": collections, "request_id": call.request_id})
+
+
+async def _counted(info: CollectionInfo, runtime: Runtime, call: Call) -> dict[str, Any] | None:
+    """Return the view of a collection; None when it was deleted after it was listed."""
+    try:
+        documents, chunks = await runtime.vectors.counts(info.name, call)
+    except NotFoundError:
+        return None
+    return {
+        "name": info.name,
+        "documents": documents,
+        "chunks": chunks,
+        "dimension": info.dimension,
+        "embedding": info.fingerprint.as_dict(),
+    }
 
 
 async def delete_collection(request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ import pytest
 from hartonomous.config import Config
 from hartonomous.keys import METRICS, OPENAPI
 from tests.service.application import ConfigMaker, RunningApp, merged, running
-from tests.service.fault_backend import Behaviour, Exchange, FaultBackend
+from tests.service.fault_backend import Behaviour, Exchange, FaultBackend, completion, json_reply, sse, stream
 
 EMBEDDINGS = "/v1/embeddings"
 CHAT = "/v1/chat/completions"
@@ -59,12 +59,19 @@ class RigMaker:
 
 
 @pytest.fixture
-def rigs(
-    make_config: ConfigMaker, embedding_url: str, reranking_url: str, generative_url: str, vector_url: str
-) -> RigMaker:
-    """A maker of rigs; all rigs of one test share their store and its default collection."""
+async def rigs(
+    make_config: ConfigMaker,
+    embedding_url: str,
+    reranking_url: str,
+    generative_url: str,
+    vector_url: str,
+    collection_name: str,
+) -> AsyncIterator[RigMaker]:
+    """A maker of rigs; those of one test share their store and its default collection, dropped at the end."""
     urls = {"embedding": embedding_url, "reranking": reranking_url, "generative": generative_url, "qdrant": vector_url}
-    return RigMaker(make_config, urls)
+    yield RigMaker(make_config, urls)
+    async with aiohttp.ClientSession() as session, session.delete(f"{vector_url}/collections/{collection_name}"):
+        pass
 
 
 @pytest.fixture
@@ -85,6 +92,17 @@ def passed_on(url: str) -> Behaviour:
             session.request(request.method, url + request.path, data=request.body or None) as response,
         ):
             await exchange.answer(response.status, await response.read(), headers)
+
+    return behave
+
+
+def says(text: str) -> Behaviour:
+    """Let the generative service answer this, a few characters at a time if it is streamed."""
+    pieces = [text[start : start + 3] for start in range(0, len(text), 3)]
+
+    async def behave(exchange: Exchange) -> None:
+        streamed = exchange.request.json["stream"]
+        await (stream(sse(pieces)) if streamed else json_reply(completion(pieces)))(exchange)
 
     return behave
 
@@ -159,7 +177,7 @@ def events_of(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-async def stream(app: RunningApp, body: Any, **options: Any) -> tuple[int, list[tuple[str, Any]]]:
+async def ask_streamed(app: RunningApp, body: Any, **options: Any) -> tuple[int, list[tuple[str, Any]]]:
     """POST a streamed query; return the status and the events (or the error as one event)."""
     async with app.session.post(app.url + "/rag/query", json={**body, "stream": True}, **options) as response:
         if response.status != 200:
