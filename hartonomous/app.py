@@ -27,6 +27,7 @@ from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
+from hartonomous.middleware.drain import drain
 from hartonomous.middleware.errors import errors
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
@@ -37,7 +38,7 @@ from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, errors, auth)
+MIDDLEWARES = (request_id, access, errors, drain, auth)
 
 OPERATIONS = (*rag.OPERATIONS, *documents.OPERATIONS, *openai.OPERATIONS, *ops.OPERATIONS)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -41,12 +44,27 @@ class Runtime:
 
 
 class State:
-    """What changes while the application lives: the current runtime, and whether it is draining."""
+    """What changes while the application lives: the current runtime, whether it is draining, what is under way."""
 
     def __init__(self, started: float) -> None:
         self.started = started
         self.draining = False
         self.runtime: Runtime | None = None
+        self.active = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request as under way; `idle` is set while there is none."""
+        self.active += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.active -= 1
+            if not self.active:
+                self.idle.set()
 
     @property
     def current(self) -> Runtime:

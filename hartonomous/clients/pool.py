@@ -84,6 +84,10 @@ class Opened:
                     raise BackendError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
         return bytes(body)
 
+    def abort(self) -> None:
+        """Let whoever reads the body fail at once."""
+        self._response.content.set_exception(aiohttp.ClientConnectionError("aborted"))
+
     def broken(self) -> BackendError:
         """Return the error of a body that ended too early, which only its reader can tell, and count it."""
         self._outcome[0] = "broken"
@@ -102,6 +106,7 @@ class Pool:
         unix = urls[0].startswith("unix:")
         self.replicas = [Replica("http://localhost" if unix else url) for url in urls]
         self._aborted = False
+        self._open: set[Opened] = set()
         socket_path = urls[0].removeprefix("unix:") if unix else None
         self._session = self._make_session(socket_path, config.concurrency)
         self._polls = self._make_session(socket_path, 1)
@@ -185,6 +190,9 @@ class Pool:
     async def abort(self) -> None:
         """End every call under way with a BackendUnavailableError, and let no other begin: the server stops."""
         self._aborted = True
+        # Closing a session wakes those that wait for an answer's headers or for a connection, not those that read.
+        for opened in self._open:
+            opened.abort()
         await self._session.close()
 
     async def close(self) -> None:
@@ -207,7 +215,7 @@ class Pool:
     ) -> AsyncIterator[Opened]:
         if call.deadline.expired:
             raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
-        if self._aborted:
+        if self._aborted and replica is None:
             raise self._shutting_down()
         session = self._session if replica is None else self._polls
         replica = replica or self.pick()
@@ -217,8 +225,10 @@ class Pool:
                 async with asyncio.timeout(first_byte_s):
                     response = await self._connect(session, method, replica.url + path, options, deadline, idempotent)
             outcome[0] = f"{response.status // 100}xx"
+            opened = Opened(self, response, outcome)
+            self._open.add(opened)
             try:
-                yield Opened(self, response, outcome)
+                yield opened
             except HartonomousError:
                 raise
             except BaseException:
@@ -226,6 +236,7 @@ class Pool:
                 outcome[0] = "cancelled"
                 raise
             finally:
+                self._open.discard(opened)
                 if response.content.at_eof():
                     response.release()
                 else:
