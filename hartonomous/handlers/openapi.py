@@ -94,6 +94,8 @@ def _operation(operation: Operation, schemas: _Schemas, error: dict[str, Any]) -
         "responses": {str(operation.status): _answer(operation, schemas)},
     }
     statuses = {400, 403, 405, 500, *operation.errors}
+    if operation.tag != "operations":
+        statuses.add(503)  # the server may be shutting down
     if operation.request is not None:
         schema = schemas.of(operation.request, "in")
         view["requestBody"] = {"required": True, "content": {codec.JSON: {"schema": schema}}}
