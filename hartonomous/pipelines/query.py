@@ -159,8 +159,9 @@ class Answerer:
             if not request.sources_on_failure or call.deadline.expired:
                 raise
             found.hits = relevant
+            result = self._sources_alone(found)
             yield SourcesFound(found, 0)
-            yield self._sources_alone(found)
+            yield result
             return
         found.hits = plan.sources
         yield SourcesFound(found, plan.omitted)
@@ -259,8 +260,8 @@ class Answerer:
 
     def _sources_alone(self, found: SearchResult) -> QueryResult:
         self._degraded.labels("generation").inc()
-        degraded = [*found.degraded, "generation"]
-        return QueryResult("", [], found.hits, [], 0, None, "error", Usage(), degraded, found.timings)
+        found.degraded.append("generation")
+        return QueryResult("", [], found.hits, [], 0, None, "error", Usage(), found.degraded, found.timings)
 
     @staticmethod
     def _nothing_found(found: SearchResult) -> QueryResult:

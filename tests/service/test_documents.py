@@ -161,7 +161,7 @@ async def test_a_bad_page_is_422(api: RunningApp, collection_name: str) -> None:
 TEXTS = {
     "plain": "One sentence. Another one.  Two blanks before this.\tA tab.\r\nA Windows line.\n\n\n\nFour line ends.",
     "unicode": "Zażółć gęślą jaźń. 日本語の文章です。これは二つ目です。 🍋 émoji.  \u2028A line separator.",
-    "markdown": "# One\n\nText under one.\n\n```python\nx = 1\n\n\ny = 2\n```\n\n| a | b |\n| - | - |\n\n## Two\n\n- a\n",
+    "markdown": "# One\n\nText below.\n\n```python\nx = 1\n\n\ny = 2\n```\n\n| a | b |\n| - | - |\n\n## Two\n\n- a\n",
     "leading": "\n\n   indented first line\n\nsecond paragraph with several more words in it than the first",
     "control": "form\x0cfeed \x1c separators \x85 next line \x0b vertical and more words to make it long enough",
     "long word": "x" * 3_000,

@@ -1,0 +1,197 @@
+"""The search pipeline by itself: fusion, what is left out when a service is down, failures of single questions."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from hartonomous.clients.points import Hit
+from hartonomous.clients.status import BackendRefusedError
+from hartonomous.config import Retrieval
+from hartonomous.errors import (
+    BackendUnavailableError,
+    ConflictError,
+    HartonomousError,
+    NotFoundError,
+    ValidationFailedError,
+)
+from hartonomous.metrics import Metrics
+from hartonomous.pipelines.search import Searcher, SearchRequest, SearchResult
+from tests.pipelines.fakes import Embedding, Reranking, Schema, Vectors, call, chunk, hits
+
+DOWN = BackendUnavailableError("down", retry_after=1)
+
+
+def ask(query: str = "words", collection: str = "docs", **options: Any) -> SearchRequest:
+    return SearchRequest(query=query, collection=collection, **{"top_k": 5, **options})
+
+
+class Parts:
+    """A searcher and its collaborators."""
+
+    def __init__(self, vectors: Vectors, reranking: Reranking | None = None, **config: Any) -> None:
+        self.embedding, self.reranking, self.vectors, self.schema = Embedding(), reranking, vectors, Schema()
+        fakes = (self.embedding, self.reranking, self.vectors, self.schema)
+        embedding, reranker, store, schema = (cast("Any", fake) for fake in fakes)
+        self.searcher = Searcher(embedding, reranker, store, schema, Retrieval(**config), Metrics())
+
+    async def names(self, request: SearchRequest) -> list[str]:
+        return [hit.chunk.id for hit in (await self.searcher.search(request, call())).hits]
+
+
+def both() -> Vectors:
+    return Vectors(dense=hits(a=0.9, b=0.8, c=0.1), sparse=hits(c=9.0, b=8.0, d=1.0))
+
+
+async def test_hybrid_fuses_by_rank_and_keeps_both_scores() -> None:
+    result = await Parts(both()).searcher.search(ask(), call())
+    # c is third and first: 1/63 + 1/61 is a little more than b's 2/62.
+    assert [hit.chunk.id for hit in result.hits] == ["c", "b", "a", "d"]
+    assert result.hits[0].scores == {"dense": 0.1, "sparse": 9.0}
+    assert result.hits[2].scores == {"dense": 0.9}
+    assert result.hits[0].score == pytest.approx((1 / 63 + 1 / 61) / (2 / 61))
+
+
+async def test_dense_and_sparse_take_their_own_scores() -> None:
+    parts = Parts(Vectors(dense=hits(a=0.9, b=-0.2), sparse=hits(c=8.0)))
+    dense = await parts.searcher.search(ask(mode="dense"), call())
+    assert [(hit.chunk.id, hit.score) for hit in dense.hits] == [("a", 0.9), ("b", 0.0)]
+    sparse = await parts.searcher.search(ask(mode="sparse"), call())
+    assert [(hit.chunk.id, hit.score) for hit in sparse.hits] == [("c", 0.5)]
+    assert parts.embedding.batches == [["words"]]
+
+
+async def test_a_reranker_orders_and_equal_scores_keep_the_order_of_the_search() -> None:
+    parts = Parts(both(), Reranking({"Text of d.": 0.9, "Text of a.": 0.9}))
+    assert await parts.names(ask()) == ["a", "d", "c", "b"]
+
+
+async def test_only_the_best_candidates_are_reranked_but_never_fewer_than_asked_for() -> None:
+    parts = Parts(both(), Reranking({"Text of d.": 0.9}), rerank_candidates=2)
+    assert await parts.names(ask(top_k=1)) == ["c"]
+    assert await parts.names(ask(top_k=4)) == ["d", "c", "b", "a"]
+
+
+async def test_without_reranker_or_wish_for_it_nothing_is_reranked() -> None:
+    reranking = Reranking()
+    reranking.error = DOWN
+    parts = Parts(both(), reranking)
+    result = await parts.searcher.search(ask(rerank=False), call())
+    assert result.degraded == []
+
+
+async def test_a_failing_reranker_is_left_out() -> None:
+    reranking = Reranking()
+    reranking.error = DOWN
+    result = await Parts(both(), reranking).searcher.search(ask(), call())
+    assert result.degraded == ["reranking"]
+    assert [hit.chunk.id for hit in result.hits] == ["c", "b", "a", "d"]
+
+
+async def test_a_failing_embedder_leaves_bm25() -> None:
+    parts = Parts(both())
+    parts.embedding.error = DOWN
+    result = await parts.searcher.search(ask(), call())
+    assert (result.degraded, [hit.chunk.id for hit in result.hits]) == (["embedding"], ["c", "b", "d"])
+    with pytest.raises(BackendUnavailableError):
+        await parts.searcher.search(ask(mode="dense"), call())
+    assert (await parts.searcher.search(ask(mode="sparse"), call())).degraded == []
+
+
+async def test_when_the_deadline_has_passed_nothing_is_called_degraded() -> None:
+    parts = Parts(both(), Reranking())
+    assert parts.reranking is not None
+    parts.reranking.error = DOWN
+    with pytest.raises(BackendUnavailableError):
+        await parts.searcher.search(ask(mode="sparse"), call(0))
+    parts.embedding.error = DOWN
+    with pytest.raises(BackendUnavailableError):
+        await parts.searcher.search(ask(), call(0))
+
+
+async def test_the_threshold_cuts_before_top_k() -> None:
+    parts = Parts(Vectors(dense=hits(a=0.9, b=0.5, c=0.4)))
+    result = await parts.searcher.search(ask(mode="dense", score_threshold=0.5, top_k=5), call())
+    assert [hit.chunk.id for hit in result.hits] == ["a", "b"]
+
+
+async def test_many_questions_share_calls_and_keep_their_own_failures() -> None:
+    parts = Parts(both())
+    requests = [
+        ask("one"),
+        ask("two", "nowhere"),
+        ask("three", "foreign"),
+        ask("four", "other"),
+        ask("a long one"),
+        ask("five", "foreign", mode="sparse"),
+        ask("six"),
+    ]
+    found = await parts.searcher.search_many(requests, call())
+    kinds = [getattr(outcome, "error_code", "found") for outcome in found]
+    assert kinds == [
+        "found",
+        "collection_not_found",
+        "embedding_model_mismatch",
+        "found",
+        "input_too_long",
+        "found",
+        "found",
+    ]
+    params = [outcome.param for outcome in found if isinstance(outcome, HartonomousError)]
+    assert params == ["collection", "collection", "query"]
+    assert sorted(name for name, _ in parts.vectors.searches) == ["docs", "foreign", "other"]
+    (docs,) = [searches for name, searches in parts.vectors.searches if name == "docs"]
+    assert [search.using for search in docs] == ["dense", "sparse"] * 2
+    assert isinstance(found[1], NotFoundError)
+    assert isinstance(found[2], ConflictError)
+
+
+async def test_one_collection_is_described_once_for_all_its_questions() -> None:
+    parts = Parts(both())
+    await parts.searcher.search_many([ask(str(number), mode="sparse") for number in range(9)], call())
+    assert parts.schema.asked == ["docs"]
+
+
+async def test_questions_are_embedded_in_full_batches_and_a_long_one_is_found_by_halving() -> None:
+    parts = Parts(both())
+    texts = ["a", "b", "c", "a long one", "d"]
+    found = await parts.searcher.search_many([ask(text) for text in texts], call())
+    assert [isinstance(outcome, SearchResult) for outcome in found] == [True, True, True, False, True]
+    assert sorted(map(len, parts.embedding.batches)) == [1, 1, 1, 2, 2, 4]
+
+
+async def test_a_filter_that_the_store_refuses_is_its_questions_fault() -> None:
+    bad = {"must": [{"key": "metadata.x", "match": {"value": 1}}]}
+    parts = Parts(both())
+    parts.vectors.error, parts.vectors.refuses = BackendRefusedError("refused"), bad
+    good, refused = await parts.searcher.search_many([ask(), ask(filter=bad)], call())
+    assert isinstance(good, SearchResult)
+    assert isinstance(refused, ValidationFailedError)
+    assert refused.param == "filter"
+
+
+async def test_a_store_that_is_down_fails_every_question_without_a_second_try() -> None:
+    parts = Parts(both())
+    parts.vectors.error = DOWN
+    found = await parts.searcher.search_many([ask("one"), ask("two")], call())
+    assert found == [DOWN, DOWN]
+    assert len(parts.vectors.searches) == 1
+
+
+async def test_feedback_searches_once_more_with_a_moved_question_and_never_mixes_versions() -> None:
+    old = Hit(chunk("old", document="d", content="1", sequence=1), 5.0)
+    new = Hit(chunk("new", document="d", content="2", sequence=2), 0.9)
+
+    class Replaced(Vectors):
+        async def dense_vectors(self, collection: str, ids: Any, call: Any) -> list[list[float]]:
+            self.rankings["dense"] = [new]
+            return [[0.0, 1.0]]
+
+    vectors = Replaced(dense=[Hit(old.chunk, 0.8)], sparse=[old])
+    parts = Parts(vectors)
+    result = await parts.searcher.search(ask("words", feedback=True), call())
+    assert [hit.chunk.id for hit in result.hits] == ["new"]
+    first, second = (searches for _, searches in vectors.searches)
+    assert first[0].vector == [1.0, 5.0]
+    assert second[0].vector == [1.0, 5.75]
