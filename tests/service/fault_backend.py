@@ -334,6 +334,7 @@ def sse(tokens: Sequence[str], *, done: bool = True) -> list[bytes]:
 
 async def _forwarded(url: str, request: Received) -> tuple[int, bytes, dict[str, str]]:
     headers = {name: request.headers[name] for name in ("Content-Type", "X-Request-ID") if name in request.headers}
+    headers["Accept-Encoding"] = "identity"
     async with (
         aiohttp.ClientSession(auto_decompress=False) as session,
         session.request(request.method, url + request.path, data=request.body or None, headers=headers) as response,
