@@ -79,7 +79,12 @@ class _Problem(Exception):  # noqa: N818 - not an error by itself: it becomes a 
         self.line, self.path, self.message = line, path, message
 
     def sentence(self, name: str) -> str:
-        return f"{name}:{self.line}: {'.'.join(self.path) or 'the file'}: {self.message}"
+        return f"{name}:{self.line}: {'.'.join(map(_shown, self.path)) or 'the file'}: {self.message}"
+
+
+def _shown(key: str) -> str:
+    """Return a key as it stands in a message of one line."""
+    return key if key.isprintable() else ascii(key)
 
 
 def parse(text: str, environ: Mapping[str, str], name: str = "configuration") -> Config:

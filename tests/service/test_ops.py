@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-import subprocess
+from asyncio.subprocess import PIPE, STDOUT
 
 import pytest
 
@@ -45,8 +46,8 @@ async def test_a_poll_that_is_too_old_reads_unknown(make_config: ConfigMaker) ->
     async with running(make_config(health={"interval_s": 1000.0})) as app:
         await eventually(lambda: app.runtime.monitor.status("qdrant") == "up", "qdrant up")
         monitor = app.runtime.monitor
-        later = monitor._clock() + 3001  # noqa: SLF001 - time is what this test moves
-        monitor._clock = lambda: later  # type: ignore[method-assign]  # noqa: SLF001
+        later = monitor._clock() + 3001  # time is what this test moves
+        monitor._clock = lambda: later
         assert monitor.statuses() == dict.fromkeys(monitor.statuses(), "unknown")
 
 
@@ -59,8 +60,9 @@ async def test_metrics_parse_with_promtool(api: RunningApp) -> None:
     async with api.session.get(api.url + "/metrics") as response:
         assert response.content_type == "text/plain"
         text = await response.text()
-    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    process = await asyncio.create_subprocess_exec(promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT)
+    complaints, _ = await process.communicate(text.encode())
+    assert (process.returncode, complaints) == (0, b"")
 
 
 async def test_a_request_moves_its_metrics_under_its_route_template(api: RunningApp) -> None:

@@ -121,6 +121,7 @@ def test_the_trials_file_loads() -> None:
     ("text", "problem"),
     [
         (MINIMAL + "server:\n  prot: 1\n", "f.yaml:7: server.prot: unknown key"),
+        (MINIMAL + '"a\\nb": 1\n', r"f.yaml:6: 'a\nb': unknown key"),
         (MINIMAL + "sever: {}\n", "f.yaml:6: sever: unknown key"),
         (MINIMAL + "server:\n  port: '8700'\n", "f.yaml:7: server.port: expected a valid integer"),
         (MINIMAL + "server:\n  port: 70000\n", "f.yaml:7: server.port: expected less than or equal to 65535"),
