@@ -73,6 +73,11 @@ class EmbeddingClient:
         """How many texts go into one call."""
         return self._config.batch_size
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls the service takes side by side, over all its addresses."""
+        return self._config.concurrency * len(self._config.urls)
+
     async def _embed(self, texts: Sequence[str], call: Call) -> Embedded:
         dimension = (await self.fingerprint(call)).dimension
         size = self._config.batch_size

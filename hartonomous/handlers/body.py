@@ -5,6 +5,7 @@ A body over the limit is refused before it is read when its length is known, and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,10 +13,19 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from hartonomous import codec
-from hartonomous.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationFailedError
+from hartonomous.errors import (
+    PayloadTooLargeError,
+    RequestTimedOutError,
+    UnsupportedMediaTypeError,
+    ValidationFailedError,
+)
 from hartonomous.keys import CONFIG
+from hartonomous.middleware.request_id import call_of
 
 Model = TypeVar("Model", bound=BaseModel)
+
+IDLE_S = 30.0
+"""How long nothing of a body may come."""
 
 # pydantic's kinds of errors in our own words; `{…}` is filled from the error's context.
 _SENTENCES = {
@@ -49,6 +59,7 @@ async def read_bytes(request: web.Request) -> bytes:
     Raises:
         UnsupportedMediaTypeError: not JSON by its type, or compressed.
         PayloadTooLargeError: beyond the limit.
+        RequestTimedOutError: nothing more of it came for 30 s, or it is not complete at the deadline.
     """
     if hdrs.CONTENT_TYPE in request.headers and request.content_type != codec.JSON:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
@@ -57,7 +68,23 @@ async def read_bytes(request: web.Request) -> bytes:
     limit = request.app[CONFIG].server.max_body_bytes
     if (request.content_length or 0) > limit:
         raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
-    return await request.read()
+    return await _read(request, limit)
+
+
+async def _read(request: web.Request, limit: int) -> bytes:
+    deadline = call_of(request).deadline
+    body = bytearray()
+    try:
+        while True:
+            async with asyncio.timeout(deadline.bound(IDLE_S)):
+                data = await request.content.readany()
+            if not data:
+                return bytes(body)
+            body += data
+            if len(body) > limit:
+                raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
+    except TimeoutError as error:
+        raise RequestTimedOutError("The body did not come in time.", headers={"Connection": "close"}) from error
 
 
 async def read_json(request: web.Request) -> Any:

@@ -25,6 +25,8 @@ class SharedBatches:
         self.tokens = 0
         self._client = client
         self._call = call
+        # As many calls as the service takes: the others wait here, where no timeout of theirs runs.
+        self._slots = asyncio.Semaphore(client.concurrency)
         self._parts: list[list[tuple[asyncio.Task[list[_Outcome]], slice]]] = [[] for _ in documents]
         flat = [(index, text) for index, texts in enumerate(documents) for text in texts]
         size = client.batch_size
@@ -56,7 +58,8 @@ class SharedBatches:
 
     async def _embed(self, texts: Sequence[str]) -> list[_Outcome]:
         try:
-            embedded = await self._client.embed_documents(texts, self._call)
+            async with self._slots:
+                embedded = await self._client.embed_documents(texts, self._call)
         except ValidationFailedError as error:
             if len(texts) == 1:
                 return [error]

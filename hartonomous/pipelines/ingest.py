@@ -36,6 +36,8 @@ _CHUNK_IN_THREAD = 2_000
 # So does making points, 0.2 ms each: beyond so many chunks a thread does it.
 _POINTS_IN_THREAD = 16
 _HEADING = 256
+# So many documents are written at a time: the others wait without a timeout, and searches find connections free.
+_WRITERS = 16
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,6 +124,7 @@ class Ingestor:
         self._vectors = vectors
         self._schema = schema
         self._jobs = jobs
+        self._writers = asyncio.Semaphore(_WRITERS)
         self._config = config
         self._outcomes = {
             status: metrics.documents.labels(status) for status in ("created", "updated", "unchanged", "failed")
@@ -230,9 +233,10 @@ class Ingestor:
         except ValidationFailedError as error:
             error.param = f"documents.{work.document.index}.text"
             raise
-        if not work.embeds:
-            return await self._jobs.run(self._write_attributes(collection, work, call))
-        return await self._jobs.run(self._write(collection, work, info, vectors, call))
+        async with self._writers:
+            if not work.embeds:
+                return await self._jobs.run(self._write_attributes(collection, work, call))
+            return await self._jobs.run(self._write(collection, work, info, vectors, call))
 
     async def _write(
         self, collection: str, work: _Work, info: CollectionInfo, vectors: Sequence[Vector], call: Call

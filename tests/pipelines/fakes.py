@@ -62,6 +62,9 @@ class Embedding:
 
     def __init__(self, batch_size: int = 4) -> None:
         self.batch_size = batch_size
+        self.concurrency = 2
+        self.active = 0
+        self.most_active = 0
         self.batches: list[list[str]] = []
         self.error: HartonomousError | None = None
         self.failing: str | None = None
@@ -78,8 +81,12 @@ class Embedding:
 
     async def embed_documents(self, texts: Sequence[str], call: Call) -> Embedded:
         self.batches.append(list(texts))
-        if self.gate is not None:
-            await self.gate.wait()
+        self.active += 1
+        self.most_active = max(self.active, self.most_active)
+        try:
+            await (asyncio.sleep(0) if self.gate is None else self.gate.wait())
+        finally:
+            self.active -= 1
         if self.error is not None and (self.failing is None or any(self.failing in text for text in texts)):
             raise self.error
         if any("long" in text for text in texts):

@@ -116,6 +116,13 @@ async def test_blank_documents_fail_alone() -> None:
     assert alone.failure is alone.documents[0].error is not None
 
 
+async def test_the_embedder_gets_as_many_calls_at_once_as_it_takes() -> None:
+    parts = Parts(batch_size=1)
+    result = await parts.ingest(*documents(*(f"Text {number}." for number in range(10))))
+    assert statuses(result) == ["created"] * 10
+    assert parts.embedding.most_active == parts.embedding.concurrency == 2
+
+
 async def test_a_failed_batch_fails_only_the_documents_in_it() -> None:
     parts = Parts(batch_size=2)
     parts.embedding.error, parts.embedding.failing = DOWN, "bad"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from io import BytesIO
 from typing import Any
 
 import pytest
 
 from hartonomous.core.fingerprint import document_id
+from hartonomous.handlers import body
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import DEFAULT, after, json_reply, reply
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest, passed_on, read, sample
@@ -310,6 +312,32 @@ async def test_a_body_over_the_limit_is_413_with_and_without_a_length(make_confi
             async with app.session.post(app.url + "/rag/ingest", data=data, headers=headers) as response:
                 assert response.status == 413
                 assert (await response.json())["error"]["code"] == "payload_too_large"
+
+
+async def test_a_body_of_exactly_the_limit_is_taken(make_config: ConfigMaker) -> None:
+    async with running(make_config(server={"max_body_bytes": 4096})) as app:
+        data = json.dumps(bad(colour="red")).encode().ljust(4096)
+        async with app.session.post(
+            app.url + "/rag/ingest", data=data, headers={"Content-Type": "application/json"}
+        ) as response:
+            assert response.status == 422
+
+
+@pytest.mark.parametrize("deadline", [None, "200"])
+async def test_a_body_that_never_ends_is_408(
+    api: RunningApp, monkeypatch: pytest.MonkeyPatch, deadline: str | None
+) -> None:
+    if deadline is None:
+        monkeypatch.setattr(body, "IDLE_S", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    lines = ["POST /rag/ingest HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: 100"]
+    lines += [] if deadline is None else [f"X-Request-Timeout-Ms: {deadline}"]
+    writer.write("\r\n".join((*lines, "", '{"documents":')).encode())
+    answer = await asyncio.wait_for(reader.readuntil(b'"}'), 10)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"type":"timeout_error"' in answer
+    writer.close()
+    await writer.wait_closed()
 
 
 # Failures of backends.
