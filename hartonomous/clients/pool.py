@@ -32,11 +32,13 @@ _JSON_HEADERS = {"Content-Type": "application/json"}
 
 @dataclass(slots=True)
 class Replica:
-    """One address of a service: what the monitor knows of it, and how many calls it has under way."""
+    """One address of a service: what the monitor knows of it, and the calls that it has under way or in line."""
 
     url: str
+    slots: asyncio.Semaphore
     up: bool | None = None
     outstanding: int = 0
+    waiting: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,16 +106,18 @@ class Pool:
         self.config = config
         self._metrics = metrics.service(name)
         unix = urls[0].startswith("unix:")
-        self.replicas = [Replica("http://localhost" if unix else url) for url in urls]
+        self.replicas = [
+            Replica("http://localhost" if unix else url, asyncio.Semaphore(config.concurrency)) for url in urls
+        ]
         self._aborted = False
         self._open: set[Opened] = set()
         socket_path = urls[0].removeprefix("unix:") if unix else None
-        self._session = self._make_session(socket_path, config.concurrency)
-        self._polls = self._make_session(socket_path, 1)
+        self._session = self._make_session(socket_path)
+        self._polls = self._make_session(socket_path)
 
-    def _make_session(self, socket_path: str | None, limit: int) -> aiohttp.ClientSession:
+    def _make_session(self, socket_path: str | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=self._connector(socket_path, limit),
+            connector=self._connector(socket_path),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers=self._headers(self.config),
@@ -121,10 +125,11 @@ class Pool:
         )
 
     @staticmethod
-    def _connector(socket_path: str | None, limit: int) -> aiohttp.BaseConnector:
+    def _connector(socket_path: str | None) -> aiohttp.BaseConnector:
+        # How many calls there are at once is for the slots of an address to say.
         if socket_path is not None:
-            return aiohttp.UnixConnector(socket_path, limit=limit, keepalive_timeout=_KEEPALIVE_S)
-        return aiohttp.TCPConnector(limit=0, limit_per_host=limit, keepalive_timeout=_KEEPALIVE_S)
+            return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=_KEEPALIVE_S)
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
 
     @staticmethod
     def _headers(config: Service) -> dict[str, str]:
@@ -161,8 +166,7 @@ class Pool:
             BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError,
             NotFoundError, ConflictError, InsufficientStorageError: see `clients.status`.
         """
-        deadline = Deadline(call.deadline.bound(self.config.timeout_s))
-        async with self._send(method, path, call, body, deadline, idempotent=idempotent) as opened:
+        async with self._send(method, path, call, body, whole=True, idempotent=idempotent) as opened:
             content = await opened.read()
         raise_for_status(self.name, opened.status, content, opened.headers)
         return Answer(opened.status, content, opened.headers)
@@ -172,7 +176,7 @@ class Pool:
 
         Raises what `request` raises.
         """
-        async with self._send("GET", path, call, None, call.deadline, replica=replica) as opened:
+        async with self._send("GET", path, call, None, whole=True, replica=replica) as opened:
             content = await opened.read()
         raise_for_status(self.name, opened.status, content, opened.headers)
 
@@ -183,16 +187,19 @@ class Pool:
         They have `timeout_s` to come, the body has until the deadline. The status is the caller's to look at.
         Leaving the block before the end of the body closes the connection.
         """
-        first_byte = call.deadline.bound(self.config.timeout_s)
-        async with self._send(method, path, call, body, call.deadline, first_byte_s=first_byte) as opened:
+        async with self._send(method, path, call, body, whole=False) as opened:
             yield opened
 
     async def abort(self) -> None:
         """End every call under way with a BackendUnavailableError, and let no other begin: the server stops."""
         self._aborted = True
-        # Closing a session wakes those that wait for an answer's headers or for a connection, not those that read.
+        # Closing the session wakes those that wait for an answer's headers, but neither those that read a body nor
+        # those that wait for their turn.
         for opened in self._open:
             opened.abort()
+        for replica in self.replicas:
+            for _ in range(replica.waiting):
+                replica.slots.release()
         await self._session.close()
 
     async def close(self) -> None:
@@ -207,9 +214,8 @@ class Pool:
         path: str,
         call: Call,
         body: bytes | None,
-        deadline: Deadline,
         *,
-        first_byte_s: float | None = None,
+        whole: bool,
         idempotent: bool = False,
         replica: Replica | None = None,
     ) -> AsyncIterator[Opened]:
@@ -218,12 +224,14 @@ class Pool:
         if self._aborted and replica is None:
             raise self._shutting_down()
         session = self._session if replica is None else self._polls
-        replica = replica or self.pick()
         options: dict[str, Any] = {"data": body, "headers": {**_JSON_HEADERS, **call.headers}, "allow_redirects": False}
-        with self._counted(replica) as outcome:
+        async with self._slot(replica, call) as (url, outcome):
+            # The service's own time begins when it is asked, not while the call waits for its turn.
+            limit_s = call.deadline.bound(self.config.timeout_s)
+            deadline = Deadline(limit_s) if whole else call.deadline
             with self.errors(outcome):
-                async with asyncio.timeout(first_byte_s):
-                    response = await self._connect(session, method, replica.url + path, options, deadline, idempotent)
+                async with asyncio.timeout(limit_s):
+                    response = await self._connect(session, method, url + path, options, deadline, idempotent)
             outcome[0] = f"{response.status // 100}xx"
             opened = Opened(self, response, outcome)
             self._open.add(opened)
@@ -264,32 +272,56 @@ class Pool:
         # A total of 0 would mean none at all.
         return aiohttp.ClientTimeout(total=max(0.001, deadline.remaining), sock_connect=self.config.connect_timeout_s)
 
-    @contextmanager
-    def _counted(self, replica: Replica) -> Iterator[list[str]]:
-        """Count a call; `outcome[0]` is what it is counted as at the end."""
+    @asynccontextmanager
+    async def _slot(self, polled: Replica | None, call: Call) -> AsyncIterator[tuple[str, list[str]]]:
+        """Wait for a turn at an address (a health poll does not) and count the call.
+
+        Yields the address, and what the call is counted as at the end.
+        """
+        replica = polled or self.pick()
         outcome = ["cancelled"]
-        started = time.perf_counter()
         replica.outstanding += 1
-        self._metrics.in_flight.inc()
         try:
-            yield outcome
+            if polled is None:
+                await self._wait(replica, call)
+            started = time.perf_counter()
+            self._metrics.in_flight.inc()
+            try:
+                yield replica.url, outcome
+            finally:
+                self._metrics.in_flight.dec()
+                self._metrics.latency.observe(time.perf_counter() - started)
+                self._metrics.count(outcome[0]).inc()
+                if polled is None:
+                    replica.slots.release()
         finally:
             replica.outstanding -= 1
-            self._metrics.in_flight.dec()
-            self._metrics.latency.observe(time.perf_counter() - started)
-            self._metrics.count(outcome[0]).inc()
+
+    async def _wait(self, replica: Replica, call: Call) -> None:
+        """Take a slot of the address, or raise when the deadline passes or the server stops."""
+        if not replica.slots.locked():
+            await replica.slots.acquire()
+            return
+        replica.waiting += 1
+        try:
+            async with asyncio.timeout(call.deadline.remaining):
+                await replica.slots.acquire()
+        except TimeoutError as error:
+            self._metrics.count("timeout").inc()
+            raise DeadlineExceededError(f"The {self.name} service was busy until the deadline.") from error
+        finally:
+            replica.waiting -= 1
+        if self._aborted:
+            replica.slots.release()
+            raise self._shutting_down()
 
     @contextmanager
     def errors(self, outcome: list[str]) -> Iterator[None]:
         """Turn what aiohttp raises into our errors, which name the backend and nothing of the library."""
         try:
             yield
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError:
             outcome[0] = "cancelled"
-            task = asyncio.current_task()
-            # A closed connector cancels those that wait for a connection: nobody has cancelled the task itself.
-            if self._aborted and task is not None and not task.cancelling():
-                raise self._shutting_down() from error
             raise
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             outcome[0], ours = self._translate(error)

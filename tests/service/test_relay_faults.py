@@ -255,3 +255,33 @@ async def test_the_address_with_fewer_calls_is_asked_and_a_dead_one_left_out(
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             await other.start()
+
+
+async def test_a_call_that_waits_for_its_turn_does_not_use_up_the_services_time(
+    make_config: ConfigMaker, faulty: FaultBackend
+) -> None:
+    faulty.on(CHAT, fault.reply(200, b"{}", delay_s=0.4))
+    config = make_config(backends={"generative": {"urls": (faulty.url,), "concurrency": 1, "timeout_s": 0.7}})
+    async with running(config) as app:
+        answers = await asyncio.gather(*(_post(app, CHAT) for _ in range(4)))
+        assert [status for status, _, _ in answers] == [200] * 4
+
+
+async def test_a_call_whose_turn_never_comes_is_a_504_at_its_deadline(
+    make_config: ConfigMaker, faulty: FaultBackend
+) -> None:
+    faulty.on(CHAT, fault.hang())
+    async with running(make_config(backends={"generative": {"urls": (faulty.url,), "concurrency": 1}})) as app:
+        first = asyncio.create_task(_post(app, CHAT))
+        await eventually(lambda: faulty.calls(CHAT), "the only connection is in use")
+        status, _, answer = await _post(app, CHAT, **{"X-Request-Timeout-Ms": "200"})
+        assert (status, answer["error"]["type"]) == (504, "timeout_error")
+        waiting = asyncio.create_task(_post(app, CHAT))
+        replica = app.runtime.pools["generative"].replicas[0]
+        await eventually(lambda: replica.waiting == 1, "the next one waits")
+        waiting.cancel()
+        await eventually(lambda: replica.waiting == 0, "it has left the line")
+        first.cancel()
+        await eventually(lambda: replica.outstanding == 0, "nothing is left")
+        faulty.on(CHAT, fault.DEFAULT)
+        assert (await _post(app, CHAT))[0] == 200
