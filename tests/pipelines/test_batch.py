@@ -79,7 +79,7 @@ async def test_leaving_in_the_middle_stops_everything() -> None:
     task = asyncio.create_task(consume())
     await until(lambda: generative.active == 6)
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.wait([task], timeout=5)
     assert task.cancelled()
     assert generative.active == 0
     assert len(asyncio.all_tasks()) == 1
