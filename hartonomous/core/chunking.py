@@ -11,9 +11,11 @@ Offsets are Unicode code points into the document's text, and a chunk's text is 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
@@ -21,6 +23,12 @@ from hartonomous.core.outline import Outline, outline
 from hartonomous.core.tokens import estimate_tokens
 
 __all__ = ["Chunk", "estimate_tokens", "renumber", "resplit", "split"]
+
+# What the splitter gets at once, in characters: of a text, and of a word or a script without blanks.
+_SECTION = 32_000
+_RUN = 2_000
+_ENDLESS = re.compile(rf"\S{{{_RUN},}}")
+_PUNCTUATION = "\u3002\uff01\uff1f\uff1b\uff0c\u3001.!?;,"
 
 _Count = Callable[[str], int]
 _Span = tuple[int, int]
@@ -101,15 +109,40 @@ def _body(text: str, start: int, end: int, headings: Outline) -> int:
 
 def _cut(text: str, offset: int, markdown: bool, limit: int, overlap: int, count: _Count) -> list[_Span]:
     """Cut by the splitter alone; `offset` is added to the spans."""
-    splitter = MarkdownSplitter if markdown else TextSplitter
+    splitter = (MarkdownSplitter if markdown else TextSplitter).from_callback(count, limit, overlap)
     try:
-        pieces = splitter.from_callback(count, limit, overlap).chunk_indices(text)
+        spans = [
+            (offset + first + start, offset + first + start + len(piece))
+            for first, last in _sections(text)
+            for start, piece in splitter.chunk_indices(text[first:last])
+            if piece.strip()
+        ]
     except UnicodeEncodeError:
         # Lone surrogates have no UTF-8; a character of the same length stands in for each.
         return _cut(text.encode("utf-8", "replace").decode(), offset, markdown, limit, overlap, count)
-    spans = [(offset + start, offset + start + len(piece)) for start, piece in pieces if piece.strip()]
     # An overlap can swallow a whole short chunk.
     return [span for index, span in enumerate(spans) if index + 1 == len(spans) or spans[index + 1][0] > span[0]]
+
+
+def _sections(text: str) -> list[_Span]:
+    """Return the parts that the splitter gets one by one, because its time grows faster than a text does.
+
+    A long text is cut at blank lines, else at a line's end, else at a blank; a run without blanks behind a mark of
+    punctuation, as in Chinese, or anywhere.
+    """
+    ends = {run.start() + end for run in _ENDLESS.finditer(text) for end in _cuts(run[0], _RUN, _PUNCTUATION)}
+    ends.update(_cuts(text, _SECTION, ("\n\n", "\n", " ")))
+    return list(pairwise([0, *sorted(ends), len(text)]))
+
+
+def _cuts(text: str, size: int, marks: Iterable[str]) -> Iterator[int]:
+    """Yield where to cut a text into parts of half to whole `size`, behind the first of the marks that is there."""
+    place = 0
+    while len(text) - place > size:
+        window = text[place + size // 2 : place + size]
+        after = next((found + len(mark) for mark in marks if (found := window.rfind(mark)) >= 0), size - size // 2)
+        place += size // 2 + after
+        yield place
 
 
 def _fit(text: str, span: _Span, markdown: bool, limit: int, count: _Count) -> list[_Span]:

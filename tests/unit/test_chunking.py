@@ -186,3 +186,36 @@ def test_a_megabyte_is_cut_in_seconds() -> None:
     began = time.process_time()
     split(part * (1_000_000 // len(part)), markdown=True, max_tokens=256, overlap_tokens=32)
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 20_000, "\u6c49\u5b57\u6587\u672c\u3002" * 5_000, "word " * 20_000, "line of words\n" * 8_000],
+    ids=["word", "chinese", "words", "lines"],
+)
+def test_a_text_larger_than_a_section_is_covered_without_a_gap(text: str) -> None:
+    chunks = split(text, markdown=False, max_tokens=64, overlap_tokens=0)
+    assert "".join("".join(chunk.text.split()) for chunk in chunks) == "".join(text.split())
+    assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+
+
+def test_chinese_without_blanks_is_cut_behind_its_marks() -> None:
+    chunks = split("\u6c49\u5b57\u6587\u672c\u3002" * 5_000, markdown=False, max_tokens=64, overlap_tokens=0)
+    assert all(chunk.text.endswith("\u3002") for chunk in chunks)
+
+
+def test_the_work_grows_with_the_text_and_no_faster() -> None:
+    """Sizes asked for a character, in a text without sentences: four times the text, about four times the work."""
+
+    def asked(length: int) -> int:
+        seen = 0
+
+        def count(part: str) -> int:
+            nonlocal seen
+            seen += len(part)
+            return estimate_tokens(part)
+
+        split("word " * length, markdown=False, max_tokens=64, overlap_tokens=0, count=count)
+        return seen
+
+    assert asked(80_000) < 6 * asked(20_000)
