@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
@@ -24,6 +24,7 @@ from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config, Service
 from hartonomous.handlers import documents, openai, openapi, ops, rag
 from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
+from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
@@ -120,12 +121,19 @@ async def _background(stack: AsyncExitStack, work: Coroutine[None, None, None]) 
     """Run `work` until the stack is closed."""
     task = asyncio.create_task(work)
 
+    task.add_done_callback(_tell_failure)
+
     async def stop() -> None:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})
 
     stack.push_async_callback(stop)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """Log a background task that ended by itself, which is a bug."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.opt(exception=error).error("a background task ended")
 
 
 async def _measure_lag(metrics: Metrics) -> None:

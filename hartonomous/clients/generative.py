@@ -81,7 +81,7 @@ class GenerativeClient:
             parsed = codec.loads(answer.body)
             choice = parsed["choices"][0]
             text = choice["message"].get("content") or ""
-            delta = Delta(str(text), choice.get("finish_reason"), _usage(parsed), parsed.get("model"))
+            delta = Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))
         except (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise BackendError(_NOT_A_COMPLETION) from error
         self._count(delta.usage)
@@ -119,7 +119,7 @@ class GenerativeClient:
             choices = parsed["choices"]
             choice = choices[0] if choices else {}
             text = (choice.get("delta") or {}).get("content") or ""
-            return Delta(str(text), choice.get("finish_reason"), _usage(parsed), parsed.get("model"))
+            return Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))
         except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise BackendError(_NOT_A_COMPLETION) from error
 
@@ -127,6 +127,11 @@ class GenerativeClient:
         if usage is not None:
             self._tokens_in.inc(usage.prompt_tokens)
             self._tokens_out.inc(usage.completion_tokens)
+
+
+def _name(parsed: Mapping[str, Any], key: str) -> str | None:
+    value = parsed.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _usage(parsed: Mapping[str, Any]) -> Usage | None:

@@ -35,10 +35,10 @@ class _Sequences:
         self._last = 0
         self._lock = threading.Lock()
 
-    def next(self) -> int:
+    def next(self, after: int = 0) -> int:
         value = sequence_at(time.time()) | secrets.randbits(_TIE_BITS)
         with self._lock:
-            self._last = max(value, self._last + 1)
+            self._last = max(value, self._last + 1, after + 1)
             return self._last
 
 
@@ -52,7 +52,10 @@ def sequence_at(seconds: float) -> int:
 
 
 next_sequence = _Sequences().next
-"""Return the order of an ingest that begins now: time, and in its low bits a random tie-breaker."""
+"""Return the order of an ingest that begins now: time, and in its low bits a random tie-breaker.
+
+`after` is the sequence of the version that it replaces: what was read comes before, whatever the clock says.
+"""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from hartonomous.clients.status import raise_for_status
+from hartonomous.clients.status import AnswerTooLargeError, raise_for_status
 from hartonomous.config import Service
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -83,7 +83,7 @@ class Opened:
             async for data in self._response.content.iter_any():
                 body += data
                 if len(body) > cap:
-                    raise BackendError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
+                    raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
         return bytes(body)
 
     def abort(self) -> None:

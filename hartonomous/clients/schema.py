@@ -110,6 +110,10 @@ class Schema:
         _compare(info, fingerprint)
         return info
 
+    def forget(self, collection: str) -> None:
+        """Look again at the next call: the collection turned out to be gone."""
+        self._known.pop(collection, None)
+
     async def drop(self, collection: str, call: Call) -> bool:
         """Delete a collection; return whether there was one. Raises ConflictError when it is not ours."""
         raw = await self._fetch(collection, call)

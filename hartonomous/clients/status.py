@@ -28,6 +28,10 @@ class BackendRefusedError(BackendError):
     """A backend called our request wrong (its 4xx): the caller's input if it was passed on, else our bug."""
 
 
+class AnswerTooLargeError(BackendError):
+    """A backend's answer is beyond the cap; less could be asked for at once."""
+
+
 def raise_for_status(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> None:
     """Raise the error that stands for `status`; return when it is 2xx."""
     if not 200 <= status < 300:

@@ -28,6 +28,8 @@ from hartonomous.core.sentences import CLOSERS, ends_sentence
 
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
 
+_LONGEST = 1_000  # characters of a sentence: one without an end would be judged again and again as it grows
+
 _MARKS = re.escape(CLOSERS)
 # Words, and what stands inside words or between two of them without ever ending a sentence.
 _PLAIN = re.compile(rf"(?:[^\s\[`{_MARKS}|]+|[.'_: ](?=\w))+")
@@ -218,7 +220,9 @@ class AnswerBuilder:
         if tail.end == at:  # a bracket that is no marker, or a bar
             self._put(self._buffer[at])
             return at + 1
-        if self._sentence.plain.strip() and ends_sentence(self._sentence.plain, tail.closing, tail.gap, tail.following):
+        plain = self._sentence.plain
+        ended = len(plain) > _LONGEST or ends_sentence(plain, tail.closing, tail.gap, tail.following)
+        if plain.strip() and ended:
             self._end_sentence(tail.closing, tail.gap, tail.markers)
         else:
             self._go_on(tail)

@@ -22,6 +22,9 @@ THRESHOLD = 0.5
 _FOREIGN_CAP = 0.3  # of the support that is left when a hard term stands in no source
 _SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, to be cited for a fact the first lacks
 _MOST_SOURCES = 3
+_LONG = 24  # words, from which a sentence can be one that goes round in circles
+_VARIETY = 0.3  # the least share of different words in it
+_WORD = re.compile(r"\w+")
 _VERBATIM = 0.95  # of a sentence's terms: it stands in the source as it is
 
 _GREETING = re.compile(
@@ -108,6 +111,8 @@ class Grounding:
         admits = _admits(sentence) and max(by_source, default=0.0) < _VERBATIM
         claims = bool(wanted) and not admits and not _is_talk(sentence)
         hard = tuple(frozenset(found) for term, found in zip(wanted, holders, strict=True) if term.hard)
+        if _repeats_itself(sentence):
+            return Verdict(0.0, (), (0.0,) * self._count, True, claims, False, hard)
         if admits:
             # The name that was asked for may be repeated; a number or a code would be a claim.
             admits = all(found or not _is_figure(term) for term, found in zip(wanted, holders, strict=True))
@@ -207,6 +212,12 @@ def _is_talk(sentence: str) -> bool:
 def _admits(sentence: str) -> bool:
     """Tell whether a sentence says that it does not know."""
     return _REFUSAL.search(_straight(sentence)) is not None
+
+
+def _repeats_itself(sentence: str) -> bool:
+    """Tell whether a sentence goes round in circles, as small models do: it says nothing, whatever its words are."""
+    words = _WORD.findall(sentence.lower())
+    return len(words) >= _LONG and len(set(words)) < _VARIETY * len(words)
 
 
 def _straight(text: str) -> str:

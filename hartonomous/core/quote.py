@@ -2,8 +2,8 @@
 
 A sentence's fit is the share of the question's terms that it has, each weighted by its rarity among the sentences of
 the sources: log(1 + N / n), the inverse document frequency (Spärck Jones, "A statistical interpretation of term
-specificity", 1972) with sentences for documents. Terms that stand nowhere weigh as much as the rarest, so a question
-about something else finds nothing.
+specificity", 1972) with sentences for documents. Terms that stand nowhere weigh half as much as the rarest, so a
+question about something else finds nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from hartonomous.core.sentences import sentences
 from hartonomous.core.terms import terms
 
-_LEAST_SHARE = 0.4
+_LEAST_SHARE = 0.3
+_ABSENT = 0.5  # of the weight of the rarest
 _LONGEST = 600  # characters: beyond that it is a table or a list, no sentence to quote
 
 
@@ -39,7 +40,7 @@ def best_quote(question: str, sources: Sequence[str]) -> Quote | None:
     forms = [{form for term in terms(candidate.text) for form in term.forms} for candidate in candidates]
     wanted = list({term.forms for term in terms(question)})
     holders = Counter(term for term in wanted for found in forms if not found.isdisjoint(term))
-    weights = {term: math.log1p(len(candidates) / max(1, holders[term])) for term in wanted}
+    weights = {term: _rarity(len(candidates), holders[term]) for term in wanted}
     total = sum(weights.values())
     best, best_share = None, 0.0
     for candidate, found in zip(candidates, forms, strict=True):
@@ -47,6 +48,10 @@ def best_quote(question: str, sources: Sequence[str]) -> Quote | None:
         if share > best_share:
             best, best_share = candidate, share
     return best if best_share >= _LEAST_SHARE else None
+
+
+def _rarity(count: int, holders: int) -> float:
+    return math.log1p(count / holders) if holders else _ABSENT * math.log1p(count)
 
 
 def _is_prose(sentence: str) -> bool:

@@ -91,7 +91,12 @@ class Journal:
         self._next: asyncio.Future[None] | None = None
         self._runner: asyncio.Task[None] | None = None
         self._closed_files: set[str] = set()
+        self._failure: BaseException | None = None
         self.syncs = 0
+
+    def reset(self) -> None:
+        """Trust the journal again: what it was to hold is in the segments."""
+        self._failure = None
 
     async def durable(self) -> None:
         """Return when everything that was applied before this call is on the disk; raise OSError.
@@ -111,12 +116,20 @@ class Journal:
         loop = asyncio.get_running_loop()
         while self._next is not None:
             group, self._next = self._next, None
-            try:
-                await loop.run_in_executor(self._pool, self.sync)
-            except OSError as error:
-                group.set_exception(error)
+            if self._failure is None:
+                await self._sync_for(group, loop)
             else:
-                group.set_result(None)
+                # The system tells of a failed write-back once: a later sync would succeed without what was lost.
+                group.set_exception(OSError("an earlier sync failed"))
+
+    async def _sync_for(self, group: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            await loop.run_in_executor(self._pool, self.sync)
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            self._failure = error
+            group.set_exception(error)
+        else:
+            group.set_result(None)
 
     def sync(self) -> None:
         """Sync the files of the journal; those that were full at the last sync are not touched again."""

@@ -133,6 +133,8 @@ async def _keep_house(store: Store, activity: Activity) -> None:
             except (OSError, RefusedError) as error:
                 # A full disk: what is acknowledged stands in the journal, and the next round tries again.
                 logger.bind(collection=collection.name, error=str(error)).error("checkpoint failed")
+            except Exception as error:  # noqa: BLE001 - one collection's trouble must not end the house's keeping
+                logger.bind(collection=collection.name).opt(exception=error).error("checkpoint failed")
 
 
 async def _tidy(store: Store, collection: Collection, idle_s: float) -> None:

@@ -155,6 +155,7 @@ class Collection:
             raise from_engine(error) from error
         self._tree.sync_changes()
         self._journal_failed = False
+        self.journal.reset()
         self._dirty = False
         self.unflushed = 0
         self.checkpointed = time.monotonic()

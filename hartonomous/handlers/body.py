@@ -114,5 +114,7 @@ def _shown(part: int | str) -> str:
 
 
 def _sentence(kind: str, context: Mapping[str, Any]) -> str:
+    if kind in {"too_short", "too_long"} and context.get("field_type") != "List":
+        kind = f"string_{kind}"
     template = _SENTENCES.get(kind)
     return "is not valid" if template is None else template.format_map(context)

@@ -18,7 +18,7 @@ from hartonomous.handlers.answers import Timer, cost_headers, json_response, ret
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import BatchQueryBody, DocumentBody, IngestBody, QueryBody, SearchBody
-from hartonomous.handlers.stream import ClientGoneError, EventStream, begin, finish, write
+from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
 from hartonomous.keys import Runtime
 from hartonomous.log import logger
 from hartonomous.middleware.request_id import call_of
@@ -163,7 +163,6 @@ def _batch(queries: Sequence[Any], runtime: Runtime) -> tuple[list[tuple[int, Qu
         try:
             questions.append((index, _query_request(validate(QueryBody, value), runtime)))
         except HartonomousError as error:
-            error.param = f"queries.{index}.{error.param}" if error.param else f"queries.{index}"
             refused.append(BatchItem(index, error))
     return questions, refused
 
@@ -179,21 +178,21 @@ async def _outcomes(
 
 
 async def _stream_batch(request: web.Request, outcomes: AsyncGenerator[BatchItem], call: Call) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": codec.NDJSON})
+    client = ClientStream(request, web.StreamResponse(headers={"Content-Type": codec.NDJSON}))
     items = []
     async with aclosing(outcomes):
         try:
-            await begin(response, request)
+            await client.begin()
             async for item in outcomes:
                 line = views.batch_item(item.index, item.outcome, call.request_id)
                 items.append({"status": line["status"]})
-                await write(response, codec.dumps(line) + b"\n")
+                await client.write(codec.dumps(line) + b"\n")
             tail = {"counts": _counts(items), "request_id": call.request_id}
-            await write(response, codec.dumps(tail) + b"\n")
-            await finish(response)
+            await client.write(codec.dumps(tail) + b"\n")
+            await client.finish()
         except ClientGoneError:
             logger.bind(request_id=call.request_id).debug("the client left a stream")
-    return response
+    return client.response
 
 
 def _counts(items: Sequence[dict[str, Any]]) -> dict[str, int]:

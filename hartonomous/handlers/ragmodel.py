@@ -11,10 +11,10 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.call import Call
@@ -35,6 +35,16 @@ PREFIX = "rag:"
 _COLLECTION = re.compile(COLLECTION_PATTERN.replace("$", r"\Z"))
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _text_or_parts(value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, list)):
+        raise ValueError("must be a string or a list of parts")
+    return value
+
+
 class _StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -45,7 +55,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     role: str
-    content: str | list[Any] | None = None
+    content: Annotated[Any, AfterValidator(_text_or_parts)] = None
 
 
 class ChatBody(BaseModel):
@@ -62,7 +72,7 @@ class ChatBody(BaseModel):
     temperature: Temperature | None = None
     top_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Annotated[list[str], BeforeValidator(_listed)] | None = None
     n: int | None = None
     tools: list[Any] | None = None
 

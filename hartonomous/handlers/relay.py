@@ -16,7 +16,7 @@ from hartonomous.clients.pool import Opened, Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
-from hartonomous.handlers.stream import ClientGoneError, begin, finish, write
+from hartonomous.handlers.stream import ClientGoneError, ClientStream
 from hartonomous.log import logger
 
 # What belongs to one connection or to the backend's own policy, never to our client (all lower case).
@@ -57,9 +57,9 @@ async def relay(request: web.Request, pool: Pool, path: str, body: bytes, call: 
                 raise_for_status(pool.name, opened.status, content, opened.headers)
             response = web.StreamResponse(status=opened.status, headers=_headers(opened))
             if opened.content_type == codec.SSE:
-                await _relay_events(request, response, opened, call)
+                await _relay_events(ClientStream(request, response), opened, call)
             else:
-                await _relay_body(request, response, opened)
+                await _relay_body(ClientStream(request, response), opened)
     except ClientGoneError:
         logger.bind(request_id=call.request_id).debug("the client left a relayed answer")
     except HartonomousError as error:
@@ -92,30 +92,30 @@ def _headers(opened: Opened) -> dict[str, str]:
     }
 
 
-async def _relay_body(request: web.Request, response: web.StreamResponse, opened: Opened) -> None:
+async def _relay_body(client: ClientStream, opened: Opened) -> None:
     """Pass a body on. Its first bytes are there before the status goes out; later a failure cuts the connection."""
     async with aclosing(opened.pieces()) as pieces:
         data = await anext(pieces, b"")
-        await begin(response, request)
+        await client.begin()
         if data:
-            await write(response, data)
+            await client.write(data)
         async for data in pieces:
-            await write(response, data)
-    await finish(response)
+            await client.write(data)
+    await client.finish()
 
 
-async def _relay_events(request: web.Request, response: web.StreamResponse, opened: Opened, call: Call) -> None:
+async def _relay_events(client: ClientStream, opened: Opened, call: Call) -> None:
     """Pass a stream of events on; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
-    await begin(response, request)
+    await client.begin()
     try:
-        await _pass_events(response, opened)
+        await _pass_events(client, opened)
     except HartonomousError as error:
         logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
-        await write(response, b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
-    await finish(response)
+        await client.write(b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
+    await client.finish()
 
 
-async def _pass_events(response: web.StreamResponse, opened: Opened) -> None:
+async def _pass_events(client: ClientStream, opened: Opened) -> None:
     """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing.
 
     The beginning of an event waits for its end, so that a stream that breaks never leaves half of one behind.
@@ -126,13 +126,13 @@ async def _pass_events(response: web.StreamResponse, opened: Opened) -> None:
             waiting += data
             end = _end_of_events(waiting)
             if end:
-                await write(response, waiting[:end])
+                await client.write(waiting[:end])
                 tail = (tail + waiting[:end])[-_TAIL:]
                 waiting = waiting[end:]
     if not (tail + waiting).rstrip().endswith(_DONE):
         raise opened.broken()
     if waiting:
-        await write(response, waiting)
+        await client.write(waiting)
 
 
 def _end_of_events(data: bytes) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,53 +20,58 @@ from hartonomous import codec
 from hartonomous.core import sse
 
 PING_S = 15.0
+WRITE_S = 30.0
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection in the middle of a response."""
+    """The client closed its connection in the middle of a response, or stopped reading it."""
 
 
-@contextmanager
-def _client_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ConnectionError, aiohttp.ClientError) as error:
-        raise ClientGoneError from error
+class ClientStream:
+    """A response that is sent piece by piece; a client that does not take a piece within `WRITE_S` is cut off."""
 
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self.response = response
+        self._request = request
 
-async def begin(response: web.StreamResponse, request: web.Request) -> None:
-    """Send status and headers. Raises ClientGoneError."""
-    with _client_errors():
-        await response.prepare(request)
+    async def begin(self) -> None:
+        """Send status and headers. Raises ClientGoneError."""
+        await self._taken(self.response.prepare(self._request))
 
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the body. Raises ClientGoneError."""
+        await self._taken(self.response.write(data))
 
-async def write(response: web.StreamResponse, data: bytes) -> None:
-    """Send a piece of the body. Raises ClientGoneError."""
-    with _client_errors():
-        await response.write(data)
+    async def finish(self) -> None:
+        """Send the end of the body. Raises ClientGoneError."""
+        await self._taken(self.response.write_eof())
 
-
-async def finish(response: web.StreamResponse) -> None:
-    """Send the end of the body. Raises ClientGoneError."""
-    with _client_errors():
-        await response.write_eof()
+    async def _taken(self, sending: Awaitable[object]) -> None:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await sending
+        except TimeoutError as error:
+            # Nothing that is still buffered will be read: without this the end of the response would wait for ever.
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ClientGoneError from error
+        except (ConnectionError, aiohttp.ClientError) as error:
+            raise ClientGoneError from error
 
 
 class EventStream:
     """A `text/event-stream` response with a ping after every 15 s of silence. Used as a context manager."""
 
     def __init__(self, request: web.Request, headers: dict[str, str] | None = None, ping_s: float = PING_S) -> None:
-        self.response = web.StreamResponse(
-            headers={"Content-Type": codec.SSE, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            | (headers or {})
-        )
-        self._request = request
+        own = {"Content-Type": codec.SSE, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        self.response = web.StreamResponse(headers=own | (headers or {}))
+        self._client = ClientStream(request, self.response)
         self._ping_s = ping_s
         self._written = 0.0
         self._pings: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await begin(self.response, self._request)
+        await self._client.begin()
         self._written = time.monotonic()
         self._pings = asyncio.create_task(self._ping())
         return self
@@ -76,10 +81,10 @@ class EventStream:
     ) -> None:
         assert self._pings is not None
         self._pings.cancel()
-        with suppress(asyncio.CancelledError, ClientGoneError):
-            await self._pings
+        # Unlike awaiting it, this lets a cancellation of our own through.
+        await asyncio.wait({self._pings})
         if error is None:
-            await finish(self.response)
+            await self._client.finish()
 
     async def event(self, name: str, value: Any) -> None:
         """Send a named event with a JSON value. Raises ClientGoneError."""
@@ -95,12 +100,13 @@ class EventStream:
 
     async def _send(self, data: bytes) -> None:
         self._written = time.monotonic()
-        await write(self.response, data)
+        await self._client.write(data)
 
     async def _ping(self) -> None:
         while True:
             silent = time.monotonic() - self._written
             if silent >= self._ping_s:
-                await self._send(sse.PING)
+                with suppress(ClientGoneError):  # the next event finds out as well
+                    await self._send(sse.PING)
             else:
                 await asyncio.sleep(self._ping_s - silent)

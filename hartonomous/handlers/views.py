@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from hartonomous.clients.points import DocumentState, StoredChunk
 from hartonomous.core.citations import SentenceGrounding
-from hartonomous.errors import HartonomousError
+from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.pipelines.ingest import DocumentResult, IngestResult
 from hartonomous.pipelines.query import QueryResult
 from hartonomous.pipelines.search import ScoredHit, SearchResult
@@ -313,7 +313,10 @@ def _document_result(document: DocumentResult) -> dict[str, Any]:
 def batch_item(index: int, outcome: QueryResult | HartonomousError, request_id: str) -> dict[str, Any]:
     """Return the outcome of one query of a batch."""
     if isinstance(outcome, HartonomousError):
-        return {"index": index, "status": outcome.status, "error": outcome.as_dict()}
+        error = outcome.as_dict()
+        if outcome.param or isinstance(outcome, ValidationFailedError):
+            error["param"] = ".".join(filter(None, ("queries", str(index), outcome.param)))
+        return {"index": index, "status": outcome.status, "error": error}
     total = round(sum(outcome.timings.values()), 2)
     return {
         "index": index,

@@ -24,7 +24,7 @@ from hartonomous.config import Rag
 from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
 from hartonomous.core.chunking import Chunk, estimate_tokens, split
-from hartonomous.errors import ConflictError, HartonomousError, ValidationFailedError
+from hartonomous.errors import ConflictError, HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.batching import SharedBatches
 from hartonomous.pipelines.jobs import Jobs
@@ -95,6 +95,11 @@ class _Work:
         return fingerprint.version(self.content_hash, self.attributes_hash)
 
     @property
+    def replaces(self) -> int:
+        """The sequence of the version that was found, 0 when there was none."""
+        return 0 if self.state is None else self.state.sequence
+
+    @property
     def embeds(self) -> bool:
         return self.state is None or self.state.content_hash != self.content_hash
 
@@ -147,7 +152,13 @@ class Ingestor:
         info = await self._ensure(collection, current, call)
         sizes = await self._sizes(max_tokens, overlap_tokens, call)
         results, latest = _latest(documents)
-        states = await self._vectors.states(collection, list(latest), call)
+        try:
+            states = await self._vectors.states(collection, list(latest), call)
+        except NotFoundError:
+            # Deleted by another process since we looked: it is made again, as if it had never been there.
+            self._schema.forget(collection)
+            info = await self._ensure(collection, current, call)
+            states = {}
         works = []
         for document in latest.values():
             outcome = await self._prepare(document, states.get(document.id), info, sizes)
@@ -233,10 +244,14 @@ class Ingestor:
         except ValidationFailedError as error:
             error.param = f"documents.{work.document.index}.text"
             raise
+        if not work.embeds:
+            return await self._jobs.run(self._in_turn(self._write_attributes(collection, work, call)))
+        return await self._jobs.run(self._in_turn(self._write(collection, work, info, vectors, call)))
+
+    async def _in_turn(self, write: Awaitable[DocumentResult]) -> DocumentResult:
+        """Bound the writes under way, those whose callers have left included."""
         async with self._writers:
-            if not work.embeds:
-                return await self._jobs.run(self._write_attributes(collection, work, call))
-            return await self._jobs.run(self._write(collection, work, info, vectors, call))
+            return await write
 
     async def _write(
         self, collection: str, work: _Work, info: CollectionInfo, vectors: Sequence[Vector], call: Call
@@ -262,7 +277,7 @@ class Ingestor:
             metadata=document.metadata or {},
             attributes_hash=work.attributes_hash,
             version=work.version,
-            sequence=next_sequence(),
+            sequence=next_sequence(work.replaces),
             updated_at=_now(),
             call=call,
         )
@@ -271,7 +286,7 @@ class Ingestor:
 
 def _points(work: _Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
     document, encoder = work.document, Bm25Encoder.for_language(info.language)
-    sequence, now = next_sequence(), _now()
+    sequence, now = next_sequence(work.replaces), _now()
     parts = zip(work.chunks, work.embedded_texts, _gaps(document.text, work.chunks), vectors, strict=True)
     return [
         ChunkPoint(

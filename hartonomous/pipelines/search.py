@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,17 +24,24 @@ from hartonomous.clients.points import Hit, StoredChunk, newest_only
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.clients.sparse import Bm25Encoder
-from hartonomous.clients.status import BackendRefusedError
+from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.vectors import Search, VectorClient
 from hartonomous.config import Retrieval
 from hartonomous.core.call import Call
+from hartonomous.core.chunking import estimate_tokens
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.core.fusion import reciprocal_rank, rocchio, unit_bm25, unit_cosine
+from hartonomous.core.prompt import truncate_to
 from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.metrics import Metrics
 
 Mode = Literal["hybrid", "dense", "sparse"]
 Kind = Literal["dense", "sparse"]
+
+# A question that is too long for the embedding model is shortened so many times at most, to what should fit.
+_SHORTENINGS = 4
+_SPECIAL_TOKENS = 16
+_LEAST_CONTEXT = 512
 
 # Pseudo-relevance feedback looks at so many of the best hits.
 _FEEDBACK_HITS = 5
@@ -172,8 +180,7 @@ class Searcher:
             embedded = await self._embedding.embed_queries([item.request.query for item in items], call)
         except ValidationFailedError as error:
             if len(items) == 1:
-                error.param = "query"
-                items[0].error = error
+                await self._embed_beginning(items[0], error, call)
                 return
             # One question is too long for the model: halved until it stands alone, it does not fail the others.
             middle = len(items) // 2
@@ -184,6 +191,22 @@ class Searcher:
         else:
             for item, vector in zip(items, embedded.vectors, strict=True):
                 item.vector = vector
+
+    async def _embed_beginning(self, item: _Item, error: ValidationFailedError, call: Call) -> None:
+        """Embed as much of a question as the model takes; BM25 has the whole of it."""
+        text = item.request.query
+        try:
+            context = (await self._embedding.model(call)).context or _LEAST_CONTEXT
+            for _ in range(_SHORTENINGS):
+                text = truncate_to(text, min(0.75, context / (estimate_tokens(text) + _SPECIAL_TOKENS)))
+                with suppress(ValidationFailedError):
+                    (item.vector,) = (await self._embedding.embed_queries([text], call)).vectors
+                    return
+        except HartonomousError as failure:
+            self._without_embedding([item], failure, call)
+            return
+        error.param = "query"
+        item.error = error
 
     def _without_embedding(self, items: Sequence[_Item], error: HartonomousError, call: Call) -> None:
         for item in items:
@@ -202,6 +225,14 @@ class Searcher:
         flat = [search for plan in plans for search in plan]
         try:
             rankings = await self._vectors.search(name, flat, call)
+        except AnswerTooLargeError as error:
+            if len(items) == 1:
+                _fail(items, error)
+                return
+            middle = len(items) // 2
+            await self._search_collection(name, items[:middle], call)
+            await self._search_collection(name, items[middle:], call)
+            return
         except HartonomousError as error:
             if isinstance(error, (BackendRefusedError, ValidationFailedError)):
                 await self._search_apart(name, items, call, error)

@@ -123,7 +123,7 @@ async def test_many_questions_share_calls_and_keep_their_own_failures() -> None:
         ask("two", "nowhere"),
         ask("three", "foreign"),
         ask("four", "other"),
-        ask("a long one"),
+        ask("long" * 9),
         ask("five", "foreign", mode="sparse"),
         ask("six"),
     ]
@@ -155,10 +155,19 @@ async def test_one_collection_is_described_once_for_all_its_questions() -> None:
 
 async def test_questions_are_embedded_in_full_batches_and_a_long_one_is_found_by_halving() -> None:
     parts = Parts(both())
-    texts = ["a", "b", "c", "a long one", "d"]
+    texts = ["a", "b", "c", "long" * 9, "d"]
     found = await parts.searcher.search_many([ask(text) for text in texts], call())
     assert [isinstance(outcome, SearchResult) for outcome in found] == [True, True, True, False, True]
-    assert sorted(map(len, parts.embedding.batches)) == [1, 1, 1, 2, 2, 4]
+    assert sorted(map(len, parts.embedding.batches)) == [1] * 3 + [1] * 4 + [2, 2, 4]  # four times shortened
+
+
+async def test_as_much_of_a_long_question_is_embedded_as_the_model_takes() -> None:
+    parts = Parts(both())
+    found = await parts.searcher.search(ask("a long one"), call())
+    assert found.degraded == []
+    assert parts.embedding.batches[0] == ["a long one"]
+    assert "a long one".startswith(parts.embedding.batches[-1][0])
+    assert "long" not in parts.embedding.batches[-1][0]
 
 
 async def test_a_filter_that_the_store_refuses_is_its_questions_fault() -> None:
