@@ -98,9 +98,9 @@ async def test_a_bad_question_fails_alone(fruit: Rig) -> None:
         ({}, 422, "queries.3.query"),
         ("lime", 422, "queries.4"),
         (None, 422, "queries.5"),
-        ({**LIME, "collection": "nowhere"}, 404, "collection"),
+        ({**LIME, "collection": "nowhere"}, 404, "queries.6.collection"),
         ({**LIME, "filter": {"must": [{"key": "visible", "match": {"value": False}}]}}, 422, None),
-        ({"query": "abcdefgh " * 900}, 422, "query"),
+        ({"query": "abcdefgh " * 900}, 422, "queries.8.query"),
         ({"query": "limes"}, 200, None),
         ({"query": "limes", "mode": "dense"}, 200, None),
     ]
@@ -122,7 +122,8 @@ async def test_one_question_too_long_for_the_model_costs_few_calls_more(rigs: Ri
         queries[37] = {"query": "abcdefgh " * 900}
         answer = await batch(rig.app, queries)
         assert [item["index"] for item in answer["results"] if item["status"] != 200] == [37]
-        assert len(rig.embedding.calls(EMBEDDINGS)) == 13
+        # Found by halving in 13 calls, then shortened at most four times.
+        assert 13 < len(rig.embedding.calls(EMBEDDINGS)) <= 17
 
 
 async def test_a_generation_that_fails_fails_its_question_alone(fruit: Rig) -> None:

@@ -182,9 +182,10 @@ async def test_a_writer_waits_for_a_sync_that_began_after_its_write(
     workers.close()
 
 
-async def test_a_failed_sync_fails_its_writers_and_not_the_next(
+async def test_after_a_failed_sync_none_succeeds_until_the_journal_is_trusted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The system tells of a failed write-back once: a second sync would succeed without what the first lost."""
     workers = Workers()
     journal = Journal(tmp_path, workers.disk)
     failures = [OSError(28, "No space left on device")]
@@ -196,7 +197,23 @@ async def test_a_failed_sync_fails_its_writers_and_not_the_next(
     monkeypatch.setattr(journal, "sync", sync)
     with pytest.raises(OSError, match="No space"):
         await journal.durable()
+    with pytest.raises(OSError, match="earlier sync failed"):
+        await journal.durable()
+    journal.reset()
     await journal.durable()
+    workers.close()
+
+
+async def test_a_sync_that_fails_oddly_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers()
+    journal = Journal(tmp_path, workers.disk)
+
+    def sync() -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(journal, "sync", sync)
+    with pytest.raises(ValueError, match="odd"):
+        await asyncio.wait_for(journal.durable(), 5)
     workers.close()
 
 
