@@ -120,6 +120,8 @@ class StoredChunk(_Chunk):
             _nonsense()
         fields = _CHUNK.read(payload)
         fields["headings"] = tuple(fields.get("headings", ()))
+        if fields["start"] < 0 or fields["end"] - fields["start"] != len(fields["text"]):
+            _nonsense()
         return cls(id=point_id, **fields)
 
 

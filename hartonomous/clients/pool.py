@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,10 @@ class Answer:
     headers: Mapping[str, str]
 
 
+class UnreachableError(BackendUnavailableError):
+    """No connection could be made: the request has not been sent."""
+
+
 class Opened:
     """A response whose headers are there and whose body is still to be read; errors are ours already."""
 
@@ -79,8 +83,8 @@ class Opened:
         """Return the whole body; raises as `pieces`, and BackendError beyond `max_answer_bytes`."""
         cap = self._pool.config.max_answer_bytes
         body = bytearray()
-        with self._pool.errors(self._outcome):
-            async for data in self._response.content.iter_any():
+        async with aclosing(self.pieces()) as pieces:
+            async for data in pieces:
                 body += data
                 if len(body) > cap:
                     raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
@@ -219,19 +223,45 @@ class Pool:
         idempotent: bool = False,
         replica: Replica | None = None,
     ) -> AsyncIterator[Opened]:
+        """Send to the best address, and to the next one where a connection cannot be made: nothing was sent then."""
+        for attempt in range(len(self.replicas)):
+            handed_out = False
+            try:
+                async with self._send_once(
+                    method, path, call, body, whole=whole, idempotent=idempotent, replica=replica
+                ) as opened:
+                    handed_out = True
+                    yield opened
+                    return
+            except UnreachableError:
+                if handed_out or replica is not None or attempt + 1 == len(self.replicas):
+                    raise
+
+    @asynccontextmanager
+    async def _send_once(
+        self,
+        method: str,
+        path: str,
+        call: Call,
+        body: bytes | None,
+        *,
+        whole: bool,
+        idempotent: bool,
+        replica: Replica | None,
+    ) -> AsyncIterator[Opened]:
         if call.deadline.expired:
             raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
         if self._aborted and replica is None:
             raise self._shutting_down()
         session = self._session if replica is None else self._polls
         options: dict[str, Any] = {"data": body, "headers": {**_JSON_HEADERS, **call.headers}, "allow_redirects": False}
-        async with self._slot(replica, call) as (url, outcome):
+        async with self._slot(replica, call) as (chosen, outcome):
             # The service's own time begins when it is asked, not while the call waits for its turn.
             limit_s = call.deadline.bound(self.config.timeout_s)
             deadline = Deadline(limit_s) if whole else call.deadline
             with self.errors(outcome):
                 async with asyncio.timeout(limit_s):
-                    response = await self._connect(session, method, url + path, options, deadline, idempotent)
+                    response = await self._connect(session, method, chosen, path, options, deadline, idempotent)
             outcome[0] = f"{response.status // 100}xx"
             opened = Opened(self, response, outcome)
             self._open.add(opened)
@@ -254,14 +284,21 @@ class Pool:
         self,
         session: aiohttp.ClientSession,
         method: str,
-        url: str,
+        replica: Replica,
+        path: str,
         options: dict[str, Any],
         deadline: Deadline,
         idempotent: bool,
     ) -> aiohttp.ClientResponse:
+        url = replica.url + path
         try:
             return await session.request(method, url, timeout=self._limits(deadline), **options)
-        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            if len(self.replicas) > 1:
+                # A refused connection is over at once: its address would always have the fewest calls under way.
+                replica.up = False
+            raise
+        except aiohttp.ServerTimeoutError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if not idempotent or self._aborted:
@@ -273,7 +310,7 @@ class Pool:
         return aiohttp.ClientTimeout(total=max(0.001, deadline.remaining), sock_connect=self.config.connect_timeout_s)
 
     @asynccontextmanager
-    async def _slot(self, polled: Replica | None, call: Call) -> AsyncIterator[tuple[str, list[str]]]:
+    async def _slot(self, polled: Replica | None, call: Call) -> AsyncIterator[tuple[Replica, list[str]]]:
         """Wait for a turn at an address (a health poll does not) and count the call.
 
         Yields the address, and what the call is counted as at the end.
@@ -287,7 +324,7 @@ class Pool:
             started = time.perf_counter()
             self._metrics.in_flight.inc()
             try:
-                yield replica.url, outcome
+                yield replica, outcome
             finally:
                 self._metrics.in_flight.dec()
                 self._metrics.latency.observe(time.perf_counter() - started)
@@ -332,7 +369,7 @@ class Pool:
         if self._aborted:
             return "cancelled", self._shutting_down()
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            unreachable = BackendUnavailableError(f"The {self.name} service cannot be reached.", retry_after=1)
+            unreachable = UnreachableError(f"The {self.name} service cannot be reached.", retry_after=1)
             return "unreachable", unreachable
         if isinstance(error, TimeoutError):
             return "timeout", DeadlineExceededError(f"The {self.name} service did not answer in time.")

@@ -87,13 +87,13 @@ def hits(answer: Any) -> list[Hit]:
     return ranking
 
 
-def dense_vectors(records: Any) -> list[list[float]]:
-    """Read the dense vectors of retrieved points; raise BackendError when one has none, or a number is not finite."""
+def dense_vectors(records: Any, dimension: int) -> list[list[float]]:
+    """Read the dense vectors of retrieved points; raise BackendError for another dimension or a number not finite."""
     try:
         vectors = [record["vector"]["dense"] for record in records]
-        if not all(math.isfinite(math.fsum(vector)) for vector in vectors):
+        if not all(len(vector) == dimension and math.isfinite(math.fsum(vector)) for vector in vectors):
             nonsense()
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, OverflowError):
         nonsense()
     return vectors
 

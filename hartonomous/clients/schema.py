@@ -19,6 +19,7 @@ from hartonomous import codec
 from hartonomous.clients.creation import create_collection, create_index, open_client
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import nonsense, read_result
+from hartonomous.clients.sparse import languages
 from hartonomous.config import COLLECTION_PATTERN, Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -183,6 +184,8 @@ def _parse(name: str, raw: Mapping[str, Any]) -> CollectionInfo:
         raise _foreign(name)
     if about.get("schema") != SCHEMA:
         raise ConflictError(f"The collection {name!r} has another schema than {SCHEMA}.", code="schema_mismatch")
+    if about.get("language") not in languages():
+        raise ConflictError(f"The collection {name!r} has a language that is not known here.", code="schema_mismatch")
     try:
         return CollectionInfo(
             name=name,

@@ -88,11 +88,13 @@ class VectorClient:
                 rankings[index] = hits(answer)
         return newest_only(rankings)
 
-    async def dense_vectors(self, collection: str, point_ids: Sequence[str], call: Call) -> list[list[float]]:
+    async def dense_vectors(
+        self, collection: str, point_ids: Sequence[str], dimension: int, call: Call
+    ) -> list[list[float]]:
         """Return the dense vectors, of length 1, of those of the points that exist, in no order."""
         body = {"ids": list(point_ids), "with_payload": False, "with_vector": ["dense"]}
         answer = await self._pool.request("POST", f"/collections/{collection}/points", call, codec.dumps(body))
-        return dense_vectors(read_result(answer))
+        return dense_vectors(read_result(answer), dimension)
 
     async def states(self, collection: str, document_ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         """Return what is visible of those documents that exist; what a crash left of older versions is deleted."""
@@ -181,6 +183,7 @@ class VectorClient:
             found = await self._scroll(collection, wanted, call)
             version = _newest_whole(StoredChunk.from_payload(*record) for record in found)
             if version or (attempt and not found):
+                _check_cover(version)
                 return version
             await asyncio.sleep(_REREAD_WAIT_S)  # replaced while it was read: the next look finds the new one
         raise BackendError("The stored document is not complete; send it again.", code="incomplete_document")
@@ -254,9 +257,12 @@ class VectorClient:
         result = await self._post(collection, "scroll", body, call)
         try:
             records = [(point["id"], point["payload"]) for point in result["points"]]
-            return records, result.get("next_page_offset")
+            following = result.get("next_page_offset")
         except (TypeError, KeyError, AttributeError):
             nonsense()
+        if following is not None and not isinstance(following, str):
+            nonsense()
+        return records, following
 
     async def _batch(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
         await self._post(collection, "batch?wait=true", {"operations": operations}, call)
@@ -267,6 +273,15 @@ class VectorClient:
 
 def _path(collection: str, what: str) -> str:
     return f"/collections/{collection}/points/{what}"
+
+
+def _check_cover(chunks: Sequence[StoredChunk]) -> None:
+    """Refuse chunks that leave a hole in their document, which their gaps do not account for."""
+    length = 0
+    for chunk in chunks:
+        if chunk.start - length > len(chunk.gap or ""):
+            nonsense()
+        length = max(length, chunk.end)
 
 
 def _newest(heads: Iterable[DocumentState]) -> dict[str, DocumentState]:

@@ -273,7 +273,7 @@ class Searcher:
         request, best = item.request, [hit.chunk.id for hit in item.hits[:_FEEDBACK_HITS]]
         assert item.vector is not None
         try:
-            vectors = await self._vectors.dense_vectors(request.collection, best, call)
+            vectors = await self._vectors.dense_vectors(request.collection, best, len(item.vector), call)
             moved = rocchio(item.vector, vectors)
             limit = max(self._config.candidates, request.top_k)
             (dense,) = await self._vectors.search(

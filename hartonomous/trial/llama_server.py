@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -83,7 +84,14 @@ def main(argv: list[str] | None = None) -> None:
     from xllamacpp import Server
 
     alias = options.alias or options.model.stem
-    server = Server(parameters(options.kind, options.model, options.port, alias, options.threads))
+    try:
+        server = Server(parameters(options.kind, options.model, options.port, alias, options.threads))
+    except RuntimeError:
+        # llama.cpp has said what it minds, in lines of its own above.
+        sys.exit(
+            f"The model {options.model} cannot be loaded: damaged, or of no kind that this llama.cpp knows. "
+            "If the trial fetched it, delete it: the next start fetches it again."
+        )
     print(server.listening_address, flush=True)
     while True:
         signal.pause()

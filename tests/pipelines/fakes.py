@@ -153,7 +153,7 @@ class Vectors:
             raise self.error
         return [list(self.rankings[search.using]) for search in searches]
 
-    async def dense_vectors(self, collection: str, ids: Sequence[str], call: Call) -> list[list[float]]:
+    async def dense_vectors(self, collection: str, ids: Sequence[str], dimension: int, call: Call) -> list[list[float]]:
         return [[0.0, 1.0] for _ in ids]
 
     async def states(self, collection: str, ids: Sequence[str], call: Call) -> dict[str, DocumentState]:

@@ -193,7 +193,7 @@ async def test_feedback_searches_once_more_with_a_moved_question_and_never_mixes
     new = Hit(chunk("new", document="d", content="2", sequence=2), 0.9)
 
     class Replaced(Vectors):
-        async def dense_vectors(self, collection: str, ids: Any, call: Any) -> list[list[float]]:
+        async def dense_vectors(self, collection: str, ids: Any, dimension: int, call: Any) -> list[list[float]]:
             self.rankings["dense"] = [new]
             return [[0.0, 1.0]]
 

@@ -59,7 +59,10 @@ def _points(document: str, words: Sequence[str], sequence: int, **changes: Any) 
     """A document with a chunk for each of the words; its content is named by them."""
     content = "-".join(words)
     points = []
+    end = 0
     for index, word in enumerate(words):
+        text = f"The {word} of {document}."
+        start, end = end + 2 * bool(index), end + 2 * bool(index) + len(text)
         fields: dict[str, Any] = {
             "id": point_id(document, content, index),
             "document_id": document,
@@ -68,9 +71,10 @@ def _points(document: str, words: Sequence[str], sequence: int, **changes: Any) 
             "version": f"sha256:{content}",
             "chunk_index": index,
             "chunk_count": len(words),
-            "text": f"The {word} of {document}.",
-            "start": index * 100,
-            "end": index * 100 + 50,
+            "text": text,
+            "start": start,
+            "end": end,
+            "gap": "\n\n" if index else None,
             "headings": ("Parts",),
             "format": "markdown",
             "title": "Handbook",
@@ -185,7 +189,7 @@ async def test_limit_and_threshold_cut_a_ranking(client: VectorClient, docs: str
 async def test_the_vectors_of_points_that_exist_are_read_at_length_one(client: VectorClient, docs: str) -> None:
     (point,) = _points("h", ["valve"], next_sequence(), dense=[3.0, 0.0, 4.0, 0.0])
     await client.write(docs, [point], _call())
-    (vector,) = await client.dense_vectors(docs, [point.id, point_id("none", "none", 0)], _call())
+    (vector,) = await client.dense_vectors(docs, [point.id, point_id("none", "none", 0)], 4, _call())
     assert vector == pytest.approx([0.6, 0.0, 0.8, 0.0], abs=1e-4)
 
 

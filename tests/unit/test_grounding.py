@@ -122,3 +122,8 @@ def test_a_negative_fact_of_a_source_is_no_admission_of_ignorance() -> None:
         "It does not cover pens and paper."
     )
     assert (verdict.claims, verdict.admits, verdict.sources) == (True, False, (1,))
+
+
+def test_a_sentence_that_goes_round_in_circles_has_no_support() -> None:
+    verdict = Grounding(["Quillbase is written in Zig."]).judge("Quillbase is a Zig-" + "Zig-" * 40)
+    assert (verdict.claims, verdict.support, verdict.sources) == (True, 0.0, ())

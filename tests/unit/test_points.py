@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from typing import Any
 
 import orjson
@@ -152,11 +153,12 @@ def test_an_answer_of_another_shape_is_a_backend_error(answer: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "vector", [None, {}, {"dense": None}, {"dense": [1.0, None]}, {"dense": [math.nan]}, {"dense": "ab"}]
+    "vector",
+    [None, {}, {"dense": None}, {"dense": [1.0, None]}, {"dense": [math.nan, 1.0]}, {"dense": "ab"}, {"dense": [1.0]}],
 )
 def test_a_vector_that_is_not_all_finite_numbers_is_a_backend_error(vector: object) -> None:
     with pytest.raises(BackendError):
-        qdrant.dense_vectors([{"id": _ID, "vector": vector}])
+        qdrant.dense_vectors([{"id": _ID, "vector": vector}], 2)
 
 
 def test_a_write_is_cut_by_count_and_by_bytes() -> None:
@@ -181,3 +183,27 @@ def test_a_cursor_that_was_not_answered_is_refused(cursor: str) -> None:
     with pytest.raises(ValidationFailedError) as caught:
         qdrant.decode_cursor(cursor)
     assert caught.value.param == "cursor"
+
+
+def test_a_sequence_comes_after_what_it_replaces_whatever_the_clock_says() -> None:
+    far = sequence_at(time.time() + 3600)
+    first = next_sequence(far)
+    assert first > far
+    assert next_sequence() > first
+
+
+@pytest.mark.parametrize(("start", "end"), [(-4, 0), (0, 5), (4, 4)])
+def test_offsets_that_do_not_fit_the_text_are_nonsense(start: int, end: int) -> None:
+    payload = {
+        "document_id": "d",
+        "content_hash": "h",
+        "version": "v",
+        "chunk_index": 0,
+        "chunk_count": 1,
+        "text": "text",
+        "start": start,
+        "end": end,
+        "sequence": 1,
+    }
+    with pytest.raises(BackendError):
+        StoredChunk.from_payload("id", payload)

@@ -1,0 +1,34 @@
+"""A client that opens a stream and stops reading is cut off, and the backend's slot is free again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from hartonomous.handlers import stream
+from tests.service import fault_backend as fault
+from tests.service.application import ConfigMaker, eventually, running
+from tests.service.fault_backend import FaultBackend
+
+CHAT = "/v1/chat/completions"
+
+
+async def test_a_client_that_stops_reading_is_cut_off(
+    make_config: ConfigMaker, faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WRITE_S", 0.2)
+    faulty.on(CHAT, fault.stream([b"data: " + b"x" * 65_536 + b"\n\n"] * 400, end="hang"))
+    async with running(make_config(backends={"generative": {"urls": (faulty.url,)}})) as app:
+        host, port = app.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        body = json.dumps({"messages": [], "stream": True}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await eventually(lambda: bool(faulty.calls(CHAT)), "the backend is asked")
+        replica = app.runtime.pools["generative"].replicas[0]
+        await eventually(lambda: replica.outstanding == 0, "the slot is free again")
+        await asyncio.wait_for(faulty.calls(CHAT)[0].closed.wait(), 5)
+        writer.close()
+        del reader
