@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from hartonomous import codec
-from hartonomous.errors import BackendUnavailableError, HartonomousError
+from hartonomous.errors import HartonomousError
 from hartonomous.keys import STATE, Runtime
 
 DEGRADED_HEADER = "X-Hartonomous-Degraded"
@@ -48,9 +48,3 @@ def retry_headers(error: HartonomousError) -> dict[str, str]:
 def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return a JSON response."""
     return web.Response(status=status, body=codec.dumps(body), content_type=codec.JSON, headers=headers)
-
-
-def refuse_while_draining(request: web.Request) -> None:
-    """Raise when the server is about to stop: work that begins now could not be finished."""
-    if request.app[STATE].draining:
-        raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
