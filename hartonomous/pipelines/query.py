@@ -146,7 +146,8 @@ class Answerer:
     async def _events(
         self, request: QueryRequest, found: SearchResult, call: Call, *, streamed: bool
     ) -> AsyncGenerator[Event]:
-        relevant = [hit for hit in found.hits if self._is_relevant(hit)]
+        has_similarity = any("dense" in hit.scores for hit in found.hits)
+        relevant = [hit for hit in found.hits if self._is_relevant(hit, has_similarity)]
         if not relevant:
             found.hits = []
             yield SourcesFound(found, 0)
@@ -197,8 +198,11 @@ class Answerer:
             async for delta in deltas:
                 yield delta
 
-    def _is_relevant(self, hit: ScoredHit) -> bool:
+    def _is_relevant(self, hit: ScoredHit, has_similarity: bool) -> bool:
         similarity, words = hit.scores.get("dense", 0.0), hit.scores.get("sparse", 0.0)
+        if not has_similarity:
+            # Words alone, as asked for or for want of an embedding: BM25 has no scale over collections to cut at.
+            return words > 0
         return similarity >= self._retrieval.min_similarity or words >= self._retrieval.min_sparse
 
     async def _plan(

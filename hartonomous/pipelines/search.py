@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
@@ -29,6 +29,7 @@ from hartonomous.clients.vectors import Search, VectorClient
 from hartonomous.config import Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.chunking import estimate_tokens
+from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.core.fusion import reciprocal_rank, rocchio, unit_bm25, unit_cosine
 from hartonomous.core.prompt import truncate_to
@@ -310,8 +311,10 @@ class Searcher:
             return
         started = time.perf_counter()
         texts = [hit.chunk.text for hit in candidates]
+        # A reranker that hangs must leave time for an answer without it.
+        half = replace(call, deadline=Deadline(call.deadline.remaining / 2))
         try:
-            scores = await self._reranking.rerank(item.request.query, texts, call)
+            scores = await self._reranking.rerank(item.request.query, texts, half)
         except HartonomousError as error:
             if call.deadline.expired:
                 item.error = error

@@ -58,6 +58,15 @@ async def test_only_relevant_hits_are_sources() -> None:
     assert sorted(hit.chunk.id for hit in result.sources) == ["a", "b"]
 
 
+async def test_where_only_words_were_searched_every_hit_is_relevant() -> None:
+    """BM25 has no scale over collections: in a small one no score reaches a threshold."""
+    request = QueryRequest(search=SearchRequest(query="words", collection="docs", top_k=5, mode="sparse"))
+    parts = Parts("Yes.")
+    parts.vectors.rankings = {"sparse": hits(b=0.9, c=0.1)}
+    result = await parts.answerer.answer(request, call())
+    assert [hit.chunk.id for hit in result.sources] == ["b", "c"]
+
+
 async def test_when_nothing_is_relevant_no_model_is_asked() -> None:
     parts = Parts("An invention.")
     parts.vectors.rankings = {"dense": hits(a=0.4), "sparse": hits(b=3.9)}

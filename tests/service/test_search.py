@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.service.application import RunningApp
-from tests.service.fault_backend import Exchange, json_reply, reply
+from tests.service.fault_backend import Exchange, hang, json_reply, reply
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest, passed_on, sample
 
 SEARCH = "/rag/search"
@@ -308,6 +308,14 @@ async def test_when_reranking_is_down_the_order_of_the_search_stays(rig: Rig) ->
     assert await degraded(rig, "reranking", query="sour lemons") == plain
 
 
+async def test_a_reranker_that_hangs_leaves_time_for_an_answer_without_it(rig: Rig) -> None:
+    await ingest(rig.app, *FRUIT)
+    rig.reranking.on(RERANK, hang)
+    body, headers = {"query": "sour lemons"}, {"X-Request-Timeout-Ms": "4000"}
+    status, answer = await ask(rig.app, "/rag/search", body, headers=headers)
+    assert (status, answer["degraded"]) == (200, ["reranking"])
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_when_embedding_is_down_hybrid_is_bm25_and_dense_is_503(rigs: RigMaker, known: bool) -> None:
     async with rigs.make() as rig:
@@ -347,15 +355,11 @@ async def test_with_the_vector_store_down_there_is_no_answer(rig: Rig) -> None:
     assert len(await search(rig.app, query="sour")) == 3
 
 
-@pytest.mark.parametrize("place", ["embedding", "qdrant", "reranking"])
+@pytest.mark.parametrize("place", ["embedding", "qdrant"])
 async def test_a_deadline_is_kept_whichever_backend_hangs(rig: Rig, place: str) -> None:
     await ingest(rig.app, *FRUIT)
     collection = rig.config.rag.default_collection
-    paths = {
-        "embedding": EMBEDDINGS,
-        "qdrant": f"/collections/{collection}/points/query/batch",
-        "reranking": RERANK,
-    }
+    paths = {"embedding": EMBEDDINGS, "qdrant": f"/collections/{collection}/points/query/batch"}
     getattr(rig, place).on(paths[place], reply(200, delay_s=20))
     started = time.perf_counter()
     status, answer = await ask(rig.app, SEARCH, {"query": "sour"}, headers={"X-Request-Timeout-Ms": "300"})
