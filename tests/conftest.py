@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+from hypothesis import settings
+
 pytest_plugins = [
     "tests.llama",
     "tests.service.vector_store",
@@ -9,3 +13,8 @@ pytest_plugins = [
     "tests.service.fault_backend",
     "tests.service.rag",
 ]
+
+# Where a run decides whether something lands, the same examples are tried each time; elsewhere new ones are.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")

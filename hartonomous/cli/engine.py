@@ -9,6 +9,15 @@ from typing import Any
 
 from hartonomous import log
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(f"{value} is negative")
+    return value
+
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the subcommand."""
@@ -22,12 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--reserve-mb",
-        type=int,
+        type=_not_negative,
         default=96,
         metavar="N",
         help="refuse writes while less than this is free on the data volume; default %(default)s",
     )
-    parser.add_argument("--log-level", default="INFO", metavar="LEVEL", help="default %(default)s")
+    parser.add_argument("--log-level", default="INFO", choices=_LEVELS, help="default %(default)s")
     parser.set_defaults(run=run)
 
 

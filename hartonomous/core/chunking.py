@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -22,7 +22,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from hartonomous.core.outline import Outline, outline
 from hartonomous.core.tokens import estimate_tokens
 
-__all__ = ["Chunk", "estimate_tokens", "renumber", "resplit", "split"]
+__all__ = ["Chunk", "estimate_tokens", "split"]
 
 # What the splitter gets at once, in characters: of a text, and of a word or a script without blanks.
 _SECTION = 32_000
@@ -65,29 +65,16 @@ def split(
     spans = _keep_headings(text, spans, headings, max_tokens, count)
     spans = _keep_blocks(text, spans, headings, max_tokens, count)
     fitting = [piece for span in spans for piece in _fit(text, span, markdown, max_tokens, count)]
-    return _chunks(text, fitting, headings)
+    return _chunks(text, _in_order(fitting), headings)
 
 
-def resplit(
-    chunk: Chunk, text: str, *, markdown: bool, max_tokens: int, count: _Count = estimate_tokens
-) -> list[Chunk]:
-    """Cut a chunk that turned out too long for the model into smaller ones, without overlap.
-
-    `text` is the whole document. `count` need not agree that the chunk is too long: then it is cut in two. The
-    result has at least two chunks, unless the chunk is a single character, so to repeat it comes to an end. Their
-    indices count from 0: give them new ones with `renumber`.
-    """
-    size = count(chunk.text)
-    limit = max(1, max_tokens if size > max_tokens else (size + 1) // 2)
-    spans = _fit(text, (chunk.start, chunk.end), markdown, limit, count)
-    if len(spans) == 1:
-        spans = _halve(text, spans[0])
-    return _chunks(text, spans, outline(text) if markdown else Outline())
-
-
-def renumber(chunks: Iterable[Chunk]) -> list[Chunk]:
-    """Return the chunks with their indices from 0, in the order given."""
-    return [replace(chunk, index=index) for index, chunk in enumerate(chunks)]
+def _in_order(spans: Iterable[_Span]) -> list[_Span]:
+    """Return the spans by their beginnings, without those that lie in the one before: overlap can make such."""
+    kept: list[_Span] = []
+    for start, end in sorted(spans):
+        if not kept or end > kept[-1][1]:
+            kept.append((start, end))
+    return kept
 
 
 def _chunks(text: str, spans: Iterable[_Span], headings: Outline) -> list[Chunk]:

@@ -200,8 +200,7 @@ class Ingestor:
             return DocumentResult(document.id, "unchanged", state.version, state.chunk_count)
         work = _Work(document, state, content_hash, attributes_hash, [], [])
         if work.embeds:
-            work.chunks = await _chunk(document, sizes)
-            work.embedded_texts = [_embedded_text(chunk, sizes.embedded) for chunk in work.chunks]
+            work.chunks, work.embedded_texts = await _chunk(document, sizes)
             if not work.chunks:
                 error = ValidationFailedError(
                     "The document has no text.", param=f"documents.{document.index}.text", code="empty_document"
@@ -324,21 +323,22 @@ def _result(document: Document, outcome: DocumentResult | BaseException) -> Docu
     return outcome
 
 
-async def _chunk(document: Document, sizes: _Sizes) -> list[Chunk]:
-    cut = partial(
-        split,
-        document.text,
-        markdown=document.format == "markdown",
-        max_tokens=sizes.chunk,
-        overlap_tokens=sizes.overlap,
-    )
-    if len(document.text) <= _CHUNK_IN_THREAD:
-        # Many short ones in a row are much work as well: others get their turn between two.
-        await asyncio.sleep(0)
-        chunks = cut()
-    else:
-        chunks = await asyncio.to_thread(cut)
-    return [_with_short_headings(chunk) for chunk in chunks]
+async def _chunk(document: Document, sizes: _Sizes) -> tuple[list[Chunk], list[str]]:
+    """Return the chunks of a document, and what of each is embedded."""
+    if len(document.text) > _CHUNK_IN_THREAD:
+        return await asyncio.to_thread(_cut, document, sizes)
+    # Many short ones in a row are much work as well: others get their turn between two.
+    await asyncio.sleep(0)
+    return _cut(document, sizes)
+
+
+def _cut(document: Document, sizes: _Sizes) -> tuple[list[Chunk], list[str]]:
+    markdown = document.format == "markdown"
+    chunks = [
+        _with_short_headings(chunk)
+        for chunk in split(document.text, markdown=markdown, max_tokens=sizes.chunk, overlap_tokens=sizes.overlap)
+    ]
+    return chunks, [_embedded_text(chunk, sizes.embedded) for chunk in chunks]
 
 
 def _with_short_headings(chunk: Chunk) -> Chunk:

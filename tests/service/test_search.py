@@ -310,7 +310,7 @@ async def test_when_reranking_is_down_the_order_of_the_search_stays(rig: Rig) ->
 
 async def test_a_reranker_that_hangs_leaves_time_for_an_answer_without_it(rig: Rig) -> None:
     await ingest(rig.app, *FRUIT)
-    rig.reranking.on(RERANK, hang)
+    rig.reranking.on(RERANK, hang())
     body, headers = {"query": "sour lemons"}, {"X-Request-Timeout-Ms": "4000"}
     status, answer = await ask(rig.app, "/rag/search", body, headers=headers)
     assert (status, answer["degraded"]) == (200, ["reranking"])
