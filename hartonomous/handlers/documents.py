@@ -12,7 +12,7 @@ from hartonomous.clients.schema import CollectionInfo
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.call import Call
 from hartonomous.errors import NotFoundError, ValidationFailedError
-from hartonomous.handlers import views
+from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import json_response, runtime_of
 from hartonomous.handlers.operations import Operation
 from hartonomous.keys import Runtime
@@ -126,7 +126,7 @@ OPERATIONS = (
         list_collections,
         "List the collections",
         "collections",
-        answer=views.CollectionsAnswer,
+        answer=shapes.CollectionsAnswer,
         errors=(502, 503, 504),
     ),
     Operation(
@@ -144,7 +144,7 @@ OPERATIONS = (
         list_documents,
         "List the documents of a collection",
         "collections",
-        answer=views.DocumentsAnswer,
+        answer=shapes.DocumentsAnswer,
         query=_PAGE_QUERY,
         errors=_ERRORS,
     ),
@@ -154,7 +154,7 @@ OPERATIONS = (
         get_document,
         "Read a document: its text and its chunks",
         "collections",
-        answer=views.DocumentAnswer,
+        answer=shapes.DocumentAnswer,
         errors=_ERRORS,
     ),
     Operation(

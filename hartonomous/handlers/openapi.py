@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from hartonomous import __version__, codec
 from hartonomous.config import Config
-from hartonomous.handlers import views
+from hartonomous.handlers import shapes
 from hartonomous.handlers.operations import Operation
 
 _REF = "#/components/schemas/{model}"
@@ -66,7 +66,7 @@ class _Schemas:
 def document(operations: Sequence[Operation], config: Config) -> bytes:
     """Return the document of these operations as JSON."""
     schemas = _Schemas()
-    error = schemas.of(views.ErrorAnswer, "out")
+    error = schemas.of(shapes.ErrorAnswer, "out")
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, error)

@@ -13,7 +13,7 @@ from hartonomous.core import filters
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import HartonomousError
-from hartonomous.handlers import views
+from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, retry_headers, runtime_of
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.operations import Operation
@@ -210,11 +210,11 @@ OPERATIONS = (
         "Take documents into a collection",
         "rag",
         IngestBody,
-        views.IngestAnswer,
+        shapes.IngestAnswer,
         errors=(409, 422, 502, 503, 504, 507),
     ),
     Operation(
-        "POST", "/rag/search", search, "Retrieve chunks", "rag", SearchBody, views.SearchAnswer, errors=_RAG_ERRORS
+        "POST", "/rag/search", search, "Retrieve chunks", "rag", SearchBody, shapes.SearchAnswer, errors=_RAG_ERRORS
     ),
     Operation(
         "POST",
@@ -223,7 +223,7 @@ OPERATIONS = (
         "Answer a question from a collection, with citations",
         "rag",
         QueryBody,
-        views.QueryAnswer,
+        shapes.QueryAnswer,
         media=(codec.JSON, codec.SSE),
         errors=_RAG_ERRORS,
     ),
@@ -234,7 +234,7 @@ OPERATIONS = (
         "Answer many questions",
         "rag",
         BatchQueryBody,
-        views.BatchAnswer,
+        shapes.BatchAnswer,
         media=(codec.JSON, codec.NDJSON),
         errors=_RAG_ERRORS,
     ),

@@ -12,7 +12,8 @@ from contextlib import aclosing
 from aiohttp import hdrs, web
 
 from hartonomous import codec
-from hartonomous.clients.pool import Opened, Pool
+from hartonomous.clients.opened import Opened
+from hartonomous.clients.pool import Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
