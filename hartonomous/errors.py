@@ -114,14 +114,6 @@ class ValidationFailedError(HartonomousError):
     code = "validation_error"
 
 
-class RateLimitedError(HartonomousError):
-    """The caller's own limit, or the queue is full."""
-
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limited"
-
-
 class BackendError(HartonomousError):
     """A backend answered nonsense: bad JSON, wrong dimension, wrong count, its own 401."""
 

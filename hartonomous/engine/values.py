@@ -45,11 +45,6 @@ class VectorSchema:
     dense: dict[str, int]
     sparse: frozenset[str]
 
-    @property
-    def unnamed(self) -> bool:
-        """Whether a plain array is a vector of this collection."""
-        return "" in self.dense
-
 
 def point_id(value: Any, where: str) -> PointId:
     """Return `value` if it is a point id: an unsigned 64-bit integer or a UUID; else raise a 400."""
