@@ -23,7 +23,7 @@ from hartonomous.keys import Runtime
 from hartonomous.log import logger
 from hartonomous.middleware.request_id import call_of
 from hartonomous.pipelines.batch import BatchItem
-from hartonomous.pipelines.ingest import Document
+from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.query import QueryRequest, QueryResult, SourcesFound, TextDelta
 from hartonomous.pipelines.search import SearchRequest
 

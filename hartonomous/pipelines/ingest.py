@@ -2,55 +2,35 @@
 
 An unchanged document costs no embedding call; a change of title, source or metadata alone is a payload write; anything
 else is chunked and embedded anew. Chunks of all documents of a request share full embedding batches. A document is
-written unseen, then shown and its older version removed in one operation (`clients.vectors`), and once that has
-begun it is finished even when the caller leaves. What fails for one document stays its own.
+written unseen, then shown, then its older version is removed (`clients.vectors`), and once that has begun it is
+finished even when the caller leaves. What fails for one document stays its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
-from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
+from hartonomous.clients.points import DocumentState, next_sequence
 from hartonomous.clients.schema import CollectionInfo, Schema
-from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Rag
 from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
-from hartonomous.core.chunking import Chunk, estimate_tokens, split
 from hartonomous.errors import ConflictError, HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.batching import SharedBatches
+from hartonomous.pipelines.documents import Document, Sizes, Work, cut_document, make_points, now
 from hartonomous.pipelines.jobs import Jobs
 
 Status = Literal["created", "updated", "unchanged", "failed"]
 
-# Chunking takes the interpreter for a millisecond each thousand characters: beyond so many a thread does it.
-_CHUNK_IN_THREAD = 2_000
-# So does making points, 0.2 ms each: beyond so many chunks a thread does it.
-_POINTS_IN_THREAD = 16
-_HEADING = 256
 # So many documents are written at a time: the others wait without a timeout, and searches find connections free.
 _WRITERS = 16
-
-
-@dataclass(slots=True, frozen=True)
-class Document:
-    """A document as it was sent; `index` is its place in the request."""
-
-    index: int
-    text: str
-    id: str
-    format: Literal["text", "markdown"] = "text"
-    title: str | None = None
-    source: str | None = None
-    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,40 +57,6 @@ class IngestResult:
         if any(document.status != "failed" for document in self.documents):
             return None
         return next((document.error for document in self.documents if document.error is not None), None)
-
-
-@dataclass(slots=True)
-class _Work:
-    """A document that is neither unchanged nor failed, on its way to the store."""
-
-    document: Document
-    state: DocumentState | None
-    content_hash: str
-    attributes_hash: str
-    chunks: list[Chunk]
-    embedded_texts: list[str]
-
-    @property
-    def version(self) -> str:
-        return fingerprint.version(self.content_hash, self.attributes_hash)
-
-    @property
-    def replaces(self) -> int:
-        """The sequence of the version that was found, 0 when there was none."""
-        return 0 if self.state is None else self.state.sequence
-
-    @property
-    def embeds(self) -> bool:
-        return self.state is None or self.state.content_hash != self.content_hash
-
-
-@dataclass(slots=True, frozen=True)
-class _Sizes:
-    """Tokens of a chunk, of what two neighbours share, and of what is embedded: a chunk with its headings."""
-
-    chunk: int
-    overlap: int
-    embedded: int
 
 
 class Ingestor:
@@ -162,7 +108,7 @@ class Ingestor:
         works = []
         for document in latest.values():
             outcome = await self._prepare(document, states.get(document.id), info, sizes)
-            if isinstance(outcome, _Work):
+            if isinstance(outcome, Work):
                 works.append(outcome)
             else:
                 results[document.index] = outcome
@@ -178,16 +124,16 @@ class Ingestor:
             error.param = "collection"
             raise
 
-    async def _sizes(self, max_tokens: int, overlap_tokens: int, call: Call) -> _Sizes:
+    async def _sizes(self, max_tokens: int, overlap_tokens: int, call: Call) -> Sizes:
         """Return what was asked for, or what the model takes beside its special tokens if that is less."""
         context = (await self._embedding.model(call)).context
         room = max_tokens * 5 // 4 if context is None else max(16, context - 16)
         chunk = min(max_tokens, room)
-        return _Sizes(chunk, min(overlap_tokens, chunk // 2), min(max_tokens * 5 // 4, room))
+        return Sizes(chunk, min(overlap_tokens, chunk // 2), min(max_tokens * 5 // 4, room))
 
     async def _prepare(
-        self, document: Document, state: DocumentState | None, info: CollectionInfo, sizes: _Sizes
-    ) -> _Work | DocumentResult:
+        self, document: Document, state: DocumentState | None, info: CollectionInfo, sizes: Sizes
+    ) -> Work | DocumentResult:
         content_hash = fingerprint.content_hash(
             document.text,
             format=document.format,
@@ -198,9 +144,9 @@ class Ingestor:
         attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
         if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
             return DocumentResult(document.id, "unchanged", state.version, state.chunk_count)
-        work = _Work(document, state, content_hash, attributes_hash, [], [])
+        work = Work(document, state, content_hash, attributes_hash, [], [])
         if work.embeds:
-            work.chunks, work.embedded_texts = await _chunk(document, sizes)
+            work.chunks, work.embedded_texts = await cut_document(document, sizes)
             if not work.chunks:
                 error = ValidationFailedError(
                     "The document has no text.", param=f"documents.{document.index}.text", code="empty_document"
@@ -211,7 +157,7 @@ class Ingestor:
     async def _store(
         self,
         collection: str,
-        works: Sequence[_Work],
+        works: Sequence[Work],
         info: CollectionInfo,
         results: dict[int, DocumentResult],
         call: Call,
@@ -233,7 +179,7 @@ class Ingestor:
     async def _store_one(
         self,
         collection: str,
-        work: _Work,
+        work: Work,
         info: CollectionInfo,
         embed: Callable[[], Awaitable[list[Vector]]],
         call: Call,
@@ -253,19 +199,16 @@ class Ingestor:
             return await write
 
     async def _write(
-        self, collection: str, work: _Work, info: CollectionInfo, vectors: Sequence[Vector], call: Call
+        self, collection: str, work: Work, info: CollectionInfo, vectors: Sequence[Vector], call: Call
     ) -> DocumentResult:
-        if len(vectors) <= _POINTS_IN_THREAD:
-            points = _points(work, info, vectors)
-        else:
-            points = await asyncio.to_thread(_points, work, info, vectors)
+        points = await make_points(work, info, vectors)
         await self._vectors.write(collection, points, call)
         ids = [point.id for point in points]
         await self._vectors.publish(collection, work.document.id, ids, points[0].sequence, call)
         status: Status = "created" if work.state is None else "updated"
         return DocumentResult(work.document.id, status, work.version, len(points))
 
-    async def _write_attributes(self, collection: str, work: _Work, call: Call) -> DocumentResult:
+    async def _write_attributes(self, collection: str, work: Work, call: Call) -> DocumentResult:
         assert work.state is not None
         document = work.document
         await self._vectors.set_attributes(
@@ -277,41 +220,10 @@ class Ingestor:
             attributes_hash=work.attributes_hash,
             version=work.version,
             sequence=next_sequence(work.replaces),
-            updated_at=_now(),
+            updated_at=now(),
             call=call,
         )
         return DocumentResult(document.id, "updated", work.version, work.state.chunk_count)
-
-
-def _points(work: _Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
-    document, encoder = work.document, Bm25Encoder.for_language(info.language)
-    sequence, now = next_sequence(work.replaces), _now()
-    parts = zip(work.chunks, work.embedded_texts, _gaps(document.text, work.chunks), vectors, strict=True)
-    return [
-        ChunkPoint(
-            id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
-            dense=vector,
-            sparse=encoder.document(text),
-            document_id=document.id,
-            content_hash=work.content_hash,
-            attributes_hash=work.attributes_hash,
-            version=work.version,
-            chunk_index=chunk.index,
-            chunk_count=len(work.chunks),
-            text=chunk.text,
-            start=chunk.start,
-            end=chunk.end,
-            headings=chunk.headings,
-            format=document.format,
-            title=document.title,
-            source=document.source,
-            metadata=dict(document.metadata or {}),
-            sequence=sequence,
-            updated_at=now,
-            gap=gap,
-        )
-        for chunk, text, gap, vector in parts
-    ]
 
 
 def _result(document: Document, outcome: DocumentResult | BaseException) -> DocumentResult:
@@ -321,56 +233,6 @@ def _result(document: Document, outcome: DocumentResult | BaseException) -> Docu
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-async def _chunk(document: Document, sizes: _Sizes) -> tuple[list[Chunk], list[str]]:
-    """Return the chunks of a document, and what of each is embedded."""
-    if len(document.text) > _CHUNK_IN_THREAD:
-        return await asyncio.to_thread(_cut, document, sizes)
-    # Many short ones in a row are much work as well: others get their turn between two.
-    await asyncio.sleep(0)
-    return _cut(document, sizes)
-
-
-def _cut(document: Document, sizes: _Sizes) -> tuple[list[Chunk], list[str]]:
-    markdown = document.format == "markdown"
-    chunks = [
-        _with_short_headings(chunk)
-        for chunk in split(document.text, markdown=markdown, max_tokens=sizes.chunk, overlap_tokens=sizes.overlap)
-    ]
-    return chunks, [_embedded_text(chunk, sizes.embedded) for chunk in chunks]
-
-
-def _with_short_headings(chunk: Chunk) -> Chunk:
-    """A heading is repeated in every chunk under it: one of a megabyte would make a thousand of them."""
-    if all(len(heading) <= _HEADING for heading in chunk.headings):
-        return chunk
-    return replace(chunk, headings=tuple(heading[:_HEADING] for heading in chunk.headings))
-
-
-def _embedded_text(chunk: Chunk, limit: int) -> str:
-    """Return what the embedder and BM25 see: the headings above a chunk place it; what is cited is the chunk alone.
-
-    Where not all of them fit beside it into `limit` tokens, the innermost are kept.
-    """
-    if not chunk.headings:
-        return chunk.text
-    lines = [chunk.text]
-    room = limit - estimate_tokens(chunk.text)
-    for heading in reversed(chunk.headings):
-        room -= estimate_tokens(heading) + 1
-        if room < 0:
-            break
-        lines.append(heading)
-    return "\n".join(reversed(lines))
-
-
-def _gaps(text: str, chunks: Sequence[Chunk]) -> Iterator[str | None]:
-    """Yield what stands between each chunk and the ones before it: blanks, or None where they touch."""
-    end = 0
-    for chunk in chunks:
-        yield text[end : chunk.start] or None
-        end = max(end, chunk.end)
 
 
 def _latest(documents: Sequence[Document]) -> tuple[dict[int, DocumentResult], dict[str, Document]]:
@@ -390,7 +252,3 @@ def _latest(documents: Sequence[Document]) -> tuple[dict[int, DocumentResult], d
         if latest[document.id] is not document
     }
     return replaced, latest
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,7 +12,8 @@ from hartonomous.config import Rag
 from hartonomous.core.fingerprint import attributes_hash, content_hash
 from hartonomous.errors import BackendUnavailableError, ConflictError
 from hartonomous.metrics import Metrics
-from hartonomous.pipelines.ingest import Document, Ingestor, IngestResult
+from hartonomous.pipelines.documents import Document
+from hartonomous.pipelines.ingest import Ingestor, IngestResult
 from hartonomous.pipelines.jobs import Jobs
 from tests.pipelines.fakes import FINGERPRINT, Embedding, Schema, Vectors, call, until
 

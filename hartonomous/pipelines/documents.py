@@ -1,0 +1,164 @@
+"""A document on its way into the store: what was sent, its chunks with what of each is embedded, its points."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hartonomous.clients.embedding import Vector
+from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
+from hartonomous.clients.schema import CollectionInfo
+from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.core import fingerprint
+from hartonomous.core.chunking import Chunk, estimate_tokens, split
+
+# Chunking takes the interpreter for a millisecond each thousand characters: beyond so many a thread does it.
+_CHUNK_IN_THREAD = 2_000
+# So does making points, 0.2 ms each: beyond so many chunks a thread does it.
+_POINTS_IN_THREAD = 16
+_HEADING = 256
+
+
+@dataclass(slots=True, frozen=True)
+class Document:
+    """A document as it was sent; `index` is its place in the request."""
+
+    index: int
+    text: str
+    id: str
+    format: Literal["text", "markdown"] = "text"
+    title: str | None = None
+    source: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """A document that is neither unchanged nor failed, on its way to the store."""
+
+    document: Document
+    state: DocumentState | None
+    content_hash: str
+    attributes_hash: str
+    chunks: list[Chunk]
+    embedded_texts: list[str]
+
+    @property
+    def version(self) -> str:
+        """What a caller sees as the document's version: a hash of all of it."""
+        return fingerprint.version(self.content_hash, self.attributes_hash)
+
+    @property
+    def replaces(self) -> int:
+        """The sequence of the version that was found, 0 when there was none."""
+        return 0 if self.state is None else self.state.sequence
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the text has to be embedded, or its attributes alone have changed."""
+        return self.state is None or self.state.content_hash != self.content_hash
+
+
+@dataclass(slots=True, frozen=True)
+class Sizes:
+    """Tokens of a chunk, of what two neighbours share, and of what is embedded: a chunk with its headings."""
+
+    chunk: int
+    overlap: int
+    embedded: int
+
+
+async def make_points(work: Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
+    """Return the points of a document's chunks, not visible yet."""
+    if len(vectors) <= _POINTS_IN_THREAD:
+        return _points(work, info, vectors)
+    return await asyncio.to_thread(_points, work, info, vectors)
+
+
+def _points(work: Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
+    document, encoder = work.document, Bm25Encoder.for_language(info.language)
+    sequence, updated_at = next_sequence(work.replaces), now()
+    parts = zip(work.chunks, work.embedded_texts, _gaps(document.text, work.chunks), vectors, strict=True)
+    return [
+        ChunkPoint(
+            id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
+            dense=vector,
+            sparse=encoder.document(text),
+            document_id=document.id,
+            content_hash=work.content_hash,
+            attributes_hash=work.attributes_hash,
+            version=work.version,
+            chunk_index=chunk.index,
+            chunk_count=len(work.chunks),
+            text=chunk.text,
+            start=chunk.start,
+            end=chunk.end,
+            headings=chunk.headings,
+            format=document.format,
+            title=document.title,
+            source=document.source,
+            metadata=dict(document.metadata or {}),
+            sequence=sequence,
+            updated_at=updated_at,
+            gap=gap,
+        )
+        for chunk, text, gap, vector in parts
+    ]
+
+
+async def cut_document(document: Document, sizes: Sizes) -> tuple[list[Chunk], list[str]]:
+    """Return the chunks of a document, and what of each is embedded."""
+    if len(document.text) > _CHUNK_IN_THREAD:
+        return await asyncio.to_thread(_cut, document, sizes)
+    # Many short ones in a row are much work as well: others get their turn between two.
+    await asyncio.sleep(0)
+    return _cut(document, sizes)
+
+
+def _cut(document: Document, sizes: Sizes) -> tuple[list[Chunk], list[str]]:
+    markdown = document.format == "markdown"
+    chunks = [
+        _with_short_headings(chunk)
+        for chunk in split(document.text, markdown=markdown, max_tokens=sizes.chunk, overlap_tokens=sizes.overlap)
+    ]
+    return chunks, [_embedded_text(chunk, sizes.embedded) for chunk in chunks]
+
+
+def _with_short_headings(chunk: Chunk) -> Chunk:
+    """A heading is repeated in every chunk under it: one of a megabyte would make a thousand of them."""
+    if all(len(heading) <= _HEADING for heading in chunk.headings):
+        return chunk
+    return replace(chunk, headings=tuple(heading[:_HEADING] for heading in chunk.headings))
+
+
+def _embedded_text(chunk: Chunk, limit: int) -> str:
+    """Return what the embedder and BM25 see: the headings above a chunk place it; what is cited is the chunk alone.
+
+    Where not all of them fit beside it into `limit` tokens, the innermost are kept.
+    """
+    if not chunk.headings:
+        return chunk.text
+    lines = [chunk.text]
+    room = limit - estimate_tokens(chunk.text)
+    for heading in reversed(chunk.headings):
+        room -= estimate_tokens(heading) + 1
+        if room < 0:
+            break
+        lines.append(heading)
+    return "\n".join(reversed(lines))
+
+
+def _gaps(text: str, chunks: Sequence[Chunk]) -> Iterator[str | None]:
+    """Yield what stands between each chunk and the ones before it: blanks, or None where they touch."""
+    end = 0
+    for chunk in chunks:
+        yield text[end : chunk.start] or None
+        end = max(end, chunk.end)
+
+
+def now() -> str:
+    """Return the time as RFC 3339 in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
