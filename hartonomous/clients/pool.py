@@ -2,9 +2,12 @@
 
 Every call to a backend goes through `Pool.open` (a response to be streamed) or `Pool.request` (a whole answer). The
 pool picks the address with the fewest calls under way among those not known to be down, bounds the call by the
-request's deadline, counts it, and turns every foreign exception and every bad status into one of ours. A call whose
-connection ends before the answer's first byte (kept alive, and closed by the backend meanwhile) is sent once more at
-once if it is idempotent.
+request's deadline, counts it, and turns every foreign exception and every bad status into one of ours. An address takes
+`concurrency` calls at once; the others wait for their turn on the caller's time, not on the service's.
+
+Where no connection can be made nothing was sent, so any call goes on to the next address. A call whose connection ends
+before the answer's first byte (kept alive, and closed by the backend meanwhile) is sent once more at once if it is
+idempotent.
 """
 
 from __future__ import annotations

@@ -117,32 +117,29 @@ def batch_item(index: int, outcome: QueryResult | HartonomousError, request_id: 
 
 def document(state: DocumentState) -> dict[str, Any]:
     """Return a document without its text."""
-    return {
-        "id": state.document_id,
-        "title": state.title,
-        "source": state.source,
-        "metadata": state.metadata,
-        "format": state.format,
-        "version": state.version,
-        "chunks": state.chunk_count,
-        "updated_at": state.updated_at,
-    }
+    return {**_about(state), "chunks": state.chunk_count}
 
 
 def whole_document(chunks: list[StoredChunk], request_id: str) -> dict[str, Any]:
     """Return a document put together from its chunks, which are in order and may overlap."""
-    first = chunks[0]
     return {
-        "id": first.document_id,
-        "title": first.title,
-        "source": first.source,
-        "metadata": first.metadata,
-        "format": first.format,
-        "version": first.version,
-        "updated_at": first.updated_at,
+        **_about(chunks[0]),
         "text": assemble(chunks),
         "chunks": [_chunk(chunk) for chunk in chunks],
         "request_id": request_id,
+    }
+
+
+def _about(stored: DocumentState | StoredChunk) -> dict[str, Any]:
+    """Return what a document and each of its chunks know of it."""
+    return {
+        "id": stored.document_id,
+        "title": stored.title,
+        "source": stored.source,
+        "metadata": stored.metadata,
+        "format": stored.format,
+        "version": stored.version,
+        "updated_at": stored.updated_at,
     }
 
 

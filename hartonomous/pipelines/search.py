@@ -1,8 +1,9 @@
 """The search pipeline: questions to ranked hits, for one question or for many at once.
 
-Many questions cost one embedding call for each full batch, one call to the vector store for each collection, and a
-reranking each, side by side. One question is the same with a list of one. What fails for one question stays its own:
-`search_many` returns an error in its place.
+Many questions cost one embedding call for each full batch, one call to the vector store for each collection (more
+where one answer cannot hold all hits), and a reranking each, side by side. One question is the same with a list of one.
+What fails for one question stays its own: `search_many` returns an error in its place. A question that is longer than
+the embedding model takes is embedded as far as it fits.
 
 How `score` in 0..1 is made: `dense` is the cosine similarity, `sparse` BM25's s / (s + 8), `hybrid` the fused
 reciprocal rank as a share of the best possible one; where a reranker answered, its calibrated score takes over. When
