@@ -22,6 +22,7 @@ _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
 ServiceName = Literal["embedding", "reranking", "generative", "qdrant"]
 
 
@@ -89,6 +90,10 @@ class Server(Section):
     drain_s: Seconds = 30.0
     keepalive_s: Seconds = 75.0
     max_body_bytes: Annotated[int, Field(ge=1_024)] = 16 * 1024 * 1024
+    max_line_bytes: Annotated[int, Field(ge=1_024)] = 4 * 1024 * 1024
+    max_file_bytes: Annotated[int, Field(ge=1_024)] = 32 * 1024 * 1024
+    max_files: Annotated[int, Field(ge=1, le=10_000)] = 100
+    max_spool_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
 
     @model_validator(mode="after")
     def _only_loopback_without_keys(self) -> Self:
@@ -129,6 +134,7 @@ class Embedding(ModelService):
     """The embedding service."""
 
     batch_size: Annotated[int, Field(ge=1, le=2_048)] = 64
+    tokenizer: Annotated[Path, Field(strict=False)] | None = None
     query_prefix: str = ""
     document_prefix: str = ""
 
@@ -146,12 +152,29 @@ class Generative(ModelService):
     context_tokens: Annotated[int, Field(ge=128)] | None = None
 
 
+class Collections(Section):
+    """How new collections are made; those that are there stay as they are until they are reindexed.
+
+    `None` leaves it to the vector store. `indexes` are payload fields that filters use, e.g. `metadata.team`, with
+    Qdrant's name for their kind.
+    """
+
+    distance: Literal["cosine", "dot"] = "cosine"
+    quantization: Literal["none", "scalar", "binary"] = "none"
+    on_disk: bool = False
+    shards: Annotated[int, Field(ge=1, le=1_024)] | None = None
+    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+    write_consistency: Annotated[int, Field(ge=1, le=64)] | None = None
+    indexes: dict[Annotated[str, Field(pattern=r"^metadata\.[^\s\[\]]{1,128}$")], IndexKind] = {}
+
+
 class Qdrant(Service):
     """The vector store: Qdrant, or `hartonomous engine`, which speaks Qdrant's REST."""
 
     url: StoreUrl = "http://127.0.0.1:6333"
     concurrency: Annotated[int, Field(ge=1, le=4_096)] = 32
     timeout_s: Seconds = 30.0
+    collections: Collections = Collections()
 
 
 class Backends(Section):
@@ -174,6 +197,29 @@ class Chunking(Section):
         if self.overlap_tokens * 2 > self.max_tokens:
             raise ValueError("overlap_tokens must be at most half of max_tokens")
         return self
+
+
+class Ingest(Section):
+    """How documents are taken in.
+
+    While queries are under way the embedding service works at most `share_beside_queries` of the time for ingests.
+    Chunks that an ingest left behind unseen are swept `sweep_after_s` seconds after it began.
+    """
+
+    share_beside_queries: Annotated[float, Field(gt=0, le=1)] = 0.25
+    sweep_after_s: Annotated[float, Field(ge=60, le=31_536_000)] = 3_600.0
+
+
+class Parsing(Section):
+    """The processes that turn files into text, and what one file may cost there.
+
+    `memory_bytes` is of address space; `max_text_bytes` of the text that comes out, in UTF-8.
+    """
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    timeout_s: Seconds = 60.0
+    memory_bytes: Annotated[int, Field(ge=256 * 1024 * 1024)] = 1024 * 1024 * 1024
+    max_text_bytes: Annotated[int, Field(ge=1_024)] = 16 * 1024 * 1024
 
 
 class Retrieval(Section):
@@ -211,6 +257,8 @@ class Rag(Section):
 
     default_collection: Annotated[str, Field(pattern=COLLECTION_PATTERN)] = "docs"
     chunking: Chunking = Chunking()
+    ingest: Ingest = Ingest()
+    parsing: Parsing = Parsing()
     retrieval: Retrieval = Retrieval()
     generation: Generation = Generation()
 
