@@ -52,6 +52,7 @@ def _document(index: int, body: DocumentBody) -> Document:
         title=body.title,
         source=body.source,
         metadata=body.metadata,
+        path=f"documents.{index}",
     )
 
 

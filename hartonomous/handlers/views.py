@@ -7,7 +7,8 @@ from typing import Any
 from hartonomous.clients.points import DocumentState, StoredChunk
 from hartonomous.core.citations import SentenceGrounding
 from hartonomous.errors import HartonomousError, ValidationFailedError
-from hartonomous.pipelines.ingest import DocumentResult, IngestResult
+from hartonomous.pipelines.documents import DocumentResult
+from hartonomous.pipelines.ingest import IngestResult
 from hartonomous.pipelines.query import QueryResult
 from hartonomous.pipelines.search import ScoredHit, SearchResult
 

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from hartonomous.clients.embedding import Vector
@@ -14,6 +15,7 @@ from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.core import fingerprint
 from hartonomous.core.chunking import Chunk, estimate_tokens, split
+from hartonomous.errors import HartonomousError
 
 # Chunking takes the interpreter for a millisecond each thousand characters: beyond so many a thread does it.
 _CHUNK_IN_THREAD = 2_000
@@ -22,17 +24,45 @@ _POINTS_IN_THREAD = 16
 _HEADING = 256
 
 
+Format = Literal["text", "markdown", "html", "pdf", "docx"]
+Status = Literal["created", "updated", "unchanged", "failed"]
+
+
 @dataclass(slots=True, frozen=True)
 class Document:
-    """A document as it was sent; `index` is its place in the request."""
+    """A document as it was sent.
+
+    `index` is its place in the request: of a list from 0, of a stream's lines from 1. `path` is where its fields stand
+    there, for errors (`documents.3`; empty for a line). `raw` is what has to be parsed before there is a text: HTML as
+    it was sent, or a file. `pages` are the offsets in code points at which the second page and those after it begin.
+    """
 
     index: int
     text: str
     id: str
-    format: Literal["text", "markdown"] = "text"
+    format: Format = "text"
     title: str | None = None
     source: str | None = None
     metadata: Mapping[str, Any] | None = None
+    pages: tuple[int, ...] = ()
+    raw: str | Path | None = None
+    path: str = ""
+
+    def param(self, field: str) -> str:
+        """Return the path of one of its fields in the request."""
+        return f"{self.path}.{field}" if self.path else field
+
+
+@dataclass(slots=True, frozen=True)
+class DocumentResult:
+    """What became of a document; `id` is None for a line that could not be read."""
+
+    index: int
+    id: str | None
+    status: Status
+    version: str | None = None
+    chunks: int = 0
+    error: HartonomousError | None = None
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.clients.points import DocumentState, next_sequence
@@ -24,24 +23,20 @@ from hartonomous.core.call import Call
 from hartonomous.errors import ConflictError, HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.batching import SharedBatches
-from hartonomous.pipelines.documents import Document, Sizes, Work, cut_document, make_points, now
+from hartonomous.pipelines.documents import (
+    Document,
+    DocumentResult,
+    Sizes,
+    Status,
+    Work,
+    cut_document,
+    make_points,
+    now,
+)
 from hartonomous.pipelines.jobs import Jobs
-
-Status = Literal["created", "updated", "unchanged", "failed"]
 
 # So many documents are written at a time: the others wait without a timeout, and searches find connections free.
 _WRITERS = 16
-
-
-@dataclass(slots=True, frozen=True)
-class DocumentResult:
-    """What became of a document."""
-
-    id: str
-    status: Status
-    version: str | None = None
-    chunks: int = 0
-    error: HartonomousError | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -143,15 +138,15 @@ class Ingestor:
         )
         attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
         if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
-            return DocumentResult(document.id, "unchanged", state.version, state.chunk_count)
+            return DocumentResult(document.index, document.id, "unchanged", state.version, state.chunk_count)
         work = Work(document, state, content_hash, attributes_hash, [], [])
         if work.embeds:
             work.chunks, work.embedded_texts = await cut_document(document, sizes)
             if not work.chunks:
                 error = ValidationFailedError(
-                    "The document has no text.", param=f"documents.{document.index}.text", code="empty_document"
+                    "The document has no text.", param=document.param("text"), code="empty_document"
                 )
-                return DocumentResult(document.id, "failed", error=error)
+                return DocumentResult(document.index, document.id, "failed", error=error)
         return work
 
     async def _store(
@@ -187,7 +182,7 @@ class Ingestor:
         try:
             vectors = await embed()
         except ValidationFailedError as error:
-            error.param = f"documents.{work.document.index}.text"
+            error.param = work.document.param("text")
             raise
         if not work.embeds:
             return await self._jobs.run(self._in_turn(self._write_attributes(collection, work, call)))
@@ -206,7 +201,7 @@ class Ingestor:
         ids = [point.id for point in points]
         await self._vectors.publish(collection, work.document.id, ids, points[0].sequence, call)
         status: Status = "created" if work.state is None else "updated"
-        return DocumentResult(work.document.id, status, work.version, len(points))
+        return DocumentResult(work.document.index, work.document.id, status, work.version, len(points))
 
     async def _write_attributes(self, collection: str, work: Work, call: Call) -> DocumentResult:
         assert work.state is not None
@@ -223,13 +218,13 @@ class Ingestor:
             updated_at=now(),
             call=call,
         )
-        return DocumentResult(document.id, "updated", work.version, work.state.chunk_count)
+        return DocumentResult(document.index, document.id, "updated", work.version, work.state.chunk_count)
 
 
 def _result(document: Document, outcome: DocumentResult | BaseException) -> DocumentResult:
     """Return a document's result; a failure that is none of ours is a bug, and goes up."""
     if isinstance(outcome, HartonomousError):
-        return DocumentResult(document.id, "failed", error=outcome)
+        return DocumentResult(document.index, document.id, "failed", error=outcome)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -240,11 +235,12 @@ def _latest(documents: Sequence[Document]) -> tuple[dict[int, DocumentResult], d
     latest = {document.id: document for document in documents}
     replaced = {
         document.index: DocumentResult(
+            document.index,
             document.id,
             "failed",
             error=ConflictError(
                 "A later document of this request has the same id.",
-                param=f"documents.{document.index}.id",
+                param=document.param("id"),
                 code="duplicate_document_id",
             ),
         )

@@ -33,7 +33,9 @@ class Parts:
 
 
 def documents(*texts: str) -> list[Document]:
-    return [Document(index=index, id=str(index), text=text) for index, text in enumerate(texts)]
+    return [
+        Document(index=index, id=str(index), text=text, path=f"documents.{index}") for index, text in enumerate(texts)
+    ]
 
 
 def statuses(result: IngestResult) -> list[str]:
