@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hartonomous import codec
 from hartonomous.engine import indexes, schema
+from hartonomous.engine.parameters import check_write
 from hartonomous.engine.points_api import acknowledged
 from hartonomous.engine.refusal import array, fields, invalid, malformed, obj, text, wrong_input
 from hartonomous.engine.shard import Collection
@@ -162,6 +163,7 @@ async def delete_index(request: web.Request) -> web.Response:
 
 
 async def _index_change(request: web.Request, make: Any, started: float) -> web.Response:
+    check_write(request.query)
     collection = collection_of(request)
     try:
         operation = make()

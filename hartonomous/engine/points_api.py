@@ -14,6 +14,7 @@ from aiohttp import web
 
 from hartonomous import codec
 from hartonomous.engine import reads, render, updates
+from hartonomous.engine.parameters import check_read, check_write
 from hartonomous.engine.refusal import RefusedError, not_found, wrong_input
 from hartonomous.engine.shard import Collection
 from hartonomous.engine.state import ACTIVITY, STORE, answer, body
@@ -35,6 +36,7 @@ def acknowledged(request: web.Request, number: int) -> dict[str, Any]:
 
 async def _write(request: web.Request, convert: Convert) -> web.Response:
     started = time.perf_counter()
+    check_write(request.query)
     collection = request.app[STORE].get(request.match_info["name"])
     data = await body(request)
     request.app[STORE].need_room(len(data))
@@ -86,6 +88,7 @@ async def clear_payload(request: web.Request) -> web.Response:
 async def batch(request: web.Request) -> web.Response:
     """Apply a list of operations: converted before the first is applied, one step for readers, one sync."""
     started = time.perf_counter()
+    check_write(request.query)
     collection = request.app[STORE].get(request.match_info["name"])
     data = await body(request)
     request.app[STORE].need_room(len(data))
@@ -100,6 +103,7 @@ async def batch(request: web.Request) -> web.Response:
 
 async def _read(request: web.Request, execute: Read) -> web.Response:
     started = time.perf_counter()
+    check_read(request.query)
     collection: Collection = request.app[STORE].get(request.match_info["name"])
     data = await body(request)
     result = await collection.read(lambda shard: codec.dumps(execute(shard, codec.loads_request(data))))
@@ -169,6 +173,7 @@ async def retrieve(request: web.Request) -> web.Response:
 async def point(request: web.Request) -> web.Response:
     """Return one point."""
     started = time.perf_counter()
+    check_read(request.query)
     collection: Collection = request.app[STORE].get(request.match_info["name"])
     identifier = _path_id(request.match_info["id"])
 

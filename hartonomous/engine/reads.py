@@ -7,6 +7,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from hartonomous.engine import quantization
 from hartonomous.engine.filters import to_filter
 from hartonomous.engine.refusal import (
     array,
@@ -32,7 +33,7 @@ _QUERY = _PREFETCH | {"offset", "with_payload", "with_vector", "with_vectors"}
 _SCROLL = frozenset({"offset", "limit", "filter", "with_payload", "with_vector", "with_vectors", "order_by"})
 _RETRIEVE = frozenset({"ids", "with_payload", "with_vector", "with_vectors"})
 _FACET = frozenset({"key", "limit", "filter", "exact"})
-_PARAMS = frozenset({"hnsw_ef", "exact", "indexed_only"})
+_PARAMS = frozenset({"hnsw_ef", "exact", "indexed_only", "quantization"})
 _QUERIES = frozenset({"nearest", "fusion", "rrf", "order_by", "sample"})
 _ORDER = frozenset({"key", "direction", "start_from"})
 
@@ -191,6 +192,7 @@ def _params(value: Any, where: str) -> edge.SearchParams | None:
     if value is None:
         return None
     body = fields(value, _PARAMS, where)
+    _optional(body, "quantization", quantization.check_search, where)
     return edge.SearchParams(
         hnsw_ef=_optional(body, "hnsw_ef", count, where),
         exact=_optional(body, "exact", flag, where) or False,

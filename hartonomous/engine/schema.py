@@ -1,6 +1,8 @@
 """Collection parameters: Qdrant's create request to the engine's configuration, and back as `result.config`.
 
-What the engine cannot do (shards, replicas, quantisation, multivectors, its own journal's size) is refused by name.
+What the engine cannot do (multivectors, its own journal's size) is refused by name. Shards, replicas and write
+consistency are kept and reported, as a single Qdrant does: all of them are this one process (`quantization` tells why
+quantisation is as well).
 Vectors are searched by full scan, which is exact, unless the collection asks for an HNSW index with
 `optimizers_config.indexing_threshold` (kilobytes, above 0): building one holds the whole process (see `optimizing`).
 """
@@ -11,6 +13,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from hartonomous.engine import quantization
 from hartonomous.engine.refusal import (
     count,
     fields,
@@ -35,10 +38,12 @@ _CREATE = frozenset(
         "on_disk_payload",
         "hnsw_config",
         "optimizers_config",
+        "quantization_config",
         "metadata",
     }
 )
-_VECTOR = frozenset({"size", "distance", "on_disk", "datatype", "hnsw_config"})
+_CLUSTER = ("shard_number", "replication_factor", "write_consistency_factor")
+_VECTOR = frozenset({"size", "distance", "on_disk", "datatype", "hnsw_config", "quantization_config"})
 _SPARSE = frozenset({"index", "modifier"})
 _SPARSE_INDEX = frozenset({"full_scan_threshold", "on_disk", "datatype"})
 _HNSW: dict[str, Any] = {
@@ -75,26 +80,29 @@ _NEVER = 2**40
 
 
 def validate(value: Any) -> dict[str, Any]:
-    """Check a create request and return what of it is kept: `params`, `hnsw`, `optimizers` and `metadata`."""
-    body = fields(value, _CREATE)
-    for name in ("shard_number", "replication_factor", "write_consistency_factor"):
-        if body.get(name) is not None and count(body[name], name, minimum=1) != 1:
-            raise unsupported(f"`{name}` above 1")
-    params: dict[str, Any] = {"vectors": _vectors(body.get("vectors"))}
-    if body.get("sparse_vectors") is not None:
-        sparse = obj(body["sparse_vectors"], "sparse_vectors")
-        params["sparse_vectors"] = {name: _sparse(item, join("sparse_vectors", name)) for name, item in sparse.items()}
-    if body.get("on_disk_payload") is not None:
-        params["on_disk_payload"] = flag(body["on_disk_payload"], "on_disk_payload")
-    if not params["vectors"] and not params.get("sparse_vectors"):
-        raise unsupported("a collection without `vectors` and `sparse_vectors`")
-    metadata = body.get("metadata")
-    return {
-        "params": params,
+    """Check a create request and return what of it is kept, `quantization` only where it was asked for."""
+    body = _set(fields(value, _CREATE))
+    kept = {
+        "params": _params(body),
         "hnsw": _hnsw(body.get("hnsw_config"), "hnsw_config"),
         "optimizers": _optimizers(body.get("optimizers_config"), "optimizers_config"),
-        "metadata": None if metadata is None else obj(metadata, "metadata"),
+        "metadata": obj(body["metadata"], "metadata") if "metadata" in body else None,
     }
+    if "quantization_config" in body:
+        kept["quantization"] = quantization.config(body["quantization_config"], "quantization_config")
+    return kept
+
+
+def _params(body: dict[str, Any]) -> dict[str, Any]:
+    params: dict[str, Any] = {"vectors": _vectors(body.get("vectors"))}
+    if "sparse_vectors" in body:
+        sparse = obj(body["sparse_vectors"], "sparse_vectors")
+        params["sparse_vectors"] = {name: _sparse(item, join("sparse_vectors", name)) for name, item in sparse.items()}
+    if not params["vectors"] and not params.get("sparse_vectors"):
+        raise unsupported("a collection without `vectors` and `sparse_vectors`")
+    if "on_disk_payload" in body:
+        params["on_disk_payload"] = flag(body["on_disk_payload"], "on_disk_payload")
+    return params | {name: count(body[name], name, minimum=1) for name in _CLUSTER if name in body}
 
 
 def _set(body: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +132,9 @@ def _vector(value: Any, where: str) -> dict[str, Any]:
         flag(body["on_disk"], join(where, "on_disk"))
     if "hnsw_config" in body:
         body["hnsw_config"] = _hnsw(body["hnsw_config"], join(where, "hnsw_config"))
+    if "quantization_config" in body:
+        at = join(where, "quantization_config")
+        body["quantization_config"] = quantization.config(body["quantization_config"], at)
     return body
 
 
@@ -228,11 +239,9 @@ def shown(kept: dict[str, Any]) -> dict[str, Any]:
     hnsw = {**_HNSW, **kept["hnsw"]}
     config: dict[str, Any] = {
         "params": {
+            **dict.fromkeys(_CLUSTER, 1),
+            "on_disk_payload": True,
             **kept["params"],
-            "shard_number": 1,
-            "replication_factor": 1,
-            "write_consistency_factor": 1,
-            "on_disk_payload": kept["params"].get("on_disk_payload", True),
         },
         "hnsw_config": _set(hnsw),
         "optimizer_config": {
@@ -248,7 +257,7 @@ def shown(kept: dict[str, Any]) -> dict[str, Any]:
             **kept["optimizers"],
         },
         "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0, "wal_retain_closed": 1},
-        "quantization_config": None,
+        "quantization_config": kept.get("quantization"),
     }
     if kept["metadata"] is not None:
         config["metadata"] = kept["metadata"]

@@ -47,8 +47,13 @@ async def refusal(session: aiohttp.ClientSession, method: str, path: str, body: 
 
 UNSUPPORTED: list[tuple[str, str, Any, str]] = [
     ("PUT", "/collections/x", {"vectors": {}}, "a collection without `vectors` and `sparse_vectors`"),
-    ("PUT", "/collections/x", {**CREATE, "shard_number": 2}, "`shard_number` above 1"),
-    ("PUT", "/collections/x", {**CREATE, "quantization_config": {"scalar": {}}}, "the field `quantization_config`"),
+    ("PUT", "/collections/x", {**CREATE, "sharding_method": "custom"}, "the field `sharding_method`"),
+    (
+        "PUT",
+        "/collections/x",
+        {**CREATE, "quantization_config": {"product": {"compression": "x16"}}},
+        "the field `quantization_config.product`",
+    ),
     ("PUT", "/collections/x", {**CREATE, "wal_config": {}}, "the field `wal_config`"),
     (
         "PUT",
@@ -88,8 +93,8 @@ UNSUPPORTED: list[tuple[str, str, Any, str]] = [
     (
         "POST",
         "/collections/c/points/query",
-        {"prefetch": {"query": [1], "params": {"quantization": {}}}, "query": {"fusion": "rrf"}},
-        "the field `prefetch[0].params.quantization`",
+        {"prefetch": {"query": [1], "params": {"acorn": {}}}, "query": {"fusion": "rrf"}},
+        "the field `prefetch[0].params.acorn`",
     ),
     (
         "POST",
