@@ -25,7 +25,7 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
-BESIDE = {"engine", "trial"}
+BESIDE = {"engine", "sending", "trial"}
 BESIDE_MAY_IMPORT = {"core", "errors", "codec", "config", "configfile", "log"}
 SPEAKS_HTTP = {"keys", "middleware", "handlers", "app", "server", "engine", "trial"}
 MAX_LINES = 420
