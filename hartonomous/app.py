@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -37,6 +38,7 @@ from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.jobs import Jobs
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
+from hartonomous.pipelines.traffic import Traffic
 
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
@@ -95,10 +97,12 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         )
     store = pool("qdrant", (backends.qdrant.url,), backends.qdrant)
     vectors, schema = VectorClient(store), Schema(store, backends.qdrant)
-    jobs = Jobs()
+    jobs, traffic = Jobs(), Traffic()
+    ingestor = Ingestor(embedding, vectors, schema, cast("Any", None), jobs, traffic, rag_config, metrics)
+    stack.push_async_callback(ingestor.close)
     stack.push_async_callback(jobs.drain)
-    searcher = Searcher(embedding, reranking, vectors, schema, rag_config.retrieval, metrics)
-    answerer = Answerer(searcher, generative, rag_config.retrieval, rag_config.generation, metrics)
+    searcher = Searcher(embedding, reranking, vectors, schema, rag_config.retrieval, metrics, traffic)
+    answerer = Answerer(searcher, generative, rag_config.retrieval, rag_config.generation, metrics, traffic)
     monitor = Monitor(list(pools.values()), config.health, metrics)
     await _background(stack, monitor.run())
     return Runtime(
@@ -112,7 +116,8 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         searcher=searcher,
         answerer=answerer,
         batch=BatchAnswerer(searcher, answerer),
-        ingestor=Ingestor(embedding, vectors, schema, jobs, rag_config, metrics),
+        ingestor=ingestor,
+        traffic=traffic,
         monitor=monitor,
     )
 

@@ -23,6 +23,7 @@ from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
+from hartonomous.pipelines.traffic import Traffic
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,6 +41,7 @@ class Runtime:
     answerer: Answerer
     batch: BatchAnswerer
     ingestor: Ingestor
+    traffic: Traffic
     monitor: Monitor
 
 

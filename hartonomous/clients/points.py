@@ -62,7 +62,8 @@ next_sequence = _Sequences().next
 class _Chunk:
     """The payload. `start` and `end` are offsets in code points into the document; `updated_at` is RFC 3339 in UTC.
 
-    `gap` are the blanks between the chunk before and this one: with them a document can be put together again.
+    `gap` are the blanks between the chunk before and this one: with them a document can be put together again. `pages`
+    are the offsets at which the document's second page and those after it begin; its first chunk alone has them.
     """
 
     id: str
@@ -84,6 +85,7 @@ class _Chunk:
     updated_at: str = ""
     embedding_tokens: int | None = None
     page: int | None = None
+    pages: Sequence[int] | None = None
     gap: str | None = None
 
 
@@ -222,7 +224,7 @@ _ID = {"document_id": str, "content_hash": str, "version": str, "chunk_count": i
 _ABOUT = {"attributes_hash": str, "format": str, "title": str, "source": str, "metadata": dict, "updated_at": str}
 _CHUNK = _Fields(
     {**_ID, "text": str, "chunk_index": int, "start": int, "end": int},
-    {**_ABOUT, "headings": list, "embedding_tokens": int, "page": int, "gap": str},
+    {**_ABOUT, "headings": list, "embedding_tokens": int, "page": int, "pages": list, "gap": str},
 )
 _STATE = _Fields(_ID, _ABOUT)
 STATE_FIELDS = list(_STATE.names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
@@ -61,9 +61,11 @@ def content_hash(
     max_tokens: int,
     overlap_tokens: int,
     fingerprint: EmbeddingFingerprint,
+    pages: Sequence[int] = (),
 ) -> str:
     """Return the hash of what is embedded: when it changes, a document must be chunked and embedded anew."""
-    return _hash("content", text, format, str(max_tokens), str(overlap_tokens), fingerprint.digest())
+    parts = [text, format, str(max_tokens), str(overlap_tokens), fingerprint.digest()]
+    return _hash("content", *parts, *map(str, pages))
 
 
 def attributes_hash(title: str | None, source: str | None, metadata: Mapping[str, Any] | None) -> str:
@@ -82,14 +84,22 @@ def version(content_hash: str, attributes_hash: str) -> str:
 
 
 def point_id(document_id: str, content_hash: str, index: int) -> str:
-    """Return the id of a chunk's point: a UUID of version 8 (RFC 9562, 5.8) made of a SHA-256.
+    """Return the id of a chunk's point: a UUID of version 8 (RFC 9562, 5.8) made of two SHA-256.
 
-    `index` is the chunk's number in its document, from 0.
+    Its first half (60 bits beside the version) follows from the document alone, so that a document keeps its place in
+    the order of ids whatever its text becomes; the rest from the content and the chunk's number, from 0.
     """
-    value = int.from_bytes(bytes.fromhex(_hash("point", document_id, content_hash, str(index)))[:16], "big")
-    value = value & ~(0xF << 76) | 0x8 << 76  # the version
-    value = value & ~(0x3 << 62) | 0x2 << 62  # the variant
+    document = int(_hash("point-document", document_id)[:16], 16)
+    chunk = int(_hash("point", document_id, content_hash, str(index))[:16], 16)
+    value = (document & ~(0xF << 12) | 0x8 << 12) << 64  # the version
+    value |= chunk & ~(0x3 << 62) | 0x2 << 62  # the variant
     return str(uuid.UUID(int=value))
+
+
+def document_start(point_id: str, *, after: bool = False) -> str:
+    """Return the lowest id that a point of the same document can have; `after`: the lowest one above all of them."""
+    document = (uuid.UUID(point_id).int >> 64) + after
+    return str(uuid.UUID(int=min(document, (1 << 64) - 1) << 64))
 
 
 def _hash(*parts: str | bytes) -> str:

@@ -1,84 +1,231 @@
-"""The vectors of many documents, embedded in full batches across them.
+"""The one queue before the embedding service: full batches across documents and across requests, after the queries.
 
-A document waits only for the batches that hold its texts, so the first ones are written while the last ones are still
-being embedded, and a failed batch fails only its own documents. A batch that is refused because a text in it is too
-long for the model is halved until that text stands alone: it fails its own document and no other.
+Texts of all ingests stand in one line. A call goes out when it is full, or with what there is when none is under way
+and none is about to come, so that a lone document never waits and a service under load gets full batches, as many at
+once as it takes. A batch that is refused because a text in it is too long is halved until that text stands alone: it is
+its own document's failure and no other's.
+
+Ingests give way to queries. While queries are under way one call goes out at a time, as long as it is short, and then
+the service rests from ingests until these had no more than their share of its time; for a while after the last query
+calls stay few and short, because the next one would have to wait for what is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.core.call import Call
-from hartonomous.errors import ValidationFailedError
+from hartonomous.errors import DeadlineExceededError, ValidationFailedError
+from hartonomous.pipelines.grouping import joint, own
+from hartonomous.pipelines.traffic import Traffic
 
-_Outcome = Vector | ValidationFailedError
+Outcome = Vector | ValidationFailedError
+
+# A query counts as under way so long after its end: the next one of the same caller comes at once.
+_NEXT_QUERY_S = 0.25
+# So long after a query the calls stay short, and so short they are.
+_WARY_S = 30.0
+_SHORT_S = 0.05
+_SHORT_TEXTS = 8
+_WARY_CALLS = 2
+_PART = 64
+# So long a text waits at most for others that are being prepared.
+_GATHER_S = 0.02
 
 
-class SharedBatches:
-    """Embeds the texts of all documents side by side, from the moment it is made; `tokens` is what it has cost."""
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    """The texts of one caller; `done` is set when every one of them has its outcome."""
 
-    def __init__(self, client: EmbeddingClient, documents: Sequence[Sequence[str]], call: Call) -> None:
-        self.tokens = 0
+    texts: Sequence[str]
+    call: Call
+    since: float
+    done: asyncio.Future[None]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    tokens: float = 0.0
+
+
+_Batch = list[tuple[_Wanted, int]]
+
+
+class EmbeddingQueue:
+    """Embeds the texts of documents. Made inside a running loop; ended by `close`."""
+
+    def __init__(
+        self,
+        client: EmbeddingClient,
+        traffic: Traffic,
+        share: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
-        self._call = call
-        # As many calls as the service takes: the others wait here, where no timeout of theirs runs.
-        self._slots = asyncio.Semaphore(client.concurrency)
-        self._parts: list[list[tuple[asyncio.Task[list[_Outcome]], slice]]] = [[] for _ in documents]
-        flat = [(index, text) for index, texts in enumerate(documents) for text in texts]
-        size = client.batch_size
-        for start in range(0, len(flat), size):
-            batch = flat[start : start + size]
-            task = asyncio.create_task(self._embed([text for _, text in batch]))  # noqa: RUF006 - kept below
-            task.add_done_callback(_retrieved)
-            for index, place in _runs(batch):
-                self._parts[index].append((task, place))
+        self._traffic = traffic
+        self._share = share
+        self._clock = clock
+        self._line: deque[tuple[_Wanted, int]] = deque()
+        self._running: dict[asyncio.Task[None], _Batch] = {}
+        self._coming = 0
+        self._text_s: float | None = None
+        self._resting_until = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
-    async def of(self, index: int) -> list[Vector]:
-        """Return the vectors of one document's texts, in order.
+    @property
+    def capacity(self) -> int:
+        """How many texts keep the service busy: those under way, and two batches that wait."""
+        return self._client.batch_size * (self._client.concurrency + 2)
 
-        Raises what the embedding client raises; ValidationFailedError when one of them is too long for the model.
+    @property
+    def part(self) -> int:
+        """How many texts of one document go through the queue together."""
+        return max(_PART, self._client.batch_size)
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Tell that texts are being prepared: a batch that is not full waits a moment for them."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            if not self._coming and self._line:
+                asyncio.get_running_loop().call_soon(self._pump)
+
+    async def embed(self, texts: Sequence[str], call: Call) -> tuple[list[Outcome], float]:
+        """Return for each text its vector, or the error that it is too long, and the tokens that they cost.
+
+        Raises what the embedding client raises, DeadlineExceededError when the deadline passes in the line. Cancelled,
+        what nobody else waits for is no longer asked for.
         """
-        vectors: list[Vector] = []
-        for task, place in self._parts[index]:
-            for outcome in (await asyncio.shield(task))[place]:
-                if isinstance(outcome, ValidationFailedError):
-                    raise outcome
-                vectors.append(outcome)
-        return vectors
+        if not texts:
+            return [], 0.0
+        loop = asyncio.get_running_loop()
+        wanted = _Wanted(texts, call, self._clock(), loop.create_future())
+        self._line.extend((wanted, index) for index in range(len(texts)))
+        loop.call_soon(self._pump)  # whoever comes in this very moment goes into the same call
+        try:
+            async with asyncio.timeout(call.deadline.remaining):
+                await asyncio.wait({wanted.done})
+                wanted.done.result()
+        except TimeoutError as error:
+            raise DeadlineExceededError("The embedding service was busy until the deadline.") from error
+        finally:
+            if not wanted.done.done() or wanted.done.exception() is not None:
+                wanted.done.cancel()
+                self._stop_unwanted()
+        return [wanted.outcomes[index] for index in range(len(texts))], wanted.tokens
 
-    def cancel(self) -> None:
-        """Stop what is still being embedded: nobody waits for it any more."""
-        for parts in self._parts:
-            for task, _ in parts:
+    async def close(self) -> None:
+        """End every call under way."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+
+    def _stop_unwanted(self) -> None:
+        """End the calls whose every caller has left."""
+        for task, batch in self._running.items():
+            if all(wanted.done.done() for wanted, _ in batch):
                 task.cancel()
 
-    async def _embed(self, texts: Sequence[str]) -> list[_Outcome]:
+    def _pump(self) -> None:
+        """Send what may be sent now; called whenever that may have changed."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while self._line:
+            calls, size = self._pace()
+            running = len(self._running)
+            if running >= calls or (running and len(self._line) < size):
+                return  # the end of a call looks again
+            wait = self._wait(size)
+            if wait > 0:
+                self._alarm = asyncio.get_running_loop().call_later(wait, self._pump)
+                return
+            if batch := self._take(size):
+                self._send(batch)
+
+    def _wait(self, size: int) -> float:
+        """Return for how many seconds no call may go out: the service rests, or a batch is about to get fuller."""
+        now = self._clock()
+        rest = self._resting_until - now if self._beside_queries else 0.0
+        fuller = self._line[0][0].since + _GATHER_S - now if self._coming and len(self._line) < size else 0.0
+        return max(rest, fuller)
+
+    @property
+    def _beside_queries(self) -> bool:
+        return self._share < 1 and self._traffic.quiet_s < _NEXT_QUERY_S
+
+    def _pace(self) -> tuple[int, int]:
+        """Return how many calls may be under way, and of how many texts each."""
+        size, calls = self._client.batch_size, self._client.concurrency
+        if self._traffic.quiet_s > _WARY_S:
+            return calls, size
+        # One call's room is left to the queries, where there is more than one.
+        calls = 1 if self._beside_queries else max(1, min(calls - 1, _WARY_CALLS))
+        short = _SHORT_TEXTS if self._text_s is None else int(_SHORT_S / self._text_s)
+        return calls, max(1, min(size, short))
+
+    def _take(self, size: int) -> _Batch:
+        batch: _Batch = []
+        while self._line and len(batch) < size:
+            one = self._line.popleft()
+            if not one[0].done.done():
+                batch.append(one)
+        return batch
+
+    def _send(self, batch: _Batch) -> None:
+        task = asyncio.create_task(self._call(batch))
+        self._running[task] = batch
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self._pump()
+
+    async def _call(self, batch: _Batch) -> None:
+        """Embed a batch and tell everybody in it; never raises."""
+        started, side_by_side = self._clock(), len(self._running)
         try:
-            async with self._slots:
-                embedded = await self._client.embed_documents(texts, self._call)
+            outcomes = await self._embed(
+                [wanted.texts[index] for wanted, index in batch], joint([wanted.call for wanted, _ in batch])
+            )
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            for wanted in {wanted for wanted, _ in batch}:
+                if not wanted.done.done():
+                    wanted.done.set_exception(own(error))
+        else:
+            _settle(batch, outcomes)
+        finally:
+            took = self._clock() - started
+            text_s = took / len(batch) / side_by_side
+            self._text_s = text_s if self._text_s is None else 0.8 * self._text_s + 0.2 * text_s
+            self._resting_until = self._clock() + took * (1 / self._share - 1)
+
+    async def _embed(self, texts: Sequence[str], call: Call) -> list[tuple[Outcome, float]]:
+        """Return for each text its outcome and its part of the tokens, by its length."""
+        try:
+            embedded = await self._client.embed_documents(texts, call)
         except ValidationFailedError as error:
             if len(texts) == 1:
-                return [error]
+                return [(error, 0.0)]
             middle = len(texts) // 2
-            return [*await self._embed(texts[:middle]), *await self._embed(texts[middle:])]
-        self.tokens += embedded.tokens
-        return list(embedded.vectors)
+            return [*await self._embed(texts[:middle], call), *await self._embed(texts[middle:], call)]
+        each = embedded.tokens / max(1, sum(map(len, texts)))
+        return [(vector, each * len(text)) for vector, text in zip(embedded.vectors, texts, strict=True)]
 
 
-def _runs(batch: Sequence[tuple[int, str]]) -> Iterator[tuple[int, slice]]:
-    """Yield each document of a batch with the place of its texts in it."""
-    start = 0
-    for index, group in groupby(batch, key=lambda item: item[0]):
-        end = start + sum(1 for _ in group)
-        yield index, slice(start, end)
-        start = end
-
-
-def _retrieved(task: asyncio.Task[list[_Outcome]]) -> None:
-    """Read a failure that every document of the batch may have stopped waiting for."""
-    if not task.cancelled():
-        task.exception()
+def _settle(batch: _Batch, outcomes: Sequence[tuple[Outcome, float]]) -> None:
+    """Hand out the outcomes."""
+    for (wanted, index), (outcome, tokens) in zip(batch, outcomes, strict=True):
+        wanted.outcomes[index] = outcome
+        wanted.tokens += tokens
+        if len(wanted.outcomes) == len(wanted.texts) and not wanted.done.done():
+            wanted.done.set_result(None)

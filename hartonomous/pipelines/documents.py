@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from hartonomous.clients.embedding import Vector
-from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
+from hartonomous.clients.points import ChunkPoint, DocumentState
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.core import fingerprint
@@ -55,7 +56,7 @@ class Document:
 
 @dataclass(slots=True, frozen=True)
 class DocumentResult:
-    """What became of a document; `id` is None for a line that could not be read."""
+    """What became of a document, and the tokens that it cost; `id` is None for a line that could not be read."""
 
     index: int
     id: str | None
@@ -63,18 +64,26 @@ class DocumentResult:
     version: str | None = None
     chunks: int = 0
     error: HartonomousError | None = None
+    tokens: float = 0.0
 
 
 @dataclass(slots=True)
 class Work:
-    """A document that is neither unchanged nor failed, on its way to the store."""
+    """A document that is neither unchanged nor failed, on its way to the store.
+
+    `sequence` orders this ingest among those of the document; `writing` is set when the first chunk goes to the store.
+    """
 
     document: Document
     state: DocumentState | None
     content_hash: str
     attributes_hash: str
-    chunks: list[Chunk]
-    embedded_texts: list[str]
+    sequence: int
+    updated_at: str
+    chunks: list[Chunk] = field(default_factory=list)
+    embedded_texts: list[str] = field(default_factory=list)
+    writing: bool = False
+    tokens: float = 0.0
 
     @property
     def version(self) -> str:
@@ -82,14 +91,13 @@ class Work:
         return fingerprint.version(self.content_hash, self.attributes_hash)
 
     @property
-    def replaces(self) -> int:
-        """The sequence of the version that was found, 0 when there was none."""
-        return 0 if self.state is None else self.state.sequence
-
-    @property
     def embeds(self) -> bool:
         """Whether the text has to be embedded, or its attributes alone have changed."""
         return self.state is None or self.state.content_hash != self.content_hash
+
+    def point_ids(self) -> list[str]:
+        """Return the ids of its chunks' points."""
+        return [fingerprint.point_id(self.document.id, self.content_hash, index) for index in range(len(self.chunks))]
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,42 +109,58 @@ class Sizes:
     embedded: int
 
 
-async def make_points(work: Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
-    """Return the points of a document's chunks, not visible yet."""
+async def make_points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vector]) -> list[ChunkPoint]:
+    """Return the points of a document's chunks from number `first` on, not visible yet, one for each vector."""
     if len(vectors) <= _POINTS_IN_THREAD:
-        return _points(work, info, vectors)
-    return await asyncio.to_thread(_points, work, info, vectors)
+        return _points(work, info, first, vectors)
+    return await asyncio.to_thread(_points, work, info, first, vectors)
 
 
-def _points(work: Work, info: CollectionInfo, vectors: Sequence[Vector]) -> list[ChunkPoint]:
+def _points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vector]) -> list[ChunkPoint]:
     document, encoder = work.document, Bm25Encoder.for_language(info.language)
-    sequence, updated_at = next_sequence(work.replaces), now()
-    parts = zip(work.chunks, work.embedded_texts, _gaps(document.text, work.chunks), vectors, strict=True)
+    about: dict[str, Any] = {
+        "document_id": document.id,
+        "content_hash": work.content_hash,
+        "attributes_hash": work.attributes_hash,
+        "version": work.version,
+        "chunk_count": len(work.chunks),
+        "format": document.format,
+        "title": document.title,
+        "source": document.source,
+        "metadata": dict(document.metadata or {}),
+        "sequence": work.sequence,
+        "updated_at": work.updated_at,
+    }
+    last = first + len(vectors)
+    parts = zip(work.chunks[first:last], work.embedded_texts[first:last], vectors, strict=True)
     return [
         ChunkPoint(
             id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
             dense=vector,
             sparse=encoder.document(text),
-            document_id=document.id,
-            content_hash=work.content_hash,
-            attributes_hash=work.attributes_hash,
-            version=work.version,
             chunk_index=chunk.index,
-            chunk_count=len(work.chunks),
             text=chunk.text,
             start=chunk.start,
             end=chunk.end,
             headings=chunk.headings,
-            format=document.format,
-            title=document.title,
-            source=document.source,
-            metadata=dict(document.metadata or {}),
-            sequence=sequence,
-            updated_at=updated_at,
-            gap=gap,
+            page=_page(document, chunk),
+            pages=document.pages or None if chunk.index == 0 else None,
+            gap=_gap(document.text, work.chunks, chunk.index),
+            **about,
         )
-        for chunk, text, gap, vector in parts
+        for chunk, text, vector in parts
     ]
+
+
+def _page(document: Document, chunk: Chunk) -> int | None:
+    """Return the page on which a chunk begins, from 1, where the format has pages."""
+    return bisect_right(document.pages, chunk.start) + 1 if document.format == "pdf" else None
+
+
+def _gap(text: str, chunks: Sequence[Chunk], index: int) -> str | None:
+    """Return the blanks between a chunk and the one before it, None where they touch."""
+    end = chunks[index - 1].end if index else 0
+    return text[end : chunks[index].start] or None
 
 
 async def cut_document(document: Document, sizes: Sizes) -> tuple[list[Chunk], list[str]]:
@@ -179,14 +203,6 @@ def _embedded_text(chunk: Chunk, limit: int) -> str:
             break
         lines.append(heading)
     return "\n".join(reversed(lines))
-
-
-def _gaps(text: str, chunks: Sequence[Chunk]) -> Iterator[str | None]:
-    """Yield what stands between each chunk and the ones before it: blanks, or None where they touch."""
-    end = 0
-    for chunk in chunks:
-        yield text[end : chunk.start] or None
-        end = max(end, chunk.end)
 
 
 def now() -> str:

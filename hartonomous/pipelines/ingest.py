@@ -1,42 +1,56 @@
-"""The ingest pipeline: documents to chunks, vectors and points, an outcome for each document.
+"""The ingest pipeline: documents one after the other into the store, an outcome for each.
 
-An unchanged document costs no embedding call; a change of title, source or metadata alone is a payload write; anything
-else is chunked and embedded anew. Chunks of all documents of a request share full embedding batches. A document is
-written unseen, then shown, then its older version is removed (`clients.vectors`), and once that has begun it is
-finished even when the caller leaves. What fails for one document stays its own.
+Each document is a task of its own: parsed where it is HTML or a file, then stored (`pipelines.storing`). An unchanged
+one costs no embedding call, a change of title, source or metadata alone is a payload write. A window bounds the text
+that is in flight over all requests, and thereby memory and how fast a stream is read. What fails for one document
+stays its own; what fails for all of them ends a stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
 
-from hartonomous.clients.embedding import EmbeddingClient, Vector
-from hartonomous.clients.points import DocumentState, next_sequence
+from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.clients.vectors import VectorClient
+from hartonomous.clients.versions import DocumentChangedError
 from hartonomous.config import Rag
-from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
-from hartonomous.errors import ConflictError, HartonomousError, NotFoundError, ValidationFailedError
-from hartonomous.metrics import Metrics
-from hartonomous.pipelines.batching import SharedBatches
-from hartonomous.pipelines.documents import (
-    Document,
-    DocumentResult,
-    Sizes,
-    Status,
-    Work,
-    cut_document,
-    make_points,
-    now,
+from hartonomous.core.deadline import Deadline
+from hartonomous.errors import (
+    BackendUnavailableError,
+    ConflictError,
+    HartonomousError,
+    InsufficientStorageError,
+    NotFoundError,
+    ValidationFailedError,
 )
+from hartonomous.metrics import Metrics
+from hartonomous.pipelines.documents import Document, DocumentResult, Format
 from hartonomous.pipelines.jobs import Jobs
+from hartonomous.pipelines.storing import Storer, Target
+from hartonomous.pipelines.traffic import Traffic
+from hartonomous.pipelines.window import Window
 
-# So many documents are written at a time: the others wait without a timeout, and searches find connections free.
-_WRITERS = 16
+
+class Parser(Protocol):
+    async def parse(self, data: str | Path, kind: Format, limit_s: float) -> Any: ...
+
+
+OnResult = Callable[[DocumentResult], Awaitable[None]]
+
+# Bytes of text (characters, or of files) that are in flight over all requests.
+_TEXT_WINDOW = 4 * 1024 * 1024
+# Attempts at a document that others ingest at the same time.
+_ATTEMPTS = 3
+_ASK_AGAIN_S = 1.0
+# So many documents in a row that failed because a backend is away end a stream.
+_HOPELESS = 16
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,24 +68,48 @@ class IngestResult:
         return next((document.error for document in self.documents if document.error is not None), None)
 
 
+@dataclass(slots=True)
+class _Run:
+    """One request: its target, what is under way by document id, what it has cost, and what ended it."""
+
+    target: Target
+    info: CollectionInfo
+    asked: float
+    under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    tokens: float = 0.0
+    failures: int = 0
+    fatal: HartonomousError | None = None
+
+    def note(self, error: HartonomousError) -> None:
+        """Take a document's failure into account: some say at once that the next one will fail as well."""
+        if isinstance(error, BackendUnavailableError):
+            self.failures += 1
+        if isinstance(error, InsufficientStorageError | ConflictError) or self.failures >= _HOPELESS:
+            self.fatal = self.fatal or error
+
+
 class Ingestor:
-    """Takes documents into a collection."""
+    """Takes documents into collections. Made inside a running loop; `close` ends its embedding calls."""
 
     def __init__(
         self,
         embedding: EmbeddingClient,
         vectors: VectorClient,
         schema: Schema,
+        parser: Parser,
         jobs: Jobs,
+        traffic: Traffic,
         config: Rag,
         metrics: Metrics,
     ) -> None:
         self._embedding = embedding
         self._vectors = vectors
         self._schema = schema
+        self._parser = parser
         self._jobs = jobs
-        self._writers = asyncio.Semaphore(_WRITERS)
         self._config = config
+        self._storer = Storer(embedding, vectors, jobs, traffic, config.ingest.share_beside_queries)
+        self._texts = Window(_TEXT_WINDOW)
         self._outcomes = {
             status: metrics.documents.labels(status) for status in ("created", "updated", "unchanged", "failed")
         }
@@ -81,6 +119,10 @@ class Ingestor:
         """The writes under way, which go on when their request is cancelled."""
         return self._jobs
 
+    async def close(self) -> None:
+        """End the embedding calls under way."""
+        await self._storer.close()
+
     async def ingest(
         self, collection: str, documents: Sequence[Document], max_tokens: int, overlap_tokens: int, call: Call
     ) -> IngestResult:
@@ -89,145 +131,162 @@ class Ingestor:
         Raises any of our errors when nothing at all could be tried (embedding service or vector store down, the
         collection made by another model); a failure of single documents is in their results.
         """
-        current = await self._embedding.fingerprint(call)
-        info = await self._ensure(collection, current, call)
-        sizes = await self._sizes(max_tokens, overlap_tokens, call)
         results, latest = _latest(documents)
-        try:
-            states = await self._vectors.states(collection, list(latest), call)
-        except NotFoundError:
-            # Deleted by another process since we looked: it is made again, as if it had never been there.
-            self._schema.forget(collection)
-            info = await self._ensure(collection, current, call)
-            states = {}
-        works = []
-        for document in latest.values():
-            outcome = await self._prepare(document, states.get(document.id), info, sizes)
-            if isinstance(outcome, Work):
-                works.append(outcome)
-            else:
-                results[document.index] = outcome
-        tokens = await self._store(collection, works, info, results, call)
+
+        async def keep(result: DocumentResult) -> None:
+            results[result.index] = result
+
+        run = await self._begin(Target(collection, max_tokens, overlap_tokens), call)
         for result in results.values():
             self._outcomes[result.status].inc()
-        return IngestResult([results[index] for index in sorted(results)], tokens)
+        await self._take_all(run, _each(latest.values()), lambda: call, keep)
+        return IngestResult([results[index] for index in sorted(results)], round(run.tokens))
 
-    async def _ensure(self, collection: str, current: fingerprint.EmbeddingFingerprint, call: Call) -> CollectionInfo:
+    async def stream(
+        self,
+        collection: str,
+        source: AsyncIterator[Document | DocumentResult],
+        max_tokens: int,
+        overlap_tokens: int,
+        call: Call,
+        on_result: OnResult,
+        *,
+        document_s: float,
+    ) -> int:
+        """Take documents as they come, `on_result` telling what became of each as soon as it is durable.
+
+        `source` is asked for the next document when there is room for it, and not before it is known that documents
+        can be taken at all. Of two documents with one id the later one comes after the earlier one. A result in
+        `source`, of what could not be read, is told in its turn. Each document has `document_s` seconds, the whole
+        stream `call`'s deadline. Returns the tokens that were embedded.
+
+        Raises what ends a stream (a backend is gone, the store is full, the model has changed) when all that was under
+        way is done and told; what `source` and `on_result` raise ends it as well.
+        """
+        run = await self._begin(Target(collection, max_tokens, overlap_tokens), call)
+
+        def document_call() -> Call:
+            return replace(call, deadline=Deadline(call.deadline.bound(document_s)))
+
+        await self._take_all(run, source, document_call, on_result, ends=True)
+        if run.fatal is not None:
+            raise run.fatal
+        return round(run.tokens)
+
+    async def _take_all(
+        self,
+        run: _Run,
+        source: AsyncIterator[Document | DocumentResult],
+        call: Callable[[], Call],
+        on_result: OnResult,
+        *,
+        ends: bool = False,
+    ) -> None:
+        """Take documents side by side as the windows permit, until there are no more or, if it `ends`, a fatal one."""
         try:
-            return await self._schema.ensure(collection, current, self._config.retrieval.language, call)
+            async with asyncio.TaskGroup() as group:
+                try:
+                    async for one in source:
+                        if isinstance(one, DocumentResult):
+                            await self._tell(one, on_result)
+                        else:
+                            await self._admit(run, one, group, call, on_result)
+                        if ends and run.fatal is not None:
+                            return
+                except HartonomousError as error:
+                    run.fatal = error  # what is under way is finished and told first
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _admit(
+        self, run: _Run, document: Document, group: asyncio.TaskGroup, call: Callable[[], Call], on_result: OnResult
+    ) -> None:
+        """Begin with a document when there is room for it and an earlier one of its id is done."""
+        if (before := run.under_way.get(document.id)) is not None:
+            await asyncio.wait({before})
+        size = self._size(document)
+        await self._texts.take(size)
+        task = run.under_way[document.id] = group.create_task(self._take(run, document, call(), on_result))
+
+        def taken(_: asyncio.Task[None]) -> None:
+            self._texts.give(size)
+            if run.under_way.get(document.id) is task:
+                del run.under_way[document.id]
+
+        task.add_done_callback(taken)
+
+    async def _tell(self, result: DocumentResult, on_result: OnResult) -> None:
+        self._outcomes[result.status].inc()
+        await on_result(result)
+
+    def _size(self, document: Document) -> int:
+        """Return a document's part of the text window, of which even the smallest is a chunk."""
+        text = document.raw if document.raw is not None else document.text
+        size = text.stat().st_size if isinstance(text, Path) else len(text)
+        return max(size, _TEXT_WINDOW // self._storer.capacity)
+
+    async def _take(self, run: _Run, document: Document, call: Call, on_result: OnResult) -> None:
+        """Take one document and tell what became of it; only what is no error of ours goes up."""
+        try:
+            document = await self._parsed(document, call)
+            result = await self._store(run, document, call)
+            run.failures, run.tokens = 0, run.tokens + result.tokens
+        except HartonomousError as error:
+            run.note(error)
+            result = DocumentResult(document.index, document.id, "failed", error=error)
+        await self._tell(result, on_result)
+
+    async def _store(self, run: _Run, document: Document, call: Call) -> DocumentResult:
+        """Store a document; once more where somebody else changed it or deleted its collection in between."""
+        for attempt in range(_ATTEMPTS):
+            info = await self._info(run, call)
+            try:
+                return await self._storer.store(document, run.target, info, call)
+            except DocumentChangedError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            except NotFoundError:
+                # It is made again, as if it had never been there.
+                self._schema.forget(run.target.collection)
+                run.asked = 0.0
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _parsed(self, document: Document, call: Call) -> Document:
+        """Return the document with its text, where that has to be made first."""
+        if document.raw is None:
+            return document
+        try:
+            parsed = await self._parser.parse(document.raw, document.format, call.deadline.remaining)
+        except ValidationFailedError as error:
+            error.param = document.param("text") if isinstance(document.raw, str) else document.path
+            raise
+        return replace(document, text=parsed.text, title=document.title or parsed.title, pages=parsed.pages, raw=None)
+
+    async def _begin(self, target: Target, call: Call) -> _Run:
+        return _Run(target, await self._ensure(target, call), time.monotonic())
+
+    async def _info(self, run: _Run, call: Call) -> CollectionInfo:
+        """Return the collection; a long stream asks again now and then whether it and the model are still the same."""
+        if time.monotonic() - run.asked > _ASK_AGAIN_S:
+            run.asked = time.monotonic()
+            run.info = await self._ensure(run.target, call)
+        return run.info
+
+    async def _ensure(self, target: Target, call: Call) -> CollectionInfo:
+        """Return the collection, made if there is none."""
+        current = await self._embedding.fingerprint(call)
+        try:
+            return await self._schema.ensure(target.collection, current, self._config.retrieval.language, call)
         except ConflictError as error:
             error.param = "collection"
             raise
 
-    async def _sizes(self, max_tokens: int, overlap_tokens: int, call: Call) -> Sizes:
-        """Return what was asked for, or what the model takes beside its special tokens if that is less."""
-        context = (await self._embedding.model(call)).context
-        room = max_tokens * 5 // 4 if context is None else max(16, context - 16)
-        chunk = min(max_tokens, room)
-        return Sizes(chunk, min(overlap_tokens, chunk // 2), min(max_tokens * 5 // 4, room))
 
-    async def _prepare(
-        self, document: Document, state: DocumentState | None, info: CollectionInfo, sizes: Sizes
-    ) -> Work | DocumentResult:
-        content_hash = fingerprint.content_hash(
-            document.text,
-            format=document.format,
-            max_tokens=sizes.chunk,
-            overlap_tokens=sizes.overlap,
-            fingerprint=info.fingerprint,
-        )
-        attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
-        if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
-            return DocumentResult(document.index, document.id, "unchanged", state.version, state.chunk_count)
-        work = Work(document, state, content_hash, attributes_hash, [], [])
-        if work.embeds:
-            work.chunks, work.embedded_texts = await cut_document(document, sizes)
-            if not work.chunks:
-                error = ValidationFailedError(
-                    "The document has no text.", param=document.param("text"), code="empty_document"
-                )
-                return DocumentResult(document.index, document.id, "failed", error=error)
-        return work
-
-    async def _store(
-        self,
-        collection: str,
-        works: Sequence[Work],
-        info: CollectionInfo,
-        results: dict[int, DocumentResult],
-        call: Call,
-    ) -> int:
-        """Embed and write all of `works` side by side; return the tokens that the embedding service counted."""
-        batches = SharedBatches(self._embedding, [work.embedded_texts for work in works], call)
-        writes = (
-            self._store_one(collection, work, info, partial(batches.of, index), call)
-            for index, work in enumerate(works)
-        )
-        try:
-            outcomes = await asyncio.gather(*writes, return_exceptions=True)
-        finally:
-            batches.cancel()
-        for work, outcome in zip(works, outcomes, strict=True):
-            results[work.document.index] = _result(work.document, outcome)
-        return batches.tokens
-
-    async def _store_one(
-        self,
-        collection: str,
-        work: Work,
-        info: CollectionInfo,
-        embed: Callable[[], Awaitable[list[Vector]]],
-        call: Call,
-    ) -> DocumentResult:
-        try:
-            vectors = await embed()
-        except ValidationFailedError as error:
-            error.param = work.document.param("text")
-            raise
-        if not work.embeds:
-            return await self._jobs.run(self._in_turn(self._write_attributes(collection, work, call)))
-        return await self._jobs.run(self._in_turn(self._write(collection, work, info, vectors, call)))
-
-    async def _in_turn(self, write: Awaitable[DocumentResult]) -> DocumentResult:
-        """Bound the writes under way, those whose callers have left included."""
-        async with self._writers:
-            return await write
-
-    async def _write(
-        self, collection: str, work: Work, info: CollectionInfo, vectors: Sequence[Vector], call: Call
-    ) -> DocumentResult:
-        points = await make_points(work, info, vectors)
-        await self._vectors.write(collection, points, call)
-        ids = [point.id for point in points]
-        await self._vectors.publish(collection, work.document.id, ids, points[0].sequence, call)
-        status: Status = "created" if work.state is None else "updated"
-        return DocumentResult(work.document.index, work.document.id, status, work.version, len(points))
-
-    async def _write_attributes(self, collection: str, work: Work, call: Call) -> DocumentResult:
-        assert work.state is not None
-        document = work.document
-        await self._vectors.set_attributes(
-            collection,
-            work.state,
-            title=document.title,
-            source=document.source,
-            metadata=document.metadata or {},
-            attributes_hash=work.attributes_hash,
-            version=work.version,
-            sequence=next_sequence(work.replaces),
-            updated_at=now(),
-            call=call,
-        )
-        return DocumentResult(document.index, document.id, "updated", work.version, work.state.chunk_count)
-
-
-def _result(document: Document, outcome: DocumentResult | BaseException) -> DocumentResult:
-    """Return a document's result; a failure that is none of ours is a bug, and goes up."""
-    if isinstance(outcome, HartonomousError):
-        return DocumentResult(document.index, document.id, "failed", error=outcome)
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
+async def _each(documents: Iterable[Document]) -> AsyncIterator[Document | DocumentResult]:
+    for document in documents:
+        yield document
 
 
 def _latest(documents: Sequence[Document]) -> tuple[dict[int, DocumentResult], dict[str, Document]]:

@@ -25,10 +25,14 @@ class Jobs:
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end; a cancellation of the caller reaches the caller alone."""
+        return await asyncio.shield(self.start(work))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` to its end with nobody waiting for it but a shutdown."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
 
     async def drain(self) -> None:
         """Wait until every job is done."""

@@ -31,6 +31,7 @@ from hartonomous.core.quote import best_quote
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.search import ScoredHit, Searcher, SearchRequest, SearchResult
+from hartonomous.pipelines.traffic import Traffic
 
 # What a chat template puts around each message, at most, in tokens.
 _TEMPLATE_TOKENS = 64
@@ -111,7 +112,9 @@ class Answerer:
         retrieval: Retrieval,
         generation: Generation,
         metrics: Metrics,
+        traffic: Traffic,
     ) -> None:
+        self._traffic = traffic
         self._searcher = searcher
         self._generative = generative
         self._retrieval = retrieval
@@ -191,12 +194,13 @@ class Answerer:
         yield self._result(plan, usage, model, finish)
 
     async def _deltas(self, body: Mapping[str, Any], call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
-        if not streamed:
-            yield await self._generative.chat(body, call)
-            return
-        async with aclosing(self._generative.stream(body, call)) as deltas:
-            async for delta in deltas:
-                yield delta
+        with self._traffic.query():
+            if not streamed:
+                yield await self._generative.chat(body, call)
+                return
+            async with aclosing(self._generative.stream(body, call)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     def _is_relevant(self, hit: ScoredHit, has_similarity: bool) -> bool:
         similarity, words = hit.scores.get("dense", 0.0), hit.scores.get("sparse", 0.0)

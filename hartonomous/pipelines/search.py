@@ -36,6 +36,7 @@ from hartonomous.core.fusion import reciprocal_rank, rocchio, unit_bm25, unit_co
 from hartonomous.core.prompt import truncate_to
 from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines.traffic import Traffic
 
 Mode = Literal["hybrid", "dense", "sparse"]
 Kind = Literal["dense", "sparse"]
@@ -114,7 +115,9 @@ class Searcher:
         schema: Schema,
         config: Retrieval,
         metrics: Metrics,
+        traffic: Traffic,
     ) -> None:
+        self._traffic = traffic
         self._embedding = embedding
         self._reranking = reranking
         self._vectors = vectors
@@ -133,11 +136,12 @@ class Searcher:
     async def search_many(self, requests: Sequence[SearchRequest], call: Call) -> list[SearchResult | HartonomousError]:
         """Answer each question with its result or its error, in order."""
         items = [_Item(request) for request in requests]
-        await self._describe(items, call)
-        await self._embed([item for item in items if item.wants_embedding], call)
-        await self._search(items, call)
-        await asyncio.gather(*(self._feedback(item, call) for item in items if item.wants_feedback))
-        await asyncio.gather(*(self._rerank(item, call) for item in items if item.error is None))
+        with self._traffic.query():
+            await self._describe(items, call)
+            await self._embed([item for item in items if item.wants_embedding], call)
+            await self._search(items, call)
+            await asyncio.gather(*(self._feedback(item, call) for item in items if item.wants_feedback))
+            await asyncio.gather(*(self._rerank(item, call) for item in items if item.error is None))
         return [item.error or self._result(item) for item in items]
 
     async def _describe(self, items: Sequence[_Item], call: Call) -> None:

@@ -12,6 +12,7 @@ from hartonomous.clients.models import ModelInfo
 from hartonomous.clients.points import ChunkPoint, DocumentState, Hit, StoredChunk
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.vectors import Search
+from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -144,6 +145,8 @@ class Vectors:
         self.points: dict[str, list[ChunkPoint]] = {}
         self.failing: str | None = None
         self.gate: asyncio.Event | None = None
+        self.writes: list[list[str]] = []
+        self.changed: dict[str, HartonomousError] = {}
 
     async def search(self, collection: str, searches: Sequence[Search], call: Call) -> list[list[Hit]]:
         self.searches.append((collection, list(searches)))
@@ -160,21 +163,28 @@ class Vectors:
         return {name: self.known[name] for name in ids if name in self.known}
 
     async def write(self, collection: str, points: Sequence[ChunkPoint], call: Call) -> None:
-        name = points[0].document_id
-        self.steps.append(("write", name))
+        names = list(dict.fromkeys(point.document_id for point in points))
+        self.writes.append(names)
+        self.steps += [("write", name) for name in names]
         if self.gate is not None:
             await self.gate.wait()
-        if self.failing == name and self.error is not None:
+        if self.failing in names and self.error is not None:
             raise self.error
-        self.points[name] = list(points)
+        for name in names:
+            stored = self.points.setdefault(name, [])
+            stored += [point for point in points if point.document_id == name]
+            stored.sort(key=lambda point: point.chunk_index)
 
-    async def publish(self, collection: str, name: str, ids: Sequence[str], sequence: int, call: Call) -> bool:
-        self.steps.append(("publish", name))
-        assert ids == [point.id for point in self.points[name]]
-        return True
+    async def publish(
+        self, collection: str, publications: Sequence[Publication], call: Call
+    ) -> list[HartonomousError | None]:
+        for one in publications:
+            self.steps.append(("publish", one.document_id))
+            assert one.point_ids == [point.id for point in self.points[one.document_id]]
+        return [self.changed.pop(one.document_id, None) for one in publications]
 
-    async def set_attributes(self, collection: str, state: DocumentState, **fields: Any) -> None:
-        self.steps.append(("attributes", state.document_id))
+    async def set_attributes(self, collection: str, changes: Sequence[AttributeChange], call: Call) -> None:
+        self.steps += [("attributes", change.state.document_id) for change in changes]
 
 
 class Generative:

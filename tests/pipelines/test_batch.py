@@ -12,14 +12,15 @@ from hartonomous.metrics import Metrics
 from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
 from hartonomous.pipelines.search import Searcher, SearchRequest
+from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits, until
 
 
 def parts(generative: Any) -> tuple[BatchAnswerer, Vectors]:
     vectors = Vectors(dense=hits(a=0.9), sparse=hits(a=9.0))
     store, embedding, schema = (cast("Any", fake) for fake in (vectors, Embedding(), Schema()))
-    searcher = Searcher(embedding, None, store, schema, Retrieval(), Metrics())
-    answerer = Answerer(searcher, generative, Retrieval(), Generation(), Metrics())
+    searcher = Searcher(embedding, None, store, schema, Retrieval(), Metrics(), Traffic())
+    answerer = Answerer(searcher, generative, Retrieval(), Generation(), Metrics(), Traffic())
     return BatchAnswerer(searcher, answerer), vectors
 
 

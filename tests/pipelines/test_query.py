@@ -12,6 +12,7 @@ from hartonomous.errors import BackendError, BackendUnavailableError, Validation
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResult, SourcesFound, TextDelta
 from hartonomous.pipelines.search import Searcher, SearchRequest
+from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits
 
 DOWN = BackendUnavailableError("down", retry_after=1)
@@ -27,8 +28,8 @@ class Parts:
         fakes = (self.embedding, self.vectors, Schema(), self.generative)
         embedding, store, schema, service = (cast("Any", fake) for fake in fakes)
         retrieval = Retrieval(min_similarity=0.5, min_sparse=4.0)
-        searcher = Searcher(embedding, None, store, schema, retrieval, Metrics())
-        self.answerer = Answerer(searcher, service, retrieval, Generation(), Metrics())
+        searcher = Searcher(embedding, None, store, schema, retrieval, Metrics(), Traffic())
+        self.answerer = Answerer(searcher, service, retrieval, Generation(), Metrics(), Traffic())
 
     async def events(self, request: QueryRequest, seconds: float = 60.0) -> list[Event]:
         async with aclosing(self.answerer.stream(request, call(seconds))) as events:

@@ -18,6 +18,7 @@ from hartonomous.errors import (
 )
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.search import Searcher, SearchRequest, SearchResult
+from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Reranking, Schema, Vectors, call, chunk, hits
 
 DOWN = BackendUnavailableError("down", retry_after=1)
@@ -34,7 +35,7 @@ class Parts:
         self.embedding, self.reranking, self.vectors, self.schema = Embedding(), reranking, vectors, Schema()
         fakes = (self.embedding, self.reranking, self.vectors, self.schema)
         embedding, reranker, store, schema = (cast("Any", fake) for fake in fakes)
-        self.searcher = Searcher(embedding, reranker, store, schema, Retrieval(**config), Metrics())
+        self.searcher = Searcher(embedding, reranker, store, schema, Retrieval(**config), Metrics(), Traffic())
 
     async def names(self, request: SearchRequest) -> list[str]:
         return [hit.chunk.id for hit in (await self.searcher.search(request, call())).hits]

@@ -17,6 +17,7 @@ from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import Search, VectorClient
+from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -89,16 +90,20 @@ def _points(document: str, words: Sequence[str], sequence: int, **changes: Any) 
     return points
 
 
-async def _publish(client: VectorClient, collection: str, points: Sequence[ChunkPoint]) -> bool:
-    first = points[0]
-    ids = [point.id for point in points]
-    return await client.publish(collection, first.document_id, ids, first.sequence, _call())
+async def _publish(client: VectorClient, collection: str, points: Sequence[ChunkPoint]) -> None:
+    (error,) = await client.publish(collection, [_publication(points)], _call())
+    if error is not None:
+        raise error
 
 
-async def _ingest(client: VectorClient, collection: str, document: str, words: Sequence[str], **changes: Any) -> bool:
+def _publication(points: Sequence[ChunkPoint]) -> Publication:
+    return Publication(points[0].document_id, [point.id for point in points], points[0].sequence)
+
+
+async def _ingest(client: VectorClient, collection: str, document: str, words: Sequence[str], **changes: Any) -> None:
     points = _points(document, words, next_sequence(), **changes)
     await client.write(collection, points, _call())
-    return await _publish(client, collection, points)
+    await _publish(client, collection, points)
 
 
 async def _stored(pool: Pool, collection: str) -> list[dict[str, Any]]:
@@ -132,7 +137,7 @@ def _sparse(text: str, **changes: Any) -> Search:
 
 
 async def test_a_published_document_is_found_by_meaning_and_by_words(client: VectorClient, docs: str) -> None:
-    assert await _ingest(client, docs, "h", ["valve", "pump", "motor"])
+    await _ingest(client, docs, "h", ["valve", "pump", "motor"])
     dense, sparse = await client.search(docs, [_dense("pump"), _sparse("pumps")], _call())
     assert _word(dense[0].chunk) == "pump"
     assert dense[0].score == pytest.approx(1.0, abs=1e-4)
@@ -210,7 +215,7 @@ async def test_a_new_text_replaces_the_old_one(client: VectorClient, pool: Pool,
 
 async def test_a_text_that_comes_back_is_stored_again(client: VectorClient, pool: Pool, docs: str) -> None:
     for words in (["valve", "pump"], ["motor"], ["valve", "pump"]):
-        assert await _ingest(client, docs, "h", words)
+        await _ingest(client, docs, "h", words)
     assert await _words(client, docs, "h") == ["valve", "pump"]
     assert len(await _stored(pool, docs)) == 2
 
@@ -225,8 +230,8 @@ async def test_other_documents_are_left_alone(client: VectorClient, docs: str) -
 async def test_a_write_of_several_documents_keeps_each_ones_order(client: VectorClient, docs: str) -> None:
     points = _points("a", ["valve", "pump"], next_sequence()) + _points("b", ["motor"], next_sequence())
     await client.write(docs, points, _call())
-    assert await _publish(client, docs, points[:2])
-    assert await _publish(client, docs, points[2:])
+    await _publish(client, docs, points[:2])
+    await _publish(client, docs, points[2:])
     assert (await _words(client, docs, "a"), await _words(client, docs, "b")) == (["valve", "pump"], ["motor"])
 
 
@@ -237,9 +242,9 @@ async def test_an_ingest_that_publishes_after_a_newer_one_is_dropped(
     await client.write(docs, older, _call())
     newer = _points("h", ["motor"], next_sequence())
     await client.write(docs, newer, _call())
-    assert await _publish(client, docs, newer)
+    await _publish(client, docs, newer)
     await client.write(docs, older[1:], _call())  # a slow writer's last batch
-    assert not await _publish(client, docs, older)
+    await _publish(client, docs, older)
     assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["motor"]
 
 
@@ -249,9 +254,9 @@ async def test_a_newer_ingest_that_is_not_published_stays_when_an_older_one_publ
     older, newer = _points("h", ["valve"], next_sequence()), _points("h", ["motor"], next_sequence())
     await client.write(docs, newer, _call())
     await client.write(docs, older, _call())
-    assert await _publish(client, docs, older)
+    await _publish(client, docs, older)
     assert await _words(client, docs, "h") == ["valve"]
-    assert await _publish(client, docs, newer)
+    await _publish(client, docs, newer)
     assert await _words(client, docs, "h") == ["motor"]
 
 
@@ -259,10 +264,10 @@ async def test_the_same_write_and_publish_again_change_nothing(client: VectorCli
     points = _points("h", ["valve", "pump"], next_sequence())
     await client.write(docs, points, _call())
     await client.write(docs, points, _call())
-    assert await _publish(client, docs, points)
+    await _publish(client, docs, points)
     before = await _stored(pool, docs)
     await client.write(docs, points, _call())
-    assert await _publish(client, docs, points)
+    await _publish(client, docs, points)
     assert await _stored(pool, docs) == before
 
 
@@ -273,7 +278,7 @@ async def test_writing_a_text_that_is_visible_hides_nothing_and_brings_its_attri
     again = _points("h", ["valve", "pump"], next_sequence(), title=None, metadata={"team": "sales"})
     await client.write(docs, again, _call())
     assert await _words(client, docs, "h") == ["valve", "pump"]
-    assert await _publish(client, docs, again)
+    await _publish(client, docs, again)
     stored = await _stored(pool, docs)
     assert [(payload.get("title"), payload["metadata"]) for payload in stored] == [(None, {"team": "sales"})] * 2
     assert {payload["sequence"] for payload in stored} == {again[0].sequence}
@@ -285,7 +290,7 @@ async def test_an_ingest_that_was_killed_before_it_published_is_mended_by_the_ne
     await _ingest(client, docs, "h", ["valve"])
     await client.write(docs, _points("h", ["pump", "motor"], next_sequence())[1:], _call())
     assert await _words(client, docs, "h") == ["valve"]
-    assert await _ingest(client, docs, "h", ["pump", "motor"])
+    await _ingest(client, docs, "h", ["pump", "motor"])
     assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["pump-motor"] * 2
 
 
@@ -344,7 +349,17 @@ async def test_states_tell_of_the_documents_that_exist(client: VectorClient, doc
 
 async def _change(client: VectorClient, docs: str, state: DocumentState, sequence: int) -> None:
     when = "2026-02-02T00:00:00Z"
-    await client.set_attributes(docs, state, "New", None, {"k": [1]}, "a2", "sha256:2", sequence, when, _call())
+    change = AttributeChange(
+        state=state,
+        title="New",
+        source=None,
+        metadata={"k": [1]},
+        attributes_hash="a2",
+        version="sha256:2",
+        sequence=sequence,
+        updated_at=when,
+    )
+    await client.set_attributes(docs, [change], _call())
 
 
 async def test_attributes_change_on_all_chunks_and_a_null_removes_one(client: VectorClient, docs: str) -> None:
@@ -391,14 +406,14 @@ async def test_an_ingest_under_way_survives_a_delete_and_an_abandoned_one_does_n
     await client.write(docs, points, _call())
     await client.delete_document(docs, "h", _call())
     assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["valve"]
-    assert await _publish(client, docs, points)
+    await _publish(client, docs, points)
 
 
 async def test_a_long_document_is_written_in_batches_and_read_over_pages_in_order(
     client: VectorClient, docs: str
 ) -> None:
     words = [f"w{number}" for number in range(1_100)]
-    assert await _ingest(client, docs, "long", words)
+    await _ingest(client, docs, "long", words)
     assert await _words(client, docs, "long") == words
     assert await client.counts(docs, _call()) == (1, 1_100)
 

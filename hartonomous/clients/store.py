@@ -1,0 +1,87 @@
+"""Reading and changing points over the pool: scrolls page by page, counts, batches of operations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Literal
+
+from hartonomous import codec
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.qdrant import nonsense, read_result
+from hartonomous.core.call import Call
+
+Record = tuple[str, Any]
+"""A point's id and its payload."""
+
+Fields = list[str] | Literal[True]
+"""The payload fields that are wanted."""
+
+_PAGE = 1_000
+
+
+class PointStore:
+    """Qdrant's points of any collection. Without such a collection the methods raise NotFoundError.
+
+    `write_options` is the query of every write: what it waits for and in which order replicas apply it.
+    """
+
+    def __init__(self, pool: Pool, write_options: str = "wait=true") -> None:
+        self._pool = pool
+        self._write_options = write_options
+
+    async def _post(self, collection: str, what: str, body: Mapping[str, Any], call: Call) -> Any:
+        return read_result(await self._pool.request("POST", path(collection, what), call, codec.dumps(body)))
+
+    async def _batch(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
+        await self._post_batch(collection, codec.dumps({"operations": operations}), call)
+
+    async def _post_batch(self, collection: str, body: bytes, call: Call) -> None:
+        await self._pool.request("POST", path(collection, f"batch?{self._write_options}"), call, body)
+
+    async def _count(self, collection: str, filter_json: Mapping[str, Any], call: Call) -> int:
+        result = await self._post(collection, "count", {"filter": filter_json, "exact": True}, call)
+        count = result.get("count") if isinstance(result, dict) else None
+        if type(count) is not int:
+            nonsense()
+        return count
+
+    async def _scroll(
+        self, collection: str, filter_json: Mapping[str, Any], call: Call, fields: Fields = True
+    ) -> list[Record]:
+        """Return all points that match, in the order of their ids."""
+        return [record async for page in self._pages(collection, filter_json, call, fields) for record in page]
+
+    async def _pages(
+        self, collection: str, filter_json: Mapping[str, Any], call: Call, fields: Fields
+    ) -> AsyncGenerator[list[Record]]:
+        offset: str | None = None
+        while True:
+            records, offset = await self._page(collection, filter_json, call, fields, _PAGE, offset)
+            yield records
+            if offset is None:
+                return
+
+    async def _page(
+        self,
+        collection: str,
+        filter_json: Mapping[str, Any],
+        call: Call,
+        fields: Fields,
+        limit: int,
+        offset: str | None,
+    ) -> tuple[list[Record], str | None]:
+        body = {"filter": filter_json, "limit": limit, "with_payload": fields, "with_vector": False, "offset": offset}
+        result = await self._post(collection, "scroll", body, call)
+        try:
+            records = [(point["id"], point["payload"]) for point in result["points"]]
+            following = result.get("next_page_offset")
+        except (TypeError, KeyError, AttributeError):
+            nonsense()
+        if following is not None and not isinstance(following, str):
+            nonsense()
+        return records, following
+
+
+def path(collection: str, what: str = "") -> str:
+    """Return the path of a call about a collection's points."""
+    return f"/collections/{collection}/points/{what}" if what else f"/collections/{collection}/points"

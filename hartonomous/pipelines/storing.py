@@ -1,0 +1,213 @@
+"""One document into the store: looked up, cut, embedded, written unseen, shown.
+
+What many documents do at the same moment goes into one call: look-ups, writes and publications by `grouping`, texts to
+be embedded by `batching`. Once the first chunk of a document is being written the document is finished, even when its
+caller leaves; before that the caller takes it along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hartonomous.clients.embedding import EmbeddingClient, Vector
+from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
+from hartonomous.clients.schema import CollectionInfo
+from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
+from hartonomous.clients.vectors import VectorClient
+from hartonomous.clients.versions import AttributeChange, Publication
+from hartonomous.core import fingerprint
+from hartonomous.core.call import Call
+from hartonomous.errors import HartonomousError, ValidationFailedError
+from hartonomous.pipelines.batching import EmbeddingQueue
+from hartonomous.pipelines.documents import (
+    Document,
+    DocumentResult,
+    Sizes,
+    Status,
+    Work,
+    cut_document,
+    make_points,
+    now,
+)
+from hartonomous.pipelines.grouping import Grouper
+from hartonomous.pipelines.jobs import Jobs
+from hartonomous.pipelines.traffic import Traffic
+from hartonomous.pipelines.window import Window
+
+# Documents that are looked up, and points that are written or shown, in one call; such calls side by side.
+_LOOKED_UP = 256
+_WRITTEN = 256
+_WRITERS = 4
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    """Where documents go and how they are cut; `max_tokens` and `overlap_tokens` as they were asked for."""
+
+    collection: str
+    max_tokens: int
+    overlap_tokens: int
+
+
+class Storer:
+    """Stores documents. Made inside a running loop; ended by `close`."""
+
+    def __init__(
+        self, embedding: EmbeddingClient, vectors: VectorClient, jobs: Jobs, traffic: Traffic, share: float
+    ) -> None:
+        self._embedding = embedding
+        self._vectors = vectors
+        self._jobs = jobs
+        self._queue = EmbeddingQueue(embedding, traffic, share)
+        # Chunks on their way through embedding and writing: they hold their vectors.
+        self._chunks = Window(self._queue.capacity)
+        # Work of a millisecond on the loop, for hundreds of documents that wake together: one a turn of the loop.
+        self._turn = asyncio.Lock()
+        self._lookups: Grouper[str, str, DocumentState | None] = Grouper(self._look_up, jobs, most=_LOOKED_UP)
+        self._writes: Grouper[str, Sequence[ChunkPoint], None] = Grouper(
+            self._write, jobs, most=_WRITTEN, concurrency=_WRITERS, blames=(BackendRefusedError, AnswerTooLargeError)
+        )
+        self._publications: Grouper[str, Publication, HartonomousError | None] = Grouper(
+            self._publish, jobs, most=_WRITTEN, concurrency=_WRITERS
+        )
+        self._changes: Grouper[str, AttributeChange, None] = Grouper(
+            self._change, jobs, most=_LOOKED_UP, blames=(BackendRefusedError,)
+        )
+
+    @property
+    def capacity(self) -> int:
+        """How many chunks are in flight at most: what keeps the embedding service busy."""
+        return self._queue.capacity
+
+    async def close(self) -> None:
+        """End the embedding calls under way."""
+        await self._queue.close()
+
+    async def store(self, document: Document, target: Target, info: CollectionInfo, call: Call) -> DocumentResult:
+        """Store a document that has its text.
+
+        Raises NotFoundError when the collection is gone, DocumentChangedError when others write the same document,
+        and any other of our errors.
+        """
+        with self._queue.coming():
+            state = await self._lookups.do(target.collection, document.id, call)
+            work = _compare(document, state, info, target)
+            if work is not None and work.embeds:
+                await self._cut(work, target, call)
+        if work is None:
+            assert state is not None
+            return DocumentResult(document.index, document.id, "unchanged", state.version, state.chunk_count)
+        if not work.embeds:
+            return await self._jobs.run(self._store_attributes(target.collection, work, call))
+        task = self._jobs.start(self._store_text(work, target.collection, info, call))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not work.writing:
+                task.cancel()
+            raise
+
+    async def _cut(self, work: Work, target: Target, call: Call) -> None:
+        context = (await self._embedding.model(call)).context
+        room = target.max_tokens * 5 // 4 if context is None else max(16, context - 16)
+        chunk = min(target.max_tokens, room)
+        sizes = Sizes(chunk, min(target.overlap_tokens, chunk // 2), min(target.max_tokens * 5 // 4, room))
+        async with self._turn:
+            work.chunks, work.embedded_texts = await cut_document(work.document, sizes)
+        if not work.chunks:
+            raise ValidationFailedError(
+                "The document has no text.", param=work.document.param("text"), code="empty_document"
+            )
+
+    async def _store_text(self, work: Work, collection: str, info: CollectionInfo, call: Call) -> DocumentResult:
+        """Embed and write a document part by part, the one with its first chunk last, and show it."""
+        size = self._queue.part
+        first, *others = range(0, len(work.chunks), size)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for start in reversed(others):
+                    group.create_task(self._store_part(work, collection, info, start, call))
+        except ExceptionGroup as errors:
+            # The first failure has cancelled the others: it alone tells what is wrong.
+            raise errors.exceptions[0] from None
+        await self._store_part(work, collection, info, first, call)
+        publication = Publication(work.document.id, work.point_ids(), work.sequence)
+        error = await self._publications.do(collection, publication, call, len(publication.point_ids))
+        if error is not None:
+            raise error
+        status: Status = "created" if work.state is None else "updated"
+        return DocumentResult(
+            work.document.index, work.document.id, status, work.version, len(work.chunks), tokens=work.tokens
+        )
+
+    async def _store_part(self, work: Work, collection: str, info: CollectionInfo, first: int, call: Call) -> None:
+        texts = work.embedded_texts[first : first + self._queue.part]
+        async with self._chunks.place(len(texts)):
+            vectors = await self._embedded(work, texts, call)
+            work.writing = True
+            async with self._turn:
+                points = await make_points(work, info, first, vectors)
+            await self._writes.do(collection, points, call, len(points))
+
+    async def _embedded(self, work: Work, texts: Sequence[str], call: Call) -> list[Vector]:
+        outcomes, tokens = await self._queue.embed(texts, call)
+        work.tokens += tokens
+        vectors = []
+        for outcome in outcomes:
+            if isinstance(outcome, ValidationFailedError):
+                outcome.param = work.document.param("text")
+                raise outcome
+            vectors.append(outcome)
+        return vectors
+
+    async def _store_attributes(self, collection: str, work: Work, call: Call) -> DocumentResult:
+        assert work.state is not None
+        document = work.document
+        change = AttributeChange(
+            state=work.state,
+            title=document.title,
+            source=document.source,
+            metadata=document.metadata or {},
+            attributes_hash=work.attributes_hash,
+            version=work.version,
+            sequence=work.sequence,
+            updated_at=work.updated_at,
+        )
+        await self._changes.do(collection, change, call)
+        return DocumentResult(document.index, document.id, "updated", work.version, work.state.chunk_count)
+
+    async def _look_up(self, collection: str, names: list[str], call: Call) -> list[DocumentState | None]:
+        found = await self._vectors.states(collection, list(dict.fromkeys(names)), call)
+        return [found.get(name) for name in names]
+
+    async def _write(self, collection: str, parts: list[Sequence[ChunkPoint]], call: Call) -> list[None]:
+        await self._vectors.write(collection, [point for part in parts for point in part], call)
+        return [None] * len(parts)
+
+    async def _publish(
+        self, collection: str, publications: list[Publication], call: Call
+    ) -> list[HartonomousError | None]:
+        return await self._vectors.publish(collection, publications, call)
+
+    async def _change(self, collection: str, changes: list[AttributeChange], call: Call) -> list[None]:
+        await self._vectors.set_attributes(collection, changes, call)
+        return [None] * len(changes)
+
+
+def _compare(document: Document, state: DocumentState | None, info: CollectionInfo, target: Target) -> Work | None:
+    """Return what has to be done for a document; None when it is stored as it is."""
+    content_hash = fingerprint.content_hash(
+        document.text,
+        format=document.format,
+        max_tokens=target.max_tokens,
+        overlap_tokens=target.overlap_tokens,
+        fingerprint=info.fingerprint,
+        pages=document.pages,
+    )
+    attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
+    if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
+        return None
+    sequence = next_sequence(0 if state is None else state.sequence)
+    return Work(document, state, content_hash, attributes_hash, sequence, now())
