@@ -17,6 +17,8 @@ ID_CHARS = 256
 """The longest document id, in code points."""
 
 _DIGEST_CHARS = 32
+# The longest name of an uploaded file.
+_SOURCE_CHARS = 1_024
 # Controls, line ends, half surrogates (how Python shows bytes that are no UTF-8), and the backslash: the server takes
 # it for a separator in the name of an uploaded file.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]")
@@ -33,7 +35,7 @@ class DocumentName(NamedTuple):
 
 def document_name(path: str) -> DocumentName:
     """Return the names of the document at `path`, a relative path as the operating system gives it."""
-    source = _UNFIT.sub("_", path)
+    source = _UNFIT.sub("_", path)[:_SOURCE_CHARS]
     if source == path and len(path) <= ID_CHARS:
         return DocumentName(path, path)
     digest = sha256(os.fsencode(path)).hexdigest()[:_DIGEST_CHARS]
@@ -42,6 +44,8 @@ def document_name(path: str) -> DocumentName:
 
 def is_ours(name: DocumentName) -> bool:
     """Whether an id and a source are a pair that `document_name` makes: others' documents are never deleted."""
+    if {"", ".", ".."}.intersection(name.source.split("/")):
+        return False
     if name.id == name.source:
         return True
     head, mark, digest = name.id.rpartition("~")
