@@ -34,6 +34,7 @@ _WARY_S = 30.0
 _SHORT_S = 0.05
 _SHORT_TEXTS = 8
 _WARY_CALLS = 2
+_LEAST_S = 1e-6
 _PART = 64
 # So long a text waits at most for others that are being prepared.
 _GATHER_S = 0.02
@@ -205,7 +206,7 @@ class EmbeddingQueue:
             _settle(batch, outcomes)
         finally:
             took = self._clock() - started
-            text_s = took / len(batch) / side_by_side
+            text_s = max(took, _LEAST_S) / len(batch) / side_by_side
             self._text_s = text_s if self._text_s is None else 0.8 * self._text_s + 0.2 * text_s
             self._resting_until = self._clock() + took * (1 / self._share - 1)
 
