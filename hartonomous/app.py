@@ -23,7 +23,7 @@ from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config, Service
-from hartonomous.handlers import documents, openai, openapi, ops, rag
+from hartonomous.handlers import documents, ingest, openai, openapi, ops, rag
 from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
@@ -43,7 +43,7 @@ from hartonomous.pipelines.traffic import Traffic
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
 
-OPERATIONS = (*rag.OPERATIONS, *documents.OPERATIONS, *openai.OPERATIONS, *ops.OPERATIONS)
+OPERATIONS = (*ingest.OPERATIONS, *rag.OPERATIONS, *documents.OPERATIONS, *openai.OPERATIONS, *ops.OPERATIONS)
 
 _LAG_INTERVAL_S = 0.5
 

@@ -63,28 +63,44 @@ async def read_bytes(request: web.Request) -> bytes:
     """
     if hdrs.CONTENT_TYPE in request.headers and request.content_type != codec.JSON:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise UnsupportedMediaTypeError("A compressed body is not taken.")
+    refuse_compressed(request)
     limit = request.app[CONFIG].server.max_body_bytes
     if (request.content_length or 0) > limit:
         raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
     return await _read(request, limit)
 
 
+def refuse_compressed(request: web.Request) -> None:
+    """Raise UnsupportedMediaTypeError when the body is compressed."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise UnsupportedMediaTypeError("A compressed body is not taken.")
+
+
 async def _read(request: web.Request, limit: int) -> bytes:
-    deadline = call_of(request).deadline
     body = bytearray()
+    while data := await read_piece(request):
+        body += data
+        if len(body) > limit:
+            raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
+    return bytes(body)
+
+
+async def read_piece(request: web.Request) -> bytes:
+    """Return the next bytes of the body, nothing at its end.
+
+    Raises:
+        RequestTimedOutError: none came for 30 s, or the deadline passed.
+    """
     try:
-        while True:
-            async with asyncio.timeout(deadline.bound(IDLE_S)):
-                data = await request.content.readany()
-            if not data:
-                return bytes(body)
-            body += data
-            if len(body) > limit:
-                raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
+        async with asyncio.timeout(call_of(request).deadline.bound(IDLE_S)):
+            return await request.content.readany()
     except TimeoutError as error:
-        raise RequestTimedOutError("The body did not come in time.", headers={"Connection": "close"}) from error
+        raise timed_out() from error
+
+
+def timed_out() -> RequestTimedOutError:
+    """Return the error of a body that does not come."""
+    return RequestTimedOutError("The body did not come in time.", headers={"Connection": "close"})
 
 
 async def read_json(request: web.Request) -> Any:
@@ -92,8 +108,8 @@ async def read_json(request: web.Request) -> Any:
     return codec.loads_request(await read_bytes(request))
 
 
-def validate(model: type[Model], value: Any) -> Model:
-    """Return `value` as `model`.
+def validate(model: type[Model], value: Any, what: str = "The body") -> Model:
+    """Return `value` as `model`; `what` it is stands in errors that are of all of it.
 
     Raises:
         ValidationFailedError: `param` is the path of the first bad field.
@@ -102,12 +118,13 @@ def validate(model: type[Model], value: Any) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(_shown(part) for part in first["loc"])
+        path = ".".join(shown(part) for part in first["loc"])
         sentence = _sentence(first["type"], first.get("ctx") or {})
-        raise ValidationFailedError(f"{path or 'The body'} {sentence}.", param=path or None) from None
+        subject = "" if not path and first["type"] == "value_error" else f"{path or what} "
+        raise ValidationFailedError(f"{subject}{sentence}.", param=path or None) from None
 
 
-def _shown(part: int | str) -> str:
+def shown(part: int | str) -> str:
     """Return a part of a path: an unknown field's name is the caller's, of any length and with any characters."""
     text = str(part)[:64]
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -19,6 +19,7 @@ _REASONS = {
     403: "Not allowed",
     404: "No such path, model, document or collection",
     405: "The path does not take this method",
+    408: "The body did not come in time",
     409: "The collection was made by another embedding model",
     413: "The body is larger than the limit",
     415: "The body is not of a type that is taken",
@@ -97,21 +98,26 @@ def _operation(operation: Operation, schemas: _Schemas, error: dict[str, Any]) -
     if operation.tag != "operations":
         statuses.add(503)  # the server may be shutting down
     if operation.request is not None:
-        schema = schemas.of(operation.request, "in")
-        view["requestBody"] = {"required": True, "content": {codec.JSON: {"schema": schema}}}
-        statuses |= {413, 415}
+        view["requestBody"] = {"required": True, "content": _request_content(operation, schemas)}
+        statuses |= {408, 413, 415}
     for status in sorted(statuses - {operation.status}):
         view["responses"][str(status)] = _failure(status, error)
     return view
+
+
+def _request_content(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
+    kinds = {codec.JSON: operation.request, **operation.requests}
+    return {media: {"schema": schemas.of(kind, "in")} for media, kind in kinds.items()}
 
 
 def _answer(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "No content" if operation.status == 204 else "Success"}
     if operation.answer is not None:
         schema = schemas.of(operation.answer, "out")
-        # Streams are described by their type alone: their parts are the contract's, not one JSON value.
+        # Most streams are described by their type alone: their parts are the contract's, not one JSON value.
         streams = {media: {"schema": {"type": "string"}} for media in operation.media[1:]}
-        answer["content"] = {operation.media[0]: {"schema": schema}, **streams}
+        lines = {media: {"schema": schemas.of(kind, "out")} for media, kind in operation.answers.items()}
+        answer["content"] = {operation.media[0]: {"schema": schema}, **streams, **lines}
     return answer
 
 
@@ -139,7 +145,8 @@ def _operation_id(operation: Operation) -> str:
 def _limits(config: Config) -> str:
     server = config.server
     return (
-        f"Limits of this server: a JSON body has at most {server.max_body_bytes} bytes, a request takes at most "
-        f"{server.request_timeout_s:g} s. `GET /ready` needs: {', '.join(config.health.ready)}. A left out collection "
-        f"is `{config.rag.default_collection}`."
+        f"Limits of this server: a JSON body has at most {server.max_body_bytes} bytes, a line of a stream "
+        f"{server.max_line_bytes} bytes, a file {server.max_file_bytes} bytes, an upload {server.max_files} files; a "
+        f"request takes at most {server.request_timeout_s:g} s, of a stream each document. `GET /ready` needs: "
+        f"{', '.join(config.health.ready)}. A left out collection is `{config.rag.default_collection}`."
     )

@@ -15,7 +15,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Operation:
     """One method of one path.
 
-    `request` and `answer` are types that pydantic makes a schema from; None stands for no body.
+    `request` and `answer` are types that pydantic makes a schema from; None stands for no body. `requests` and
+    `answers` are those of further media types; of a stream they describe a line.
     `errors` are the statuses that the operation itself can answer beside those that all can.
     """
 
@@ -28,5 +29,7 @@ class Operation:
     answer: Any = None
     status: int = 200
     media: Sequence[str] = ("application/json",)
+    requests: Mapping[str, Any] = field(default_factory=dict)
+    answers: Mapping[str, Any] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
     errors: Sequence[int] = ()

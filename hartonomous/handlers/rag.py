@@ -1,4 +1,4 @@
-"""`/rag/ingest`, `/rag/search`, `/rag/query`, `/rag/batch-query`: validate, call one pipeline, shape the answer."""
+"""`/rag/search`, `/rag/query`, `/rag/batch-query`: validate, call one pipeline, shape the answer."""
 
 from __future__ import annotations
 
@@ -11,49 +11,19 @@ from aiohttp import web
 from hartonomous import codec
 from hartonomous.core import filters
 from hartonomous.core.call import Call
-from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import HartonomousError
 from hartonomous.handlers import shapes, views
-from hartonomous.handlers.answers import Timer, cost_headers, json_response, retry_headers, runtime_of
+from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.operations import Operation
-from hartonomous.handlers.schemas import BatchQueryBody, DocumentBody, IngestBody, QueryBody, SearchBody
+from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
 from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
 from hartonomous.keys import Runtime
 from hartonomous.log import logger
 from hartonomous.middleware.request_id import call_of
 from hartonomous.pipelines.batch import BatchItem
-from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.query import QueryRequest, QueryResult, SourcesFound, TextDelta
 from hartonomous.pipelines.search import SearchRequest
-
-
-async def ingest(request: web.Request) -> web.Response:
-    """Take documents into a collection."""
-    runtime, call = runtime_of(request), call_of(request)
-    body = validate(IngestBody, await read_json(request))
-    collection = body.collection or runtime.config.rag.default_collection
-    chunking = body.chunking or runtime.config.rag.chunking
-    documents = [_document(index, document) for index, document in enumerate(body.documents)]
-    result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
-    answer = views.ingest_answer(collection, result, call.request_id)
-    failure = result.failure
-    if failure is None:
-        return json_response(answer)
-    return json_response(answer, status=failure.status, headers=retry_headers(failure))
-
-
-def _document(index: int, body: DocumentBody) -> Document:
-    return Document(
-        index=index,
-        text=body.text,
-        id=body.id or document_id(body.source, body.text),
-        format=body.format,
-        title=body.title,
-        source=body.source,
-        metadata=body.metadata,
-        path=f"documents.{index}",
-    )
 
 
 async def search(request: web.Request) -> web.Response:
@@ -204,16 +174,6 @@ def _counts(items: Sequence[dict[str, Any]]) -> dict[str, int]:
 _RAG_ERRORS = (404, 409, 422, 502, 503, 504)
 
 OPERATIONS = (
-    Operation(
-        "POST",
-        "/rag/ingest",
-        ingest,
-        "Take documents into a collection",
-        "rag",
-        IngestBody,
-        shapes.IngestAnswer,
-        errors=(409, 422, 502, 503, 504, 507),
-    ),
     Operation(
         "POST", "/rag/search", search, "Retrieve chunks", "rag", SearchBody, shapes.SearchAnswer, errors=_RAG_ERRORS
     ),

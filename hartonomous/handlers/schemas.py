@@ -80,12 +80,19 @@ Metadata = Annotated[
 ]
 
 
+FILE_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "contentMediaType": "application/octet-stream",
+    "description": "A file, under any name: .txt, .text, .md, .markdown, .html, .htm, .pdf or .docx.",
+}
+
+
 class DocumentBody(Body):
-    """One document. Without `id` it is known by a hash of `source`, or else of its text."""
+    """One document. Without `id` it is known by a hash of `source`, or else of its text as it was sent."""
 
     text: Text
     id: DocumentId | None = None
-    format: Literal["text", "markdown"] = "text"
+    format: Literal["text", "markdown", "html"] = "text"
     title: Annotated[Text, Field(max_length=1_024)] | None = None
     source: Annotated[Text, Field(max_length=4_096)] | None = None
     metadata: Metadata | None = None
@@ -97,6 +104,21 @@ class IngestBody(Body):
     documents: Annotated[list[DocumentBody], Field(min_length=1, max_length=1_000)]
     collection: Collection | None = None
     chunking: Chunking | None = None
+
+
+class IngestParameters(Chunking):
+    """What is said once for all documents of a stream or of an upload: where they go and how they are cut."""
+
+    collection: Collection | None = None
+
+
+class UploadFields(IngestParameters):
+    """The fields of an upload beside its files. An `id` is for a single file alone."""
+
+    model_config = ConfigDict(title="Upload", json_schema_extra={"additionalProperties": FILE_SCHEMA})
+
+    id: DocumentId | None = None
+    metadata: Metadata | None = None
 
 
 class SearchBody(Body):

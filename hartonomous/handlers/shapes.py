@@ -127,6 +127,34 @@ class IngestAnswer(TypedDict):
     error: NotRequired[ErrorObject]
 
 
+class IngestLine(TypedDict):
+    """What became of the document on a line of a stream, counted from 1; `id` is null for one that was not read."""
+
+    line: int
+    id: str | None
+    status: Literal["created", "updated", "unchanged", "failed"]
+    version: str | None
+    chunks: int
+    error: ErrorObject | None
+
+
+class IngestSummary(TypedDict):
+    """The last line of a stream of which every line has been answered."""
+
+    collection: str
+    counts: IngestCounts
+    usage: IngestUsage
+    request_id: str
+
+
+class IngestBrokenOff(TypedDict):
+    """The last line of a stream that ended early: `counts` are of the lines that were answered."""
+
+    error: ErrorObject
+    counts: IngestCounts
+    request_id: str
+
+
 class BatchItemView(TypedDict):
     """The outcome of one query of a batch."""
 

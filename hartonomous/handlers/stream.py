@@ -33,6 +33,8 @@ class ClientStream:
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self.response = response
         self._request = request
+        self._limit: asyncio.Timeout | None = None
+        self._held = False
 
     async def begin(self) -> None:
         """Send status and headers. Raises ClientGoneError."""
@@ -46,9 +48,21 @@ class ClientStream:
         """Send the end of the body. Raises ClientGoneError."""
         await self._taken(self.response.write_eof())
 
+    def hold(self, held: bool) -> None:
+        """Let no write time out while `held`, and have `WRITE_S` again afterwards.
+
+        A client that is still sending its request need not read, and it cannot send while we do not read.
+        """
+        self._held = held
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(self._ends())
+
+    def _ends(self) -> float | None:
+        return None if self._held else asyncio.get_running_loop().time() + WRITE_S
+
     async def _taken(self, sending: Awaitable[object]) -> None:
         try:
-            async with asyncio.timeout(WRITE_S):
+            async with asyncio.timeout_at(self._ends()) as self._limit:
                 await sending
         except TimeoutError as error:
             # Nothing that is still buffered will be read: without this the end of the response would wait for ever.
@@ -57,6 +71,8 @@ class ClientStream:
             raise ClientGoneError from error
         except (ConnectionError, aiohttp.ClientError) as error:
             raise ClientGoneError from error
+        finally:
+            self._limit = None
 
 
 class EventStream:

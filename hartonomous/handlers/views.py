@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hartonomous.clients.points import DocumentState, StoredChunk
 from hartonomous.core.citations import SentenceGrounding
 from hartonomous.errors import HartonomousError, ValidationFailedError
-from hartonomous.pipelines.documents import DocumentResult
+from hartonomous.pipelines.documents import DocumentResult, Status
 from hartonomous.pipelines.ingest import IngestResult
 from hartonomous.pipelines.query import QueryResult
 from hartonomous.pipelines.search import ScoredHit, SearchResult
@@ -76,9 +77,14 @@ def query_answer(
     }
 
 
+def no_documents() -> dict[Status, int]:
+    """Return the counts of documents by status before there are any."""
+    return {"created": 0, "updated": 0, "unchanged": 0, "failed": 0}
+
+
 def ingest_answer(collection: str, result: IngestResult, request_id: str) -> dict[str, Any]:
     """Return the body of `/rag/ingest`, with the error beside the documents when none was stored."""
-    counts = {"created": 0, "updated": 0, "unchanged": 0, "failed": 0}
+    counts = no_documents()
     for document in result.documents:
         counts[document.status] += 1
     body: dict[str, Any] = {
@@ -89,6 +95,26 @@ def ingest_answer(collection: str, result: IngestResult, request_id: str) -> dic
         "request_id": request_id,
     }
     return body if result.failure is None else body | {"error": result.failure.as_dict()}
+
+
+def ingest_line(result: DocumentResult) -> dict[str, Any]:
+    """Return what a stream answers for one of its lines."""
+    return {"line": result.index, **_document_result(result)}
+
+
+def ingest_summary(collection: str, counts: Mapping[Status, int], tokens: int, request_id: str) -> dict[str, Any]:
+    """Return the last line of a stream that was read to its end."""
+    return {
+        "collection": collection,
+        "counts": counts,
+        "usage": {"embedding_tokens": tokens},
+        "request_id": request_id,
+    }
+
+
+def ingest_broken_off(error: HartonomousError, counts: Mapping[Status, int], request_id: str) -> dict[str, Any]:
+    """Return the last line of a stream that ended early."""
+    return {"error": error.as_dict(), "counts": counts, "request_id": request_id}
 
 
 def _document_result(document: DocumentResult) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""`/rag/ingest`: documents as JSON, as a stream of lines, or as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import hdrs, web
+
+from hartonomous import codec
+from hartonomous.core.fingerprint import document_id
+from hartonomous.errors import UnsupportedMediaTypeError
+from hartonomous.handlers import shapes, views
+from hartonomous.handlers.answers import json_response, retry_headers, runtime_of
+from hartonomous.handlers.body import read_json, validate
+from hartonomous.handlers.ingest_request import chunking_of, document_of, refuse_query
+from hartonomous.handlers.ingest_stream import ingest_stream
+from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.schemas import DocumentBody, IngestBody, IngestParameters, UploadFields
+from hartonomous.handlers.uploads import MULTIPART, Upload, received
+from hartonomous.middleware.request_id import call_of
+from hartonomous.pipelines.documents import Document, DocumentResult
+from hartonomous.pipelines.ingest import IngestResult
+
+_LINES = frozenset((codec.NDJSON, "application/ndjson", "application/jsonl"))
+
+
+async def ingest(request: web.Request) -> web.StreamResponse:
+    """Take documents into a collection."""
+    if request.content_type in _LINES:
+        return await ingest_stream(request)
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type not in {codec.JSON, MULTIPART}:
+        raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}, {codec.NDJSON} or {MULTIPART}.")
+    call_of(request)  # whose header is refused before anything is read
+    refuse_query(request)
+    return await (_ingest_files(request) if request.content_type == MULTIPART else _ingest_json(request))
+
+
+async def _ingest_json(request: web.Request) -> web.Response:
+    runtime, call = runtime_of(request), call_of(request)
+    body = validate(IngestBody, await read_json(request))
+    collection = body.collection or runtime.config.rag.default_collection
+    chunking = body.chunking or runtime.config.rag.chunking
+    documents = [document_of(document, index, f"documents.{index}") for index, document in enumerate(body.documents)]
+    result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
+    return _answer(collection, result, call.request_id)
+
+
+async def _ingest_files(request: web.Request) -> web.Response:
+    runtime, call = runtime_of(request), call_of(request)
+    async with received(request) as upload:
+        collection = upload.fields.collection or runtime.config.rag.default_collection
+        chunking = chunking_of(upload.fields, runtime.config)
+        documents, refused = _documents_of(upload)
+        result = IngestResult([], 0)
+        if documents:
+            result = await runtime.ingestor.ingest(
+                collection, documents, chunking.max_tokens, chunking.overlap_tokens, call
+            )
+    results = sorted([*result.documents, *refused], key=lambda one: one.index)
+    return _answer(collection, IngestResult(results, result.embedding_tokens), call.request_id)
+
+
+def _documents_of(upload: Upload) -> tuple[list[Document], list[DocumentResult]]:
+    """Return the files that can be taken, and the results of the others."""
+    documents, refused = [], []
+    for index, file in enumerate(upload.files):
+        name = upload.fields.id or document_id(file.name, "")
+        if file.format is None or file.error is not None:
+            refused.append(DocumentResult(index, name, "failed", error=file.error))
+            continue
+        documents.append(
+            Document(
+                index=index,
+                text="",
+                id=name,
+                format=file.format,
+                source=file.name,
+                metadata=upload.fields.metadata,
+                raw=file.path,
+                path=f"files.{index}",
+            )
+        )
+    return documents, refused
+
+
+def _answer(collection: str, result: IngestResult, request_id: str) -> web.Response:
+    answer, failure = views.ingest_answer(collection, result, request_id), result.failure
+    if failure is None:
+        return json_response(answer)
+    return json_response(answer, status=failure.status, headers=retry_headers(failure))
+
+
+OPERATIONS: Sequence[Operation] = (
+    Operation(
+        "POST",
+        "/rag/ingest",
+        ingest,
+        "Take documents into a collection",
+        "rag",
+        IngestBody,
+        shapes.IngestAnswer,
+        requests={codec.NDJSON: DocumentBody, MULTIPART: UploadFields},
+        answers={codec.NDJSON: shapes.IngestLine | shapes.IngestSummary | shapes.IngestBrokenOff},
+        query=IngestParameters.model_json_schema()["properties"],
+        errors=(409, 422, 502, 503, 504, 507),
+    ),
+)

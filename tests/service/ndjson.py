@@ -1,0 +1,116 @@
+"""What the tests of streamed ingests share: lines, answers held to their shapes, a client on a bare socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+from hartonomous.keys import STATE
+from tests.service.application import RunningApp
+from tests.service.rag import check_answer, check_named
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+PATH = "/rag/ingest"
+
+
+def line(id: str, text: str = "Limes are sour.", **fields: Any) -> bytes:  # noqa: A002 - the API's own word
+    return json.dumps({"id": id, "text": text, **fields}).encode() + b"\n"
+
+
+def parsed(app: RunningApp, data: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the result lines in the order of the request, and the last line; all have the described shapes."""
+    assert data.endswith(b"\n")
+    *results, last = [json.loads(one) for one in data.splitlines()]
+    for result in results:
+        check_named(app, "IngestLine", result)
+    check_named(app, "IngestBrokenOff" if "error" in last else "IngestSummary", last)
+    assert sum(last["counts"].values()) == len(results)
+    return sorted(results, key=lambda one: int(one["line"])), last
+
+
+async def send(app: RunningApp, data: Any, path: str = PATH, **headers: str) -> tuple[list[dict[str, Any]], Any]:
+    """Send a stream that must be answered."""
+    async with app.session.post(app.url + path, data=data, headers=NDJSON | headers) as response:
+        assert response.status == 200, await response.text()
+        assert response.content_type == "application/x-ndjson"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        assert response.headers["Cache-Control"] == "no-cache"
+        results, last = parsed(app, await response.read())
+        assert last["request_id"] == response.headers["X-Request-ID"]
+        return results, last
+
+
+async def refused(app: RunningApp, data: Any, path: str = PATH, **headers: str) -> tuple[int, Any]:
+    """Send a stream that must be refused with a status."""
+    async with app.session.post(app.url + path, data=data, headers=NDJSON | headers) as response:
+        answer = await response.json()
+        check_answer(app, "post", PATH, response.status, answer)
+        return response.status, answer["error"]
+
+
+async def stored(app: RunningApp, id: str) -> Any:  # noqa: A002
+    name = app.runtime.config.rag.default_collection
+    status, answer = await app.get(f"/rag/collections/{name}/documents/{id}")
+    return answer if status == 200 else status
+
+
+class Raw:
+    """A client on a bare socket, which reads nothing until it is asked to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def opened(cls, app: RunningApp, *headers: str, path: str = PATH, chunked: bool = True) -> Raw:
+        connection = socket.socket()
+        # A small window: the server feels soon that nobody reads.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", urlsplit(app.url).port))
+        reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
+        head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/x-ndjson", *headers]
+        head += ["Transfer-Encoding: chunked"] if chunked else []
+        writer.write("\r\n".join((*head, "", "")).encode())
+        return cls(reader, writer)
+
+    async def send(self, data: bytes) -> None:
+        """Send a chunk, as far as the server takes it."""
+        self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self.writer.write(b"0\r\n\r\n")
+        await self.writer.drain()
+
+    async def head(self) -> bytes:
+        """Read the headers of the answer."""
+        lines = []
+        while (one := await asyncio.wait_for(self.reader.readline(), 20)) not in {b"\r\n", b""}:
+            lines.append(one)
+        return b"".join(lines)
+
+    async def chunk(self) -> bytes:
+        """Read a chunk of the answer; nothing at its end."""
+        size = int(await asyncio.wait_for(self.reader.readline(), 20), 16)
+        data = await asyncio.wait_for(self.reader.readexactly(size + 2), 20)
+        return data[:-2]
+
+    async def answer(self) -> bytes:
+        """Read the whole answer, and leave."""
+        assert (await self.head()).startswith(b"HTTP/1.1 200 ")
+        parts = []
+        while part := await self.chunk():
+            parts.append(part)
+        self.close()
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def nobody_is_served(app: RunningApp) -> bool:
+    return app.app[STATE].active == 0
