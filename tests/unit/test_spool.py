@@ -138,4 +138,5 @@ async def test_a_cancelled_put_leaves_no_thread_at_a_closed_file(monkeypatch: py
     await asyncio.wait({putting})
     assert putting.cancelled()
     assert closed == [False]
+    assert spool._file is not None
     assert spool._file.closed
