@@ -128,6 +128,9 @@ class Schema:
             raise ConflictError("another model")
         return info
 
+    def forget(self, name: str) -> None:
+        pass
+
     async def ensure(self, name: str, fingerprint: EmbeddingFingerprint, language: str, call: Call) -> CollectionInfo:
         return await self.require(name, fingerprint, call)
 
@@ -145,7 +148,9 @@ class Vectors:
         self.points: dict[str, list[ChunkPoint]] = {}
         self.failing: str | None = None
         self.gate: asyncio.Event | None = None
+        self.fails_once = False
         self.writes: list[list[str]] = []
+        self.written: list[ChunkPoint] = []
         self.changed: dict[str, HartonomousError] = {}
 
     async def search(self, collection: str, searches: Sequence[Search], call: Call) -> list[list[Hit]]:
@@ -169,11 +174,14 @@ class Vectors:
         if self.gate is not None:
             await self.gate.wait()
         if self.failing in names and self.error is not None:
+            if self.fails_once:
+                self.failing = None
             raise self.error
+        self.written += points
         for name in names:
-            stored = self.points.setdefault(name, [])
-            stored += [point for point in points if point.document_id == name]
-            stored.sort(key=lambda point: point.chunk_index)
+            new = [point for point in points if point.document_id == name]
+            same = [point for point in self.points.get(name, ()) if point.sequence == new[0].sequence]
+            self.points[name] = sorted(same + new, key=lambda point: point.chunk_index)
 
     async def publish(
         self, collection: str, publications: Sequence[Publication], call: Call

@@ -27,7 +27,12 @@ DOWN = BackendUnavailableError("down", retry_after=1)
 class Files:
     """Parses by putting the text in capitals; fails for "broken"."""
 
+    def __init__(self) -> None:
+        self.gate: asyncio.Event | None = None
+
     async def parse(self, data: str | Path, kind: str, limit_s: float) -> SimpleNamespace:
+        if self.gate is not None:
+            await self.gate.wait()
         if "broken" in str(data):
             raise ValidationFailedError("broken", code="broken_file")
         return SimpleNamespace(text=str(data).upper(), title="Title", pages=(3,))
