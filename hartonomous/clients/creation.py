@@ -1,6 +1,7 @@
 """Making collections and indexes with qdrant-client, which is imported only here and only then (0.6 s, 54 MB).
 
-A client lives for one collection's making. What it raises, and httpx below it, leaves as one of our errors.
+A client lives for one collection's making. What it raises, and httpx below it, leaves as one of our errors. What the
+settings of collections mean for writes and searches stands here as well.
 """
 
 from __future__ import annotations
@@ -8,15 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hartonomous.clients.status import raise_for_status
-from hartonomous.config import Qdrant
+from hartonomous.config import Collections, Qdrant
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, HartonomousError
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient
+    from qdrant_client.models import BinaryQuantization, ScalarQuantization
+
+RESCORED: Mapping[str, Any] = MappingProxyType({"quantization": {"rescore": True, "oversampling": 3.0}})
+"""The `params` of a search: of quantised vectors three times as many are looked at, and scored by the vectors as they
+were written (by default Qdrant scores scalar ones as they are). It changes nothing where nothing is quantised."""
+
+
+def write_options(settings: Collections) -> str:
+    """Return the query of every write: answered when it is durable, and where there are replicas in the same order on
+    all of them, without which a replacement of a document could be half undone on one."""
+    return "wait=true" if settings.replicas in (None, 1) else "wait=true&ordering=strong"
 
 
 @asynccontextmanager
@@ -41,31 +54,60 @@ async def open_client(config: Qdrant, call: Call) -> AsyncIterator[AsyncQdrantCl
 
 
 async def create_collection(
-    client: AsyncQdrantClient, collection: str, dimension: int, metadata: Mapping[str, Any]
-) -> None:
-    """Create a collection of `dense` and `sparse` vectors; that somebody else has created it meanwhile is fine."""
+    client: AsyncQdrantClient, collection: str, dimension: int, metadata: Mapping[str, Any], settings: Collections
+) -> bool:
+    """Create a collection of `dense` and `sparse` vectors; return False when somebody else has created it meanwhile."""
     from qdrant_client import models
     from qdrant_client.http.exceptions import UnexpectedResponse
 
-    dense = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
-    sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
+    on_disk = True if settings.on_disk else None
+    distance = models.Distance.DOT if settings.distance == "dot" else models.Distance.COSINE
+    index = models.SparseIndexParams(on_disk=True) if on_disk else None
     try:
         await client.create_collection(
             collection,
-            vectors_config={"dense": dense},
-            sparse_vectors_config={"sparse": sparse},
+            vectors_config={"dense": models.VectorParams(size=dimension, distance=distance, on_disk=on_disk)},
+            sparse_vectors_config={"sparse": models.SparseVectorParams(modifier=models.Modifier.IDF, index=index)},
+            quantization_config=_quantization(settings.quantization),
+            shard_number=settings.shards,
+            replication_factor=settings.replicas,
+            write_consistency_factor=settings.write_consistency,
             metadata=dict(metadata),
         )
     except UnexpectedResponse as error:
         if error.status_code != 409:
             raise
+        return False
+    return True
 
 
-async def create_index(client: AsyncQdrantClient, collection: str, field: str, kind: str) -> None:
-    """Create the index of a payload field; `kind` as Qdrant calls it. One that is there stays as it is."""
+def _quantization(kind: str) -> ScalarQuantization | BinaryQuantization | None:
+    """Return Qdrant's settings: the small vectors in memory, the range of int8 without the hundredth of outliers."""
     from qdrant_client import models
 
-    await client.create_payload_index(collection, field, models.PayloadSchemaType(kind), wait=True)
+    if kind == "scalar":
+        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        return models.ScalarQuantization(scalar=scalar)
+    if kind == "binary":
+        return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+    return None
+
+
+async def create_index(client: AsyncQdrantClient, collection: str, field: str, kind: str) -> bool:
+    """Create the index of a payload field; `kind` as Qdrant calls it. One that is there stays as it is.
+
+    Returns False when the store does not take a field of this name.
+    """
+    from qdrant_client import models
+    from qdrant_client.http.exceptions import UnexpectedResponse
+
+    try:
+        await client.create_payload_index(collection, field, models.PayloadSchemaType(kind), wait=True)
+    except UnexpectedResponse as error:
+        if error.status_code != 400:
+            raise
+        return False
+    return True
 
 
 def _client(config: Qdrant, call: Call) -> AsyncQdrantClient:

@@ -1,74 +1,61 @@
-"""Collections and their indexes: what there is, whether it is ours, and making it.
+"""Collections for those who write and search: whether there is one, whether it is ours, and making it.
 
-A collection carries its own description in Qdrant's collection metadata: the version of the stored schema, the
-embedding fingerprint and the language of its sparse vectors. One without it was made by somebody else and is left
-alone. Looking and deleting are plain REST over the pool; only making one needs `clients.creation`.
+Everything is asked by the name that a user gave, which is an alias of a physical collection (`clients.marks`). One is
+made in two steps that no store does in one: the physical collection with its indexes, then the alias. Whoever comes
+after a crash between the two finds a physical collection that is empty and ours, and goes on with it; two who come at
+once make the same one. One that has points and no alias is nobody's to take: what a crash left of a deletion, or what
+was kept at a reindex. A new one then gets the next name.
+
+Looking costs one call, and none for two seconds after.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
-from hartonomous import codec
-from hartonomous.clients.creation import create_collection, create_index, open_client
+from hartonomous.clients.collections import Collections, Raw
+from hartonomous.clients.marks import (
+    INDEXES,
+    SCHEMA,
+    CollectionInfo,
+    collection_of,
+    compare,
+    foreign,
+    is_name,
+    mark_of,
+    parse,
+    physical_names,
+    state_of,
+    too_many,
+)
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.qdrant import nonsense, read_result
-from hartonomous.clients.sparse import languages
-from hartonomous.config import COLLECTION_PATTERN, Qdrant
+from hartonomous.clients.targets import Targets
+from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import BackendUnavailableError, ConflictError, NotFoundError
 
-SCHEMA = 1
-"""The version of the stored model: payload fields, vectors' names, indexes."""
-
-INDEXES: Mapping[str, str] = MappingProxyType(
-    {
-        "document_id": "keyword",
-        "source": "keyword",
-        "visible": "bool",
-        "sequence": "integer",
-        "chunk_index": "integer",
-    }
-)
-"""The indexed payload fields and their kinds."""
+__all__ = ["INDEXES", "SCHEMA", "CollectionInfo", "Schema"]
 
 _KNOWN_S = 2.0
 _KNOWN_COLLECTIONS = 1_024
-_NAME = re.compile(COLLECTION_PATTERN)
-
-
-@dataclass(slots=True, frozen=True)
-class CollectionInfo:
-    """A collection of ours. `points` counts all chunks, unseen ones included, and may be approximate."""
-
-    name: str
-    dimension: int
-    fingerprint: EmbeddingFingerprint
-    language: str
-    points: int
-    indexes: frozenset[str]
+_ATTEMPTS = 5
 
 
 class Schema:
-    """Looks after collections. Methods raise hartonomous.errors."""
+    """Looks after collections; `targets` are those that a reindex fills. Methods raise hartonomous.errors."""
 
     def __init__(self, pool: Pool, config: Qdrant) -> None:
-        self._pool = pool
-        self._config = config
+        self._collections = Collections(pool, config)
         self._known: dict[str, tuple[float, CollectionInfo]] = {}
         self._making = asyncio.Lock()
+        self.targets = Targets(self._collections, config.collections, self.forget)
 
     async def describe(self, collection: str, call: Call) -> CollectionInfo | None:
         """Return the collection, at most two seconds old, or None when there is none.
 
-        Raises ConflictError when there is one that is not ours.
+        Raises ConflictError when there is one that is not ours or was made by a newer version.
         """
         known = self._known.get(collection)
         if known is not None and time.monotonic() < known[0]:
@@ -76,25 +63,27 @@ class Schema:
         return await self._look(collection, call)
 
     async def require(self, collection: str, fingerprint: EmbeddingFingerprint, call: Call) -> CollectionInfo:
-        """Return a collection that this embedding model made; raise NotFoundError or ConflictError."""
+        """Return the collection that this embedding model made, up to date; raise NotFoundError or ConflictError."""
         info = await self.describe(collection, call)
         if info is None:
             raise NotFoundError("There is no such collection.", code="collection_not_found")
-        _compare(info, fingerprint)
+        compare(info, fingerprint)
+        if info.schema != SCHEMA:
+            async with self._making:
+                info = await self._complete(collection, fingerprint, call) or info
         return info
 
     async def list(self, call: Call) -> list[CollectionInfo]:
-        """Return our collections by name; those of others, or of another schema, are left out."""
-        result = read_result(await self._pool.request("GET", "/collections", call))
-        try:
-            names = [name for entry in result["collections"] if _NAME.fullmatch(name := entry["name"])]
-        except (TypeError, KeyError):
-            nonsense()
+        """Return our collections by name; those of others, or of a newer version, are left out."""
+        names = {*await self._collections.names(call), *await self._collections.aliases(call)}
         found = []
-        for name in sorted(names):
-            raw = await self._fetch(name, call)
-            if raw is not None and (_mark(raw) or {}).get("schema") == SCHEMA:
-                found.append(self._remember(_parse(name, raw)))
+        for name in sorted(filter(is_name, names)):
+            raw = await self._collections.fetch(name, call)
+            try:
+                if raw is not None:
+                    found.append(self._remember(parse(name, raw)))
+            except ConflictError:
+                continue
         return found
 
     async def ensure(
@@ -105,62 +94,93 @@ class Schema:
         Raises ConflictError when it is not ours or another embedding model made it.
         """
         info = await self.describe(collection, call)
-        if info is None or INDEXES.keys() - info.indexes:
+        if info is None or not self._is_complete(info):
             async with self._making:
                 info = await self._make(collection, fingerprint, language, call)
-        _compare(info, fingerprint)
+        compare(info, fingerprint)
         return info
 
     def forget(self, collection: str) -> None:
-        """Look again at the next call: the collection turned out to be gone."""
+        """Look again at the next call: the collection turned out to be gone, or to be another one."""
         self._known.pop(collection, None)
 
     async def drop(self, collection: str, call: Call) -> bool:
-        """Delete a collection; return whether there was one. Raises ConflictError when it is not ours."""
-        raw = await self._fetch(collection, call)
-        if raw is None:
-            return False
-        if _mark(raw) is None:
-            raise _foreign(collection)
+        """Delete a collection and what reindexes and crashes left of it; return whether there was anything.
+
+        Raises ConflictError when it is not ours.
+        """
+        raw = await self._collections.fetch(collection, call)
+        target = (await self._collections.aliases(call)).get(collection, collection)
+        if raw is not None and (mark_of(raw) is None or collection_of(target) != collection != target):
+            raise foreign(collection)
+        # The one that is seen goes last: while it is there, nobody takes a left-over for it.
+        doomed = [*await self._collections.physical(collection, call, but=target), *([] if raw is None else [target])]
         try:
-            deleted = read_result(await self._pool.request("DELETE", f"/collections/{collection}", call))
-        except NotFoundError:
-            deleted = False
+            return any([await self._collections.delete(name, call) for name in doomed])
         finally:
-            self._known.pop(collection, None)
-        return bool(deleted)
+            self.forget(collection)
 
     async def _make(
         self, collection: str, fingerprint: EmbeddingFingerprint, language: str, call: Call
     ) -> CollectionInfo:
-        """Make what is missing: everything, or the indexes that a crash or a competing process has not made yet."""
-        info = await self._look(collection, call)
-        missing = INDEXES.keys() - (info.indexes if info else ())
-        if info is None or missing:
-            async with open_client(self._config, call) as client:
-                if info is None:
-                    about = {"schema": SCHEMA, "fingerprint": fingerprint.as_dict(), "language": language}
-                    await create_collection(client, collection, fingerprint.dimension, {"hartonomous": about})
-                for field in sorted(missing):
-                    await create_index(client, collection, field, INDEXES[field])
-            info = await self._look(collection, call)
-        if info is None:
-            raise BackendUnavailableError("The collection was deleted while it was made.", retry_after=1)
-        return info
+        """Make what is missing: everything, or what a crash or a competing process has not made yet."""
+        for _ in range(_ATTEMPTS):
+            info = await self._complete(collection, fingerprint, call)
+            if info is not None:
+                return info
+            await self._found(collection, fingerprint, language, call)
+        raise BackendUnavailableError("The collection was deleted while it was made.", retry_after=1)
+
+    async def _found(self, collection: str, fingerprint: EmbeddingFingerprint, language: str, call: Call) -> None:
+        """Make the physical collection, or find it, and let the alias stand for it."""
+        physical = await self._collections.physical(collection, call)
+        complete = [name for name, raw in physical.items() if state_of(raw) == "complete"]
+        target = complete[0] if complete else await self._empty(collection, fingerprint, language, call)
+        # Who came at the same time may have been faster, and have points already.
+        if target is not None and await self._collections.fetch(collection, call) is None:
+            try:
+                await self._collections.point(collection, target, call)
+            except (NotFoundError, ConflictError):
+                return
+
+    async def _empty(self, collection: str, fingerprint: EmbeddingFingerprint, language: str, call: Call) -> str | None:
+        """Return a physical collection that waits for its alias, made when there is none; None: it has its alias."""
+        aliases = await self._collections.aliases(call)
+        for name in physical_names(collection, fingerprint):
+            if collection in aliases:
+                return None
+            if name in aliases.values():
+                continue
+            if await self._collections.create(name, fingerprint, language, None, call):
+                return name
+            raw = await self._collections.fetch(name, call)
+            if raw is not None and _waits(name, raw, fingerprint):
+                return name
+            # If it is the one that somebody made meanwhile, then it had its alias before it had points.
+            aliases = await self._collections.aliases(call)
+        raise too_many(collection)
+
+    async def _complete(self, collection: str, fingerprint: EmbeddingFingerprint, call: Call) -> CollectionInfo | None:
+        """Make the indexes that are missing and bring the mark up to date; None when there is no such collection."""
+        raw = await self._collections.fetch(collection, call)
+        if raw is None:
+            return None
+        info = self._remember(parse(collection, raw))
+        compare(info, fingerprint)
+        if self._is_complete(info):
+            return info
+        await self._collections.bring_up_to_date(collection, raw, call)
+        return await self._look(collection, call)
+
+    def _is_complete(self, info: CollectionInfo) -> bool:
+        return info.schema == SCHEMA and not self._collections.missing_indexes(info.indexes)
 
     async def _look(self, collection: str, call: Call) -> CollectionInfo | None:
-        raw = await self._fetch(collection, call)
+        raw = await self._collections.fetch(collection, call)
         if raw is None:
-            self._known.pop(collection, None)
+            self.forget(collection)
             return None
-        return self._remember(_parse(collection, raw))
-
-    async def _fetch(self, collection: str, call: Call) -> Mapping[str, Any] | None:
-        try:
-            result = read_result(await self._pool.request("GET", f"/collections/{collection}", call))
-        except NotFoundError:
-            return None
-        return result if isinstance(result, dict) else nonsense()
+        return self._remember(parse(collection, raw))
 
     def _remember(self, info: CollectionInfo) -> CollectionInfo:
         if len(self._known) >= _KNOWN_COLLECTIONS:
@@ -169,50 +189,10 @@ class Schema:
         return info
 
 
-def _mark(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what we wrote into a collection when it was made; None when it is somebody else's."""
+def _waits(name: str, raw: Raw, fingerprint: EmbeddingFingerprint) -> bool:
+    """Whether this is what a creation made that did not come to its alias: empty, ours, of no reindex."""
     try:
-        about = (raw["config"].get("metadata") or {}).get("hartonomous")
-    except (TypeError, KeyError, AttributeError):
-        nonsense()
-    return about if isinstance(about, dict) else None
-
-
-def _parse(name: str, raw: Mapping[str, Any]) -> CollectionInfo:
-    about = _mark(raw)
-    if about is None:
-        raise _foreign(name)
-    if about.get("schema") != SCHEMA:
-        raise ConflictError(f"The collection {name!r} has another schema than {SCHEMA}.", code="schema_mismatch")
-    if about.get("language") not in languages():
-        raise ConflictError(f"The collection {name!r} has a language that is not known here.", code="schema_mismatch")
-    try:
-        return CollectionInfo(
-            name=name,
-            dimension=int(raw["config"]["params"]["vectors"]["dense"]["size"]),
-            fingerprint=EmbeddingFingerprint.from_dict(about["fingerprint"]),
-            language=str(about["language"]),
-            points=int(raw.get("points_count") or 0),
-            indexes=frozenset(raw.get("payload_schema") or {}),
-        )
-    except (TypeError, KeyError, ValueError):
-        nonsense()
-
-
-def _foreign(name: str) -> ConflictError:
-    return ConflictError(f"The collection {name!r} was not made by Hartonomous.", code="foreign_collection")
-
-
-def _compare(info: CollectionInfo, wanted: EmbeddingFingerprint) -> None:
-    if info.fingerprint != wanted:
-        raise ConflictError(
-            f"The collection {info.name!r} was made by {_told(info.fingerprint)}; configured is {_told(wanted)}."
-        )
-
-
-def _told(fingerprint: EmbeddingFingerprint) -> str:
-    prefixes = [codec.dumps(text).decode() for text in (fingerprint.query_prefix, fingerprint.document_prefix)]
-    return (
-        f"the embedding model {fingerprint.model!r} ({fingerprint.dimension} dimensions,"
-        f" query prefix {prefixes[0]}, document prefix {prefixes[1]})"
-    )
+        info = parse(name, raw)
+    except ConflictError:
+        return False
+    return state_of(raw) is None and info.points == 0 and (info.schema, info.fingerprint) == (SCHEMA, fingerprint)

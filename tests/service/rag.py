@@ -20,6 +20,7 @@ from hartonomous.config import Config
 from hartonomous.keys import METRICS, OPENAPI
 from tests.service.application import ConfigMaker, RunningApp, merged, running
 from tests.service.fault_backend import Behaviour, Exchange, FaultBackend, completion, json_reply, sse, stream
+from tests.service.vector_store import drop_collection
 
 EMBEDDINGS = "/v1/embeddings"
 CHAT = "/v1/chat/completions"
@@ -70,8 +71,7 @@ async def rigs(
     """A maker of rigs; those of one test share their store and its default collection, dropped at the end."""
     urls = {"embedding": embedding_url, "reranking": reranking_url, "generative": generative_url, "qdrant": vector_url}
     yield RigMaker(make_config, urls)
-    async with aiohttp.ClientSession() as session, session.delete(f"{vector_url}/collections/{collection_name}"):
-        pass
+    await drop_collection(vector_url, collection_name)
 
 
 @pytest.fixture

@@ -6,21 +6,17 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
 from hartonomous.clients.creation import open_client
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.schema import INDEXES, Schema
+from hartonomous.clients.schema import INDEXES, SCHEMA, Schema
 from hartonomous.config import Qdrant
-from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import (
     BackendError,
@@ -31,87 +27,27 @@ from hartonomous.errors import (
     NotFoundError,
 )
 from hartonomous.metrics import Metrics
+from tests.service.schema_rig import OTHER, TINY, Store, call, killed_before, metrics, name, ours, pool, schema, store
 from tests.service.vector_store import free_port
 
-pytest_plugins = ("tests.service.vector_store",)
-
-_TINY = EmbeddingFingerprint("tiny", 4, "query: ", "")
-_OTHER = EmbeddingFingerprint("other", 8, "", "")
-
-
-def _call(seconds: float = 60.0) -> Call:
-    return Call("test", Deadline(seconds), {"X-Request-ID": "test"})
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-async def pool(vector_url: str, metrics: Metrics) -> AsyncIterator[Pool]:
-    pool = Pool("qdrant", (vector_url,), Qdrant(url=vector_url), metrics)
-    yield pool
-    await pool.close()
-
-
-@pytest.fixture
-async def name(pool: Pool, collection_name: str) -> AsyncIterator[str]:
-    """A collection that does not exist, and is gone after the test."""
-    yield collection_name
-    await pool.request("DELETE", f"/collections/{collection_name}", _call())
-
-
-@pytest.fixture
-def schema(pool: Pool) -> Schema:
-    return Schema(pool, Qdrant(url=pool.replicas[0].url))
-
-
-async def _put(pool: Pool, name: str, **body: Any) -> None:
-    """Make a collection as somebody else would."""
-    vectors = {"dense": {"size": 4, "distance": "Cosine"}}
-    sparse = {"sparse": {"modifier": "idf"}}
-    await pool.request(
-        "PUT", f"/collections/{name}", _call(), orjson.dumps({"vectors": vectors, "sparse_vectors": sparse} | body)
-    )
-
-
-def _ours(**changes: Any) -> dict[str, Any]:
-    about = {"schema": 1, "fingerprint": _TINY.as_dict(), "language": "english"}
-    return {"hartonomous": about | changes}
+__all__ = ["metrics", "name", "pool", "schema", "store"]
 
 
 async def test_a_collection_is_made_with_its_description_and_its_indexes(schema: Schema, name: str) -> None:
-    made = await schema.ensure(name, _TINY, "german", _call())
-    assert (made.name, made.dimension, made.fingerprint, made.language, made.points) == (name, 4, _TINY, "german", 0)
+    made = await schema.ensure(name, TINY, "german", call())
+    assert (made.name, made.dimension, made.fingerprint, made.language, made.points) == (name, 4, TINY, "german", 0)
     assert made.indexes == set(INDEXES)
-    assert await schema.describe(name, _call()) == made
-
-
-async def test_its_vectors_are_cosine_and_idf(schema: Schema, pool: Pool, name: str) -> None:
-    await schema.ensure(name, _TINY, "english", _call())
-    answer = await pool.request("GET", f"/collections/{name}", _call())
-    params = orjson.loads(answer.body)["result"]["config"]["params"]
-    assert params["vectors"]["dense"]["distance"] == "Cosine"
-    assert params["sparse_vectors"]["sparse"]["modifier"] == "idf"
+    assert await schema.describe(name, call()) == made
 
 
 async def test_a_collection_that_exists_is_used_in_the_language_it_was_made_with(schema: Schema, name: str) -> None:
-    made = await schema.ensure(name, _TINY, "german", _call())
-    assert await schema.ensure(name, _TINY, "english", _call()) == made
-
-
-async def test_many_who_make_one_collection_at_once_all_get_it(pool: Pool, name: str) -> None:
-    """Each a process of its own, as far as the store can tell."""
-    schemas = [Schema(pool, Qdrant(url=pool.replicas[0].url)) for _ in range(6)]
-    made = await asyncio.gather(*(schema.ensure(name, _TINY, "english", _call()) for schema in schemas))
-    assert {info.fingerprint for info in made} == {_TINY}
-    assert await schemas[0].ensure(name, _TINY, "english", _call()) == made[0]
+    made = await schema.ensure(name, TINY, "german", call())
+    assert await schema.ensure(name, TINY, "english", call()) == made
 
 
 async def test_another_embedding_model_is_refused_and_told_which_one_made_it(schema: Schema, name: str) -> None:
-    await schema.ensure(name, _TINY, "english", _call())
-    for refused in (schema.ensure(name, _OTHER, "english", _call()), schema.require(name, _OTHER, _call())):
+    await schema.ensure(name, TINY, "english", call())
+    for refused in (schema.ensure(name, OTHER, "english", call()), schema.require(name, OTHER, call())):
         with pytest.raises(ConflictError) as caught:
             await refused
         assert "made by the embedding model 'tiny' (4 dimensions, query prefix \"query: \"" in caught.value.message
@@ -120,27 +56,27 @@ async def test_another_embedding_model_is_refused_and_told_which_one_made_it(sch
 
 
 async def test_another_prefix_alone_is_another_model(schema: Schema, name: str) -> None:
-    await schema.ensure(name, _TINY, "english", _call())
+    await schema.ensure(name, TINY, "english", call())
     with pytest.raises(ConflictError):
-        await schema.require(name, EmbeddingFingerprint("tiny", 4, "", ""), _call())
+        await schema.require(name, EmbeddingFingerprint("tiny", 4, "", ""), call())
 
 
 async def test_a_collection_that_is_not_there_is_not_found(schema: Schema, name: str) -> None:
-    assert await schema.describe(name, _call()) is None
+    assert await schema.describe(name, call()) is None
     with pytest.raises(NotFoundError):
-        await schema.require(name, _TINY, _call())
+        await schema.require(name, TINY, call())
 
 
 @pytest.mark.parametrize("metadata", [None, {"owner": "somebody"}, {"hartonomous": "yes"}])
 async def test_somebody_elses_collection_is_left_alone(
-    schema: Schema, pool: Pool, name: str, metadata: dict[str, Any] | None
+    schema: Schema, store: Store, name: str, metadata: dict[str, Any] | None
 ) -> None:
-    await _put(pool, name, **({} if metadata is None else {"metadata": metadata}))
-    assert name not in [info.name for info in await schema.list(_call())]
+    await store.put(name, **({} if metadata is None else {"metadata": metadata}))
+    assert name not in [info.name for info in await schema.list(call())]
     refused = (
-        schema.ensure(name, _TINY, "english", _call()),
-        schema.require(name, _TINY, _call()),
-        schema.drop(name, _call()),
+        schema.ensure(name, TINY, "english", call()),
+        schema.require(name, TINY, call()),
+        schema.drop(name, call()),
     )
     for asked in refused:
         with pytest.raises(ConflictError) as caught:
@@ -148,43 +84,99 @@ async def test_somebody_elses_collection_is_left_alone(
         assert "was not made by Hartonomous" in caught.value.message
 
 
-async def test_a_collection_of_another_schema_is_refused(schema: Schema, pool: Pool, name: str) -> None:
-    await _put(pool, name, metadata=_ours(schema=2))
-    with pytest.raises(ConflictError) as caught:
-        await schema.require(name, _TINY, _call())
-    assert caught.value.error_code == "schema_mismatch"
-    assert name not in [info.name for info in await schema.list(_call())]
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [
+        (SCHEMA + 1, f"was made by a newer Hartonomous (schema {SCHEMA + 1}, here {SCHEMA}): upgrade this one."),
+        (0, "has a schema that is not known here: delete it and ingest its documents again."),
+        ("2", "has a schema that is not known here: delete it and ingest its documents again."),
+        (True, "has a schema that is not known here: delete it and ingest its documents again."),
+        (None, "has a schema that is not known here: delete it and ingest its documents again."),
+    ],
+)
+async def test_a_collection_of_an_unknown_schema_is_refused_with_what_to_do(
+    schema: Schema, store: Store, name: str, version: Any, advice: str
+) -> None:
+    await store.put(name, metadata=ours(schema=version))
+    for refused in (schema.require(name, TINY, call()), schema.ensure(name, TINY, "english", call())):
+        with pytest.raises(ConflictError) as caught:
+            await refused
+        assert caught.value.error_code == "schema_mismatch"
+        assert caught.value.message == f"The collection '{name}' {advice}"
+    assert name not in [info.name for info in await schema.list(call())]
+    assert (await store.mark(name))["schema"] == version
+    assert await schema.drop(name, call())
 
 
-async def test_indexes_that_a_crash_left_out_are_made(schema: Schema, pool: Pool, name: str) -> None:
-    await _put(pool, name, metadata=_ours())
-    index = orjson.dumps({"field_name": "visible", "field_schema": "bool"})
-    await pool.request("PUT", f"/collections/{name}/index?wait=true", _call(), index)
-    assert (await schema.require(name, _TINY, _call())).indexes == {"visible"}
-    assert (await schema.ensure(name, _TINY, "english", _call())).indexes == set(INDEXES)
+@pytest.mark.parametrize("how", ["require", "ensure"])
+async def test_a_collection_of_version_1_is_brought_up_to_date_at_its_first_use(
+    schema: Schema, store: Store, name: str, how: str
+) -> None:
+    await store.put(name, metadata=ours() | {"owner": "me"})
+    await store.fill(name, 1)
+    (listed,) = [info for info in await schema.list(call()) if info.name == name]
+    assert (listed.schema, listed.points) == (1, 1)
+    if how == "ensure":
+        used = await schema.ensure(name, TINY, "german", call())
+    else:
+        used = await schema.require(name, TINY, call())
+    assert (used.schema, used.language, used.indexes) == (SCHEMA, "english", frozenset(INDEXES))
+    metadata = (await store.ask("GET", f"/collections/{name}"))["config"]["metadata"]
+    assert metadata == ours(schema=SCHEMA) | {"owner": "me"}
+    assert await store.names(name) == [name]
+    assert await store.ids(name) == [1]
+
+
+async def test_a_collection_of_version_1_and_another_model_is_left_as_it_is(
+    schema: Schema, store: Store, name: str
+) -> None:
+    await store.put(name, metadata=ours())
+    for refused in (schema.require(name, OTHER, call()), schema.ensure(name, OTHER, "english", call())):
+        with pytest.raises(ConflictError, match=f"`hartonomous reindex {name}` embeds it again"):
+            await refused
+    assert (await store.mark(name))["schema"] == 1
+
+
+@pytest.mark.parametrize("change", range(len(INDEXES) + 1))
+async def test_a_migration_that_was_killed_is_done_by_the_next_use(store: Store, name: str, change: int) -> None:
+    await store.put(name, metadata=ours())
+    with killed_before(change) as done:
+        await store.schema().require(name, TINY, call())
+    assert len(done) == change
+    assert (await store.mark(name))["schema"] == 1
+    assert (await store.schema().require(name, TINY, call())).indexes == set(INDEXES)
+    assert (await store.mark(name))["schema"] == SCHEMA
+
+
+async def test_indexes_that_a_crash_left_out_are_made(schema: Schema, store: Store, name: str) -> None:
+    await store.put(name, metadata=ours(schema=SCHEMA))
+    index = {"field_name": "visible", "field_schema": "bool"}
+    await store.ask("PUT", f"/collections/{name}/index?wait=true", index)
+    assert (await schema.require(name, TINY, call())).indexes == {"visible"}
+    assert (await schema.ensure(name, TINY, "english", call())).indexes == set(INDEXES)
 
 
 async def test_a_dropped_collection_is_gone_at_once(schema: Schema, name: str) -> None:
-    await schema.ensure(name, _TINY, "english", _call())
-    assert await schema.drop(name, _call())
-    assert await schema.describe(name, _call()) is None
-    assert not await schema.drop(name, _call())
-    assert (await schema.ensure(name, _OTHER, "english", _call())).fingerprint == _OTHER
+    await schema.ensure(name, TINY, "english", call())
+    assert await schema.drop(name, call())
+    assert await schema.describe(name, call()) is None
+    assert not await schema.drop(name, call())
+    assert (await schema.ensure(name, OTHER, "english", call())).fingerprint == OTHER
 
 
 async def test_our_collections_are_listed_by_name(schema: Schema, name: str) -> None:
-    made = await schema.ensure(name, _TINY, "english", _call())
-    listed = await schema.list(_call())
+    made = await schema.ensure(name, TINY, "english", call())
+    listed = await schema.list(call())
     assert made in listed
     assert [info.name for info in listed] == sorted(info.name for info in listed)
 
 
-async def test_a_known_collection_costs_no_call(schema: Schema, metrics: Metrics, name: str) -> None:
-    await schema.ensure(name, _TINY, "english", _call())
+async def test_a_known_collection_costs_nocall(schema: Schema, metrics: Metrics, name: str) -> None:
+    await schema.ensure(name, TINY, "english", call())
     before = _asked(metrics)
     for _ in range(5):
-        await schema.require(name, _TINY, _call())
-        await schema.ensure(name, _TINY, "english", _call())
+        await schema.require(name, TINY, call())
+        await schema.ensure(name, TINY, "english", call())
     assert _asked(metrics) == before
 
 
@@ -202,7 +194,7 @@ async def test_looking_at_collections_imports_nothing_heavy() -> None:
 async def _fail(url: str, seconds: float = 5.0, **config: Any) -> HartonomousError:
     """Make an index on a store that fails; return what is raised."""
     with pytest.raises(HartonomousError) as caught:
-        async with open_client(Qdrant(url=url, **config), _call(seconds)) as client:
+        async with open_client(Qdrant(url=url, **config), call(seconds)) as client:
             await client.create_payload_index("docs", "source", "keyword")  # type: ignore[arg-type]  # the wire's own word
     return caught.value
 
@@ -259,7 +251,7 @@ async def test_the_key_and_the_request_id_go_along(aiohttp_server: AiohttpServer
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", respond)
     url = str((await aiohttp_server(app)).make_url("")).rstrip("/")
-    async with open_client(Qdrant(url=url, api_key="s3cret"), _call()) as client:  # type: ignore[arg-type]  # read by a validator
+    async with open_client(Qdrant(url=url, api_key="s3cret"), call()) as client:  # type: ignore[arg-type]  # read by a validator
         await client.create_payload_index("docs", "source", "keyword")  # type: ignore[arg-type]  # the wire's own word
     assert seen == [("s3cret", "test")]
 
@@ -277,8 +269,8 @@ async def test_an_engine_on_a_unix_socket_is_served_as_well(tmp_path: Path) -> N
             await asyncio.sleep(0.02)
         pool = Pool("qdrant", (url,), Qdrant(url=url), Metrics())
         schema = Schema(pool, Qdrant(url=url))
-        made = await schema.ensure("docs", _TINY, "english", _call())
-        assert await schema.list(_call()) == [made]
+        made = await schema.ensure("docs", TINY, "english", call())
+        assert await schema.list(call()) == [made]
         await pool.close()
     finally:
         process.terminate()

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
+import aiohttp
 import pytest
 
 from tests.service.vector_wire import (
@@ -31,6 +32,7 @@ from tests.service.vector_wire import (
 __all__ = [
     "Engine",
     "collection_name",
+    "drop_collection",
     "empty_wire",
     "filled_wire",
     "free_port",
@@ -124,6 +126,16 @@ def running_store(data: Path) -> Iterator[str]:
         return
     with Engine(data) as engine:
         yield engine.url
+
+
+async def drop_collection(url: str, name: str) -> None:
+    """Delete a collection by its own name, and the physical ones that it is an alias of, or was."""
+    async with aiohttp.ClientSession(url) as session:
+        async with session.get("/collections") as response:
+            names = [entry["name"] for entry in (await response.json())["result"]["collections"]]
+        for each in names:
+            if each.partition("@")[0] == name:
+                await (await session.delete(f"/collections/{each}")).read()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,151 @@
+"""Collections as the vector store knows them: physical ones, the aliases that stand for them, their marks and indexes.
+
+Single steps, each of which may be done again. In which order they make a collection that is whole after a crash between
+any two of them is told in `clients.schema` and `clients.targets`. All but making is plain REST over the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hartonomous import codec
+from hartonomous.clients.creation import create_collection, create_index, open_client
+from hartonomous.clients.marks import (
+    INDEXES,
+    SCHEMA,
+    State,
+    as_metadata,
+    collection_of,
+    indexes_of,
+    mark_of,
+    new_mark,
+)
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.qdrant import nonsense, read_result
+from hartonomous.config import Qdrant
+from hartonomous.core.call import Call
+from hartonomous.core.fingerprint import EmbeddingFingerprint
+from hartonomous.errors import NotFoundError
+from hartonomous.log import logger
+
+if TYPE_CHECKING:
+    from qdrant_client import AsyncQdrantClient
+
+Raw = Mapping[str, Any]
+"""The result of `GET /collections/{name}`."""
+
+
+class Collections:
+    """Calls on collections of one vector store. Methods raise hartonomous.errors."""
+
+    def __init__(self, pool: Pool, config: Qdrant) -> None:
+        self._pool = pool
+        self._config = config
+        self._settings = config.collections
+        # Names that the store does not show as they were asked for (`metadata."a"`), or does not take at all.
+        self._settled: set[str] = set()
+
+    async def fetch(self, name: str, call: Call) -> Raw | None:
+        """Return what there is under a name or an alias, or None."""
+        try:
+            result = read_result(await self._pool.request("GET", f"/collections/{name}", call))
+        except NotFoundError:
+            return None
+        return result if isinstance(result, dict) else nonsense()
+
+    async def names(self, call: Call) -> list[str]:
+        """Return the names of all collections, without aliases."""
+        result = read_result(await self._pool.request("GET", "/collections", call))
+        try:
+            return [str(entry["name"]) for entry in result["collections"]]
+        except (TypeError, KeyError):
+            nonsense()
+
+    async def aliases(self, call: Call) -> dict[str, str]:
+        """Return all aliases and the collections that they stand for."""
+        result = read_result(await self._pool.request("GET", "/aliases", call))
+        try:
+            return {str(entry["alias_name"]): str(entry["collection_name"]) for entry in result["aliases"]}
+        except (TypeError, KeyError):
+            nonsense()
+
+    async def physical(self, collection: str, call: Call, *, but: str | None = None) -> dict[str, Raw]:
+        """Return our physical collections of this one: not `but`, and none that another alias stands for."""
+        aliases = await self.aliases(call)
+        taken = {but, *(target for alias, target in aliases.items() if alias != collection)}
+        found = {}
+        for name in sorted(set(await self.names(call)) - taken):
+            if collection_of(name) == collection:
+                raw = await self.fetch(name, call)
+                if raw is not None and mark_of(raw) is not None:
+                    found[name] = raw
+        return found
+
+    async def point(self, alias: str, target: str, call: Call) -> None:
+        """Let an alias stand for a collection from now on, in one step; made when there is none of this name.
+
+        Raises NotFoundError when the collection is gone, ConflictError when a collection has the alias' name.
+        """
+        action = {"create_alias": {"alias_name": alias, "collection_name": target}}
+        await self._pool.request("POST", "/collections/aliases", call, codec.dumps({"actions": [action]}))
+
+    async def delete(self, name: str, call: Call) -> bool:
+        """Delete a collection with its aliases; return whether there was one. An alias is not followed."""
+        try:
+            return bool(read_result(await self._pool.request("DELETE", f"/collections/{name}", call)))
+        except NotFoundError:
+            return False
+
+    async def set_mark(self, name: str, mark: Mapping[str, Any], call: Call) -> None:
+        """Replace the mark of a collection; NotFoundError when it is gone."""
+        body = codec.dumps({"metadata": as_metadata(mark)})
+        await self._pool.request("PATCH", f"/collections/{name}", call, body)
+
+    async def create(
+        self, name: str, fingerprint: EmbeddingFingerprint, language: str, state: State | None, call: Call
+    ) -> bool:
+        """Make a physical collection with all its indexes, as configured; return False when there is one already."""
+        metadata = as_metadata(new_mark(fingerprint, language, self._settings, state))
+        async with open_client(self._config, call) as client:
+            made = await create_collection(client, name, fingerprint.dimension, metadata, self._settings)
+            if made:
+                await _index(client, name, self._kinds())
+        if made:
+            await self._settle(name, self._kinds(), call)
+        return made
+
+    def missing_indexes(self, indexed: frozenset[str]) -> dict[str, str]:
+        """Return the fields that should be indexed beside these, and their kinds."""
+        return {field: kind for field, kind in self._kinds().items() if field not in indexed | self._settled}
+
+    async def bring_up_to_date(self, name: str, raw: Raw, call: Call) -> None:
+        """Make the indexes that a collection of ours lacks, and then call it one of this version."""
+        await self.complete_indexes(name, raw, call)
+        mark = mark_of(raw) or {}
+        if mark.get("schema") != SCHEMA:
+            await self.set_mark(name, {**mark, "schema": SCHEMA}, call)
+
+    async def complete_indexes(self, name: str, raw: Raw, call: Call) -> None:
+        """Make the indexes that a collection lacks, and wait until they are there."""
+        kinds = self.missing_indexes(indexes_of(raw))
+        if kinds:
+            async with open_client(self._config, call) as client:
+                await _index(client, name, kinds)
+            await self._settle(name, kinds, call)
+
+    async def _settle(self, name: str, fields: Iterable[str], call: Call) -> None:
+        """Do not ask again for what was asked for and is not shown under its name."""
+        configured = set(fields) - INDEXES.keys()
+        if configured:
+            raw = await self.fetch(name, call)
+            self._settled |= set() if raw is None else configured - indexes_of(raw)
+
+    def _kinds(self) -> dict[str, str]:
+        return {**INDEXES, **self._settings.indexes}
+
+
+async def _index(client: AsyncQdrantClient, name: str, kinds: Mapping[str, str]) -> None:
+    for field, kind in sorted(kinds.items()):
+        if not await create_index(client, name, field, kind):
+            logger.bind(field=field).warning("the vector store takes no index of this name")

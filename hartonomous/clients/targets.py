@@ -1,0 +1,145 @@
+"""The physical collections that a reindex fills, and their taking the old one's place.
+
+    target = await targets.build(collection, fingerprint, language, call)     # empty, or an interrupted reindex's
+    ...                                                                       # fill `target` by its own name
+    await targets.switch(collection, target, call)
+
+Killed anywhere and started again, this comes to the same end, if it begins with `finish`. A target is marked `building`
+until it is switched to, so that nobody takes it for the collection. `switch` marks it `complete` first: from then on it
+is the collection, and whoever finds that no alias says so yet (the next `ensure`, the next `finish`) lets the alias say
+it. Readers see the old collection or the new one; only one that was made before there were aliases must be deleted
+before its name can be an alias, and is not found in between. What is left of the old ones goes last, and the mark after
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hartonomous.clients.collections import Collections, Raw
+from hartonomous.clients.marks import (
+    State,
+    collection_of,
+    foreign,
+    mark_of,
+    new_mark,
+    physical_names,
+    state_of,
+    too_many,
+)
+from hartonomous.config import Collections as Settings
+from hartonomous.core.call import Call
+from hartonomous.core.fingerprint import EmbeddingFingerprint
+from hartonomous.errors import ConflictError, NotFoundError
+
+
+class Targets:
+    """Targets of one vector store's collections. Methods raise hartonomous.errors."""
+
+    def __init__(self, collections: Collections, settings: Settings, forget: Callable[[str], None]) -> None:
+        self._collections = collections
+        self._settings = settings
+        self._forget = forget
+
+    async def behind(self, collection: str, call: Call) -> str | None:
+        """Return the physical collection that is found under a name, or None when there is none."""
+        if await self._collections.fetch(collection, call) is None:
+            return None
+        return (await self._collections.aliases(call)).get(collection, collection)
+
+    async def build(self, collection: str, fingerprint: EmbeddingFingerprint, language: str, call: Call) -> str:
+        """Return a target for this collection, with all its indexes.
+
+        It is the one of a reindex that did not come to its end, with what that had filled in, if it is made the same
+        way; one that is made in another way is deleted. A switch that was begun is brought to its end first.
+        """
+        await self.finish(collection, call)
+        raw = await self._collections.fetch(collection, call)
+        if raw is not None and mark_of(raw) is not None:
+            # Nobody needs to write the old one's mark any more, which could meet the new one by then.
+            await self._collections.bring_up_to_date(collection, raw, call)
+        wanted = new_mark(fingerprint, language, self._settings, "building")
+        for name, found in (await self._in_state("building", collection, call)).items():
+            if mark_of(found) == wanted:
+                await self._collections.complete_indexes(name, found, call)
+                return name
+            await self._collections.delete(name, call)
+        for name in physical_names(collection, fingerprint):
+            if await self._collections.create(name, fingerprint, language, "building", call):
+                return name
+        raise too_many(collection)
+
+    async def switch(self, collection: str, target: str, call: Call, *, keep: bool = False) -> None:
+        """Let the collection be what was built; the old one is deleted, or kept under its physical name.
+
+        Raises NotFoundError when there is no such target; ConflictError when target or collection are not ours, and
+        for `keep` where the old one has the collection's own name, which an alias needs.
+        """
+        raw = await self._collections.fetch(target, call)
+        if raw is None:
+            raise NotFoundError("There is no such target of a reindex.", code="collection_not_found")
+        if mark_of(raw) is None or collection_of(target) != collection:
+            raise foreign(target)
+        await self._check_old(collection, call, keep=keep)
+        if await self.behind(collection, call) != target or state_of(raw) is not None:
+            await self._set_state(target, raw, "complete", call)
+            await self._take_place(collection, target, call, keep=keep)
+
+    async def finish(self, collection: str, call: Call, *, keep: bool = False) -> str | None:
+        """Bring a switch that was begun to its end; return the target, or None when none was begun."""
+        for target in await self._in_state("complete", collection, call):
+            await self._take_place(collection, target, call, keep=keep)
+            return target
+        return None
+
+    async def abandoned(self, collection: str, call: Call) -> list[str]:
+        """Return the targets of reindexes that did not come to their end, or are under way."""
+        return list(await self._in_state("building", collection, call))
+
+    async def discard(self, collection: str, call: Call) -> int:
+        """Delete these targets; return how many there were."""
+        names = await self.abandoned(collection, call)
+        return sum([await self._collections.delete(name, call) for name in names])
+
+    async def _take_place(self, collection: str, target: str, call: Call, *, keep: bool) -> None:
+        """Do what is left of a switch to a complete target; each step may have been done already."""
+        if collection in await self._collections.names(call):
+            await self._check_old(collection, call, keep=keep)
+            await self._collections.delete(collection, call)
+        await self._collections.point(collection, target, call)
+        self._forget(collection)
+        for name, raw in (await self._collections.physical(collection, call, but=target)).items():
+            if state_of(raw) in {None, "complete"}:
+                await self._put_away(name, raw, call, keep=keep)
+        complete = await self._collections.fetch(target, call)
+        if complete is not None:
+            await self._set_state(target, complete, None, call)
+
+    async def _put_away(self, name: str, raw: Raw, call: Call, *, keep: bool) -> None:
+        if keep and raw.get("points_count"):
+            await self._set_state(name, raw, "retired", call)
+        else:
+            await self._collections.delete(name, call)
+
+    async def _check_old(self, collection: str, call: Call, *, keep: bool) -> None:
+        """Refuse to delete what is not ours, or what is to be kept and cannot."""
+        if collection not in await self._collections.names(call):
+            return
+        raw = await self._collections.fetch(collection, call)
+        if raw is not None and mark_of(raw) is None:
+            raise foreign(collection)
+        if keep:
+            raise ConflictError(
+                f"The collection {collection!r} cannot be kept beside a new one of its name.", code="cannot_keep"
+            )
+
+    async def _in_state(self, state: State, collection: str, call: Call) -> dict[str, Raw]:
+        physical = await self._collections.physical(collection, call)
+        if state == "building":
+            # Whatever its mark says: what is seen is no target.
+            physical.pop((await self._collections.aliases(call)).get(collection, ""), None)
+        return {name: raw for name, raw in physical.items() if state_of(raw) == state}
+
+    async def _set_state(self, name: str, raw: Raw, state: State | None, call: Call) -> None:
+        mark = {key: value for key, value in (mark_of(raw) or {}).items() if key != "state"}
+        await self._collections.set_mark(name, mark if state is None else {**mark, "state": state}, call)
