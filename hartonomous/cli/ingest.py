@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--url", type=_url, default="http://127.0.0.1:8700", help="of the API; default %(default)s")
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the API key")
     parser.add_argument("--collection", metavar="NAME", help="default: the server's")
-    parser.add_argument("--prefix", type=_prefix, default="", metavar="TEXT", help="begin every id with TEXT/")
+    parser.add_argument("--prefix", type=_prefix, metavar="TEXT", help="begin every id with TEXT/")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="send only these files")
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="leave out these files and folders"
@@ -152,7 +152,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
     _check(args)
     try:
-        roots = [] if args.paths == [_STDIN] else make_roots(args.paths, args.prefix)
+        roots = [] if args.paths == [_STDIN] else make_roots(args.paths, args.prefix or "")
         filters = Filters(Globs(args.include), Globs(args.exclude))
     except (RootsError, ValueError) as error:
         raise UsageError(str(error)) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -205,8 +206,7 @@ class _Upload(io.FileIO):
     def __init__(self, path: str) -> None:
         super().__init__(path, "rb")
         self.failure: OSError | None = None
-        self.size = self.seek(0, io.SEEK_END)
-        self.seek(0)
+        self.size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1) -> bytes:
         try:
