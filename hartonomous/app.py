@@ -1,4 +1,4 @@
-"""THE wiring: `create_app(config)` makes the application; everything it uses is made here and nowhere else.
+"""THE wiring: `create_app(config)` makes the application; everything it uses is made here or in `wiring`.
 
 A request falls through the middlewares in the order of `MIDDLEWARES` to a handler. Clients, pipelines and the monitor
 are made at start-up inside one exit stack, so that a start that fails half-way closes what it had opened, in reverse
@@ -11,18 +11,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, cast
 
 from aiohttp import web
 
-from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
-from hartonomous.clients.pool import Pool
 from hartonomous.clients.reranking import RerankingClient
-from hartonomous.clients.schema import Schema
-from hartonomous.clients.sparse import Bm25Encoder
-from hartonomous.clients.vectors import VectorClient
-from hartonomous.config import Config, Service
+from hartonomous.config import Config
 from hartonomous.handlers import documents, ingest, openai, openapi, ops, rag
 from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
 from hartonomous.log import logger
@@ -34,11 +28,9 @@ from hartonomous.middleware.errors import errors
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
 from hartonomous.pipelines.batch import BatchAnswerer
-from hartonomous.pipelines.ingest import Ingestor
-from hartonomous.pipelines.jobs import Jobs
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
-from hartonomous.pipelines.traffic import Traffic
+from hartonomous.wiring import open_pool, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
@@ -75,34 +67,19 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Runtime:
-    backends, rag_config = config.backends, config.rag
-    Bm25Encoder.for_language(rag_config.retrieval.language)  # an unknown language fails the start, not a request
-    pools: dict[str, Pool] = {}
-
-    def pool(name: str, urls: tuple[str, ...], service: Service) -> Pool:
-        pools[name] = made = Pool(name, urls, service, metrics)
-        stack.push_async_callback(made.close)
-        return made
-
-    embedding = EmbeddingClient(
-        pool("embedding", backends.embedding.urls, backends.embedding), backends.embedding, metrics
-    )
-    generative = GenerativeClient(
-        pool("generative", backends.generative.urls, backends.generative), backends.generative, metrics
-    )
+    backends, settings = config.backends, config.rag
+    storage = open_storage(config, metrics, stack)
+    embedding, vectors, schema, traffic = storage.embedding, storage.vectors, storage.schema, storage.traffic
+    pools = storage.pools | {
+        "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, stack)
+    }
+    generative = GenerativeClient(pools["generative"], backends.generative, metrics)
     reranking = None
     if backends.reranking is not None:
-        reranking = RerankingClient(
-            pool("reranking", backends.reranking.urls, backends.reranking), backends.reranking, metrics
-        )
-    store = pool("qdrant", (backends.qdrant.url,), backends.qdrant)
-    vectors, schema = VectorClient(store), Schema(store, backends.qdrant)
-    jobs, traffic = Jobs(), Traffic()
-    ingestor = Ingestor(embedding, vectors, schema, cast("Any", None), jobs, traffic, rag_config, metrics)
-    stack.push_async_callback(ingestor.close)
-    stack.push_async_callback(jobs.drain)
-    searcher = Searcher(embedding, reranking, vectors, schema, rag_config.retrieval, metrics, traffic)
-    answerer = Answerer(searcher, generative, rag_config.retrieval, rag_config.generation, metrics, traffic)
+        pools["reranking"] = open_pool("reranking", backends.reranking.urls, backends.reranking, metrics, stack)
+        reranking = RerankingClient(pools["reranking"], backends.reranking, metrics)
+    searcher = Searcher(embedding, reranking, vectors, schema, settings.retrieval, metrics, traffic)
+    answerer = Answerer(searcher, generative, settings.retrieval, settings.generation, metrics, traffic)
     monitor = Monitor(list(pools.values()), config.health, metrics)
     await _background(stack, monitor.run())
     return Runtime(
@@ -116,7 +93,7 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         searcher=searcher,
         answerer=answerer,
         batch=BatchAnswerer(searcher, answerer),
-        ingestor=ingestor,
+        ingestor=storage.ingestor,
         traffic=traffic,
         monitor=monitor,
     )

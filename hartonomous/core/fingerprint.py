@@ -63,8 +63,12 @@ def content_hash(
     fingerprint: EmbeddingFingerprint,
     pages: Sequence[int] = (),
 ) -> str:
-    """Return the hash of what is embedded: when it changes, a document must be chunked and embedded anew."""
-    parts = [text, format, str(max_tokens), str(overlap_tokens), fingerprint.digest()]
+    """Return the hash of what is embedded: when it changes, a document must be chunked and embedded anew.
+
+    Blanks at the end of the text do not count. They are in no chunk, so a text that is put together from its chunks
+    has the hash of the one that was sent.
+    """
+    parts = [text.rstrip(), format, str(max_tokens), str(overlap_tokens), fingerprint.digest()]
     return _hash("content", *parts, *map(str, pages))
 
 

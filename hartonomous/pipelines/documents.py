@@ -30,12 +30,21 @@ Status = Literal["created", "updated", "unchanged", "failed"]
 
 
 @dataclass(slots=True, frozen=True)
+class Written:
+    """When what is moved from one collection to another was written: its place in order and in time."""
+
+    sequence: int
+    updated_at: str
+
+
+@dataclass(slots=True, frozen=True)
 class Document:
     """A document as it was sent.
 
     `index` is its place in the request: of a list from 0, of a stream's lines from 1. `path` is where its fields stand
     there, for errors (`documents.3`; empty for a line). `raw` is what has to be parsed before there is a text: HTML as
     it was sent, or a file. `pages` are the offsets in code points at which the second page and those after it begin.
+    With `written` it is no newer than that: what was stored later stays.
     """
 
     index: int
@@ -48,6 +57,7 @@ class Document:
     pages: tuple[int, ...] = ()
     raw: str | Path | None = None
     path: str = ""
+    written: Written | None = None
 
     def param(self, field: str) -> str:
         """Return the path of one of its fields in the request."""
@@ -117,39 +127,39 @@ async def make_points(work: Work, info: CollectionInfo, first: int, vectors: Seq
 
 
 def _points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vector]) -> list[ChunkPoint]:
-    document, encoder = work.document, Bm25Encoder.for_language(info.language)
-    about: dict[str, Any] = {
-        "document_id": document.id,
-        "content_hash": work.content_hash,
-        "attributes_hash": work.attributes_hash,
-        "version": work.version,
-        "chunk_count": len(work.chunks),
-        "format": document.format,
-        "title": document.title,
-        "source": document.source,
-        "metadata": dict(document.metadata or {}),
-        "sequence": work.sequence,
-        "updated_at": work.updated_at,
-    }
+    encoder = Bm25Encoder.for_language(info.language)
     last = first + len(vectors)
     parts = zip(work.chunks[first:last], work.embedded_texts[first:last], vectors, strict=True)
-    return [
-        ChunkPoint(
-            id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
-            dense=vector,
-            sparse=encoder.document(text),
-            chunk_index=chunk.index,
-            text=chunk.text,
-            start=chunk.start,
-            end=chunk.end,
-            headings=chunk.headings,
-            page=_page(document, chunk),
-            pages=document.pages or None if chunk.index == 0 else None,
-            gap=_gap(document.text, work.chunks, chunk.index),
-            **about,
-        )
-        for chunk, text, vector in parts
-    ]
+    return [make_point(work, chunk, vector, encoder.document(text)) for chunk, text, vector in parts]
+
+
+def make_point(work: Work, chunk: Chunk, dense: Vector, sparse: tuple[list[int], list[float]]) -> ChunkPoint:
+    """Return the point of one of a document's chunks, not visible yet."""
+    document = work.document
+    return ChunkPoint(
+        id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
+        document_id=document.id,
+        content_hash=work.content_hash,
+        attributes_hash=work.attributes_hash,
+        version=work.version,
+        sequence=work.sequence,
+        updated_at=work.updated_at,
+        format=document.format,
+        title=document.title,
+        source=document.source,
+        metadata=dict(document.metadata or {}),
+        chunk_index=chunk.index,
+        chunk_count=len(work.chunks),
+        text=chunk.text,
+        start=chunk.start,
+        end=chunk.end,
+        headings=chunk.headings,
+        page=_page(document, chunk),
+        pages=document.pages or None if chunk.index == 0 else None,
+        gap=_gap(document.text, work.chunks, chunk.index),
+        dense=dense,
+        sparse=sparse,
+    )
 
 
 def _page(document: Document, chunk: Chunk) -> int | None:

@@ -209,5 +209,10 @@ def _compare(document: Document, state: DocumentState | None, info: CollectionIn
     attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
     if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
         return None
-    sequence = next_sequence(0 if state is None else state.sequence)
-    return Work(document, state, content_hash, attributes_hash, sequence, now())
+    known = 0 if state is None else state.sequence
+    written = document.written
+    if written is None:
+        return Work(document, state, content_hash, attributes_hash, next_sequence(known), now())
+    if written.sequence < known:
+        return None
+    return Work(document, state, content_hash, attributes_hash, max(written.sequence, known + 1), written.updated_at)

@@ -20,7 +20,7 @@ FLOORS = (
     {"monitor", "pipelines"},
     {"keys"},
     {"middleware", "handlers"},
-    {"app"},
+    {"app", "wiring"},
     {"server"},
     {"cli"},
     {"__main__"},

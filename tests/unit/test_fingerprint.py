@@ -83,6 +83,11 @@ def test_whatever_is_embedded_otherwise_has_another_content_hash() -> None:
     assert content() == content()
 
 
+def test_blanks_at_the_end_of_a_text_do_not_count_as_no_chunk_has_them() -> None:
+    assert content(text="text") == content(text="text\n") == content(text="text \r\n\t")
+    assert content(text="text") != content(text="\ntext")
+
+
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_the_order_of_metadata_does_not_count(metadata: dict[str, Any]) -> None:
     turned = dict(reversed(metadata.items()))

@@ -1,0 +1,63 @@
+"""What the server and the commands that work on the backends themselves are made of: pools, clients, the ingestor.
+
+Everything made here is closed by the caller's exit stack, in reverse order.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hartonomous.clients.creation import write_options
+from hartonomous.clients.embedding import EmbeddingClient
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.schema import Schema
+from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.clients.vectors import VectorClient
+from hartonomous.config import Config, Service
+from hartonomous.metrics import Metrics
+from hartonomous.pipelines.ingest import Ingestor
+from hartonomous.pipelines.jobs import Jobs
+from hartonomous.pipelines.traffic import Traffic
+
+
+@dataclass(slots=True, frozen=True)
+class Storage:
+    """The embedding service and the vector store, and what takes documents from the one to the other."""
+
+    pools: dict[str, Pool]
+    embedding: EmbeddingClient
+    vectors: VectorClient
+    schema: Schema
+    ingestor: Ingestor
+    traffic: Traffic
+
+
+def open_pool(name: str, urls: tuple[str, ...], service: Service, metrics: Metrics, stack: AsyncExitStack) -> Pool:
+    """Return the connections of a service; nothing is connected yet."""
+    pool = Pool(name, urls, service, metrics)
+    stack.push_async_callback(pool.close)
+    return pool
+
+
+def open_storage(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Storage:
+    """Return what ingests are made with. What is being written when the stack is closed is finished first.
+
+    Raises:
+        ConfigError: the language is not known.
+    """
+    backends, rag = config.backends, config.rag
+    Bm25Encoder.for_language(rag.retrieval.language)  # an unknown one fails the start, not a request
+    pools = {
+        "embedding": open_pool("embedding", backends.embedding.urls, backends.embedding, metrics, stack),
+        "qdrant": open_pool("qdrant", (backends.qdrant.url,), backends.qdrant, metrics, stack),
+    }
+    embedding = EmbeddingClient(pools["embedding"], backends.embedding, metrics)
+    vectors = VectorClient(pools["qdrant"], write_options(backends.qdrant.collections))
+    schema = Schema(pools["qdrant"], backends.qdrant)
+    jobs, traffic = Jobs(), Traffic()
+    ingestor = Ingestor(embedding, vectors, schema, cast("Any", None), jobs, traffic, rag, metrics)
+    stack.push_async_callback(ingestor.close)
+    stack.push_async_callback(jobs.drain)
+    return Storage(pools, embedding, vectors, schema, ingestor, traffic)
