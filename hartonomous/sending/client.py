@@ -86,7 +86,7 @@ class Api:
         UnsendableError and VanishedError when it cannot be read.
         """
         try:
-            file = await asyncio.to_thread(_Upload, path)
+            file = await _opened(path)
         except OSError as error:
             raise unreadable(error) from error
         with file:
@@ -214,6 +214,21 @@ class _Upload(io.FileIO):
         except OSError as error:
             self.failure = error
             raise
+
+
+async def _opened(path: str) -> _Upload:
+    """Open a file in a thread; one that is opened after a cancellation is closed."""
+    opening = asyncio.get_running_loop().run_in_executor(None, _Upload, path)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: asyncio.Future[_Upload]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _form(

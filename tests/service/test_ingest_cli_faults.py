@@ -6,34 +6,18 @@ import asyncio
 import os
 import re
 import shutil
-import signal
-import sys
-from asyncio.subprocess import PIPE
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from hartonomous.__main__ import main
 from hartonomous.sending import faults, sender
 from hartonomous.sending.content import FileItem
 from tests.service.application import eventually
+from tests.service.ingest_cli import Cli, process
 from tests.service.scripted_ingest import ScriptedServer, Trouble, error, scripted
 from tests.service.vector_store import free_port
-
-
-class Outcome(NamedTuple):
-    """How a run ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def summary(self) -> str:
-        return self.out.splitlines()[-1]
 
 
 @pytest.fixture
@@ -48,20 +32,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "_BASE_S", 0.02)
     monkeypatch.setattr(faults, "_CAP_S", 0.1)
     monkeypatch.delenv("HARTONOMOUS_API_KEY", raising=False)
-
-
-class Cli:
-    """Runs the command in a thread, as its own process would."""
-
-    def __init__(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
-        self.url = url
-        self._capsys = capsys
-
-    async def __call__(self, *arguments: str | Path) -> Outcome:
-        status = await asyncio.to_thread(main, ["ingest", "--url", self.url, *map(str, arguments)])
-        printed = self._capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return Outcome(status, printed.out, printed.err)
 
 
 @pytest.fixture
@@ -438,16 +408,70 @@ async def test_a_dry_run_needs_no_server(folder: Path, capsys: pytest.CaptureFix
 
 async def test_ctrl_c_ends_cleanly_and_tells_what_was_answered(server: ScriptedServer, folder: Path) -> None:
     server.troubles.append(Trouble(end="hang", after=4))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "hartonomous", "ingest", "--url", server.url, str(folder), stdout=PIPE, stderr=PIPE
-    )
-    await eventually(lambda: server.streams and len(server.streams[0]) > 4 and server.uploads, "the documents")
-    process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(30):
-        out, err = await process.communicate()
-    assert process.returncode == 130
-    assert b"Traceback" not in err
-    told = re.match(rb"(\d+) created, 0 updated, 0 unchanged, 0 failed, (\d+) not sent in ", out)
+    async with process("--url", server.url, folder) as running:
+        await eventually(lambda: server.streams and len(server.streams[0]) > 4 and server.uploads, "the documents")
+        running.interrupt()
+        outcome = await running.outcome()
+    assert outcome.status == 130
+    assert "Traceback" not in outcome.err
+    told = re.match(r"(\d+) created, 0 updated, 0 unchanged, 0 failed, (\d+) not sent in ", outcome.out)
     assert told is not None
     assert 1 <= int(told[1]) <= 5
     assert int(told[1]) + int(told[2]) == 11
+
+
+async def test_watch_sends_what_changes_and_deletes_what_goes(server: ScriptedServer, folder: Path) -> None:
+    async with process("--url", server.url, "--watch", "--prune", folder) as running:
+        await eventually(lambda: running.out, "the first pass")
+        assert set(server.documents) == ALL
+        sent = len(server.streams)
+        (folder / "3.md").write_text("Changed.")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "new.md").write_text("New.")
+        await eventually(lambda: "Changed." in server.documents["d/3.md"]["content"], "the change")
+        await eventually(lambda: "d/sub/new.md" in server.documents, "the new file")
+        (folder / "sub").rename(folder / "moved")
+        await eventually(lambda: "d/moved/new.md" in server.documents, "the move")
+        (folder / "4.md").unlink()
+        await eventually(lambda: set(server.deleted) == {"d/4.md", "d/sub/new.md"}, "the deletion")
+        again = {document["id"] for stream in server.streams[sent:] for document in stream}
+        assert again == {"d/3.md", "d/moved/new.md", "d/sub/new.md"}
+        running.interrupt()
+        outcome = await running.outcome()
+    assert outcome.status == 130
+    assert "Traceback" not in outcome.err
+    assert "updated d/3.md" in outcome.err.splitlines()
+    assert "deleted d/4.md" in outcome.err.splitlines()
+
+
+def put_aside_and_back(folder: Path, without: str) -> None:
+    aside = folder.rename(folder.parent / "aside")
+    (aside / without).unlink()
+    aside.rename(folder)
+
+
+async def test_watch_goes_on_after_the_server_was_away_and_its_folder_was_away(
+    server: ScriptedServer, folder: Path
+) -> None:
+    arguments = ["--url", server.url, "--watch", "--prune", "--give-up-after", "0.2"]
+    async with process(*arguments, folder) as running:
+        await eventually(lambda: running.out, "the first pass")
+        server.troubles.extend(Trouble(status=503, body={}) for _ in range(2))
+        (folder / "3.md").write_text("Changed.")
+        await eventually(lambda: any("Given up" in line for line in running.err), "giving up")
+        server.troubles.clear()
+        (folder / "4.md").write_text("Changed too.")
+        await eventually(lambda: "Changed too." in server.documents["d/4.md"]["content"], "the next change")
+        await eventually(lambda: "Changed." in server.documents["d/3.md"]["content"], "the change")
+        put_aside_and_back(folder, without="5.md")
+        await eventually(lambda: server.deleted == ["d/5.md"], "the deletion")
+
+
+async def test_watch_sees_a_single_file_that_is_replaced(server: ScriptedServer, folder: Path) -> None:
+    async with process("--url", server.url, "--watch", folder / "3.md") as running:
+        await eventually(lambda: running.out, "the first pass")
+        for text in ("One.", "Two."):
+            (folder / "~3").write_text(text)
+            (folder / "~3").replace(folder / "3.md")
+            await eventually(lambda: text in server.documents["3.md"]["content"], text)  # noqa: B023 - awaited here
+    assert set(server.documents) == {"3.md"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hartonomous.__main__ import main
+from hartonomous.sending import watch
 from hartonomous.sending.content import LINE_BYTES
 from hartonomous.sending.faults import (
     DocumentError,
@@ -29,6 +31,8 @@ from hartonomous.sending.faults import (
 from hartonomous.sending.progress import Bar, Lines, Rate, Silent, described, showing
 from hartonomous.sending.stdin import StdinFeed, _Cutter
 from hartonomous.sending.tally import Failure, Tally
+from hartonomous.sending.walk import make_roots
+from hartonomous.sending.watch import Changes, watching
 from tests.service.application import eventually
 
 
@@ -245,6 +249,56 @@ async def test_standard_input_that_cannot_be_read_is_a_failure(tmp_path: Path) -
         await feed.get()
     os.close(folder)
     assert str(counted.failures[0]) == "standard input: cannot be read: is a directory"
+
+
+async def wakes(changes: Changes, seconds: float = 20.0) -> bool:
+    """Whether something tells of a change before the time is over."""
+    begun = asyncio.get_running_loop().time()
+    await changes.wait(seconds)
+    return asyncio.get_running_loop().time() - begun < seconds
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(watch, "_CHECK_S", 0.1)
+    monkeypatch.setattr(watch, "_QUIET_MS", 50)
+    (tmp_path / "d" / ".git").mkdir(parents=True)
+    return tmp_path / "d"
+
+
+async def test_a_change_wakes_and_one_of_version_control_does_not(watched: Path) -> None:
+    async with watching(make_roots([str(watched)]), print) as changes:
+        await asyncio.sleep(0.3)
+        (watched / ".git" / "index").write_text("x")
+        assert not await wakes(changes, 0.5)
+        (watched / "a.md").write_text("x")
+        assert await wakes(changes)
+        assert not await wakes(changes, 0.3)
+
+
+async def test_a_folder_that_is_made_anew_is_watched_again(watched: Path) -> None:
+    async with watching(make_roots([str(watched)]), print) as changes:
+        await asyncio.sleep(0.3)
+        shutil.rmtree(watched)
+        assert await wakes(changes)
+        os.mkdir(watched)  # noqa: PTH102 - pathlib's is refused in a coroutine
+        while await wakes(changes, 0.5):
+            pass
+        (watched / "a.md").write_text("x")
+        assert await wakes(changes)
+
+
+async def test_what_cannot_be_watched_is_said_and_looked_at_now_and_then(
+    watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr("watchfiles.main.RustNotify", full)
+    said: list[str] = []
+    async with watching(make_roots([str(watched)]), said.append) as changes:
+        assert not await wakes(changes, 0.3)
+    assert said == [f"{watched} cannot be watched (OS file watch limit reached.): it is looked at now and then."]
 
 
 WRONG = [
