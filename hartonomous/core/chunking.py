@@ -22,7 +22,7 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from hartonomous.core.outline import Outline, outline
 from hartonomous.core.tokens import estimate_tokens
 
-__all__ = ["Chunk", "estimate_tokens", "split"]
+__all__ = ["Chunk", "Span", "chunks_of", "estimate_tokens", "halve", "headings_before", "in_order", "spans_of", "split"]
 
 # What the splitter gets at once, in characters: of a text, and of a word or a script without blanks.
 _SECTION = 32_000
@@ -30,8 +30,8 @@ _RUN = 2_000
 _ENDLESS = re.compile(rf"\S{{{_RUN},}}")
 _PUNCTUATION = "\u3002\uff01\uff1f\uff1b\uff0c\u3001.!?;,"
 
+Span = tuple[int, int]
 _Count = Callable[[str], int]
-_Span = tuple[int, int]
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,26 +58,50 @@ def split(
     heading stays with what follows it; code blocks and tables that fit stay whole. An empty or blank text has no
     chunks. Raises ValueError when `max_tokens` is below 1 or `overlap_tokens` below 0.
     """
+    headings = outline(text) if markdown else Outline()
+    spans = spans_of(
+        text,
+        (0, len(text)),
+        headings,
+        markdown=markdown,
+        max_tokens=max_tokens,
+        overlap_tokens=overlap_tokens,
+        count=count,
+    )
+    return chunks_of(text, spans, headings)
+
+
+def spans_of(
+    text: str,
+    span: Span,
+    headings: Outline,
+    *,
+    markdown: bool,
+    max_tokens: int,
+    overlap_tokens: int,
+    count: _Count = estimate_tokens,
+) -> list[Span]:
+    """Cut a span of `text`, whose outline `headings` is, by the rules of `split`; return where the chunks stand."""
     if max_tokens < 1 or overlap_tokens < 0:
         raise ValueError(f"cannot make chunks of {max_tokens!r} tokens that share {overlap_tokens!r}")
-    spans = _cut(text, 0, markdown, max_tokens, min(overlap_tokens, max_tokens // 2), count)
-    headings = outline(text) if markdown else Outline()
+    overlap = min(overlap_tokens, max_tokens // 2)
+    spans = _cut(text[slice(*span)], span[0], markdown, max_tokens, overlap, count)
     spans = _keep_headings(text, spans, headings, max_tokens, count)
     spans = _keep_blocks(text, spans, headings, max_tokens, count)
-    fitting = [piece for span in spans for piece in _fit(text, span, markdown, max_tokens, count)]
-    return _chunks(text, _in_order(fitting), headings)
+    return in_order(piece for part in spans for piece in _fit(text, part, markdown, max_tokens, count))
 
 
-def _in_order(spans: Iterable[_Span]) -> list[_Span]:
+def in_order(spans: Iterable[Span]) -> list[Span]:
     """Return the spans by their beginnings, without those that lie in the one before: overlap can make such."""
-    kept: list[_Span] = []
+    kept: list[Span] = []
     for start, end in sorted(spans):
         if not kept or end > kept[-1][1]:
             kept.append((start, end))
     return kept
 
 
-def _chunks(text: str, spans: Iterable[_Span], headings: Outline) -> list[Chunk]:
+def chunks_of(text: str, spans: Iterable[Span], headings: Outline) -> list[Chunk]:
+    """Return the chunks that stand at `spans`, numbered, each with the headings above it."""
     return [
         Chunk(index, text[start:end], start, end, headings.above(_body(text, start, end, headings)))
         for index, (start, end) in enumerate(spans)
@@ -86,15 +110,15 @@ def _chunks(text: str, spans: Iterable[_Span], headings: Outline) -> list[Chunk]
 
 def _body(text: str, start: int, end: int, headings: Outline) -> int:
     """Return where in a span the text under its leading headings begins (or the last of them, if that is all)."""
-    position = start
+    position = passed = start
     for heading in headings.at(start - 3, end):  # a heading may be indented by three blanks that the chunk lacks
-        if heading.end > position and text[position : heading.start].strip():
+        if text[passed : heading.start].strip():
             break
-        position = max(position, heading.start)
+        position, passed = max(position, heading.start), heading.end
     return position
 
 
-def _cut(text: str, offset: int, markdown: bool, limit: int, overlap: int, count: _Count) -> list[_Span]:
+def _cut(text: str, offset: int, markdown: bool, limit: int, overlap: int, count: _Count) -> list[Span]:
     """Cut by the splitter alone; `offset` is added to the spans."""
     splitter = (MarkdownSplitter if markdown else TextSplitter).from_callback(count, limit, overlap)
     try:
@@ -111,7 +135,7 @@ def _cut(text: str, offset: int, markdown: bool, limit: int, overlap: int, count
     return [span for index, span in enumerate(spans) if index + 1 == len(spans) or spans[index + 1][0] > span[0]]
 
 
-def _sections(text: str) -> list[_Span]:
+def _sections(text: str) -> list[Span]:
     """Return the parts that the splitter gets one by one, because its time grows faster than a text does.
 
     A long text is cut at blank lines, else at a line's end, else at a blank; a run without blanks behind a mark of
@@ -132,9 +156,9 @@ def _cuts(text: str, size: int, marks: Iterable[str]) -> Iterator[int]:
         yield place
 
 
-def _fit(text: str, span: _Span, markdown: bool, limit: int, count: _Count) -> list[_Span]:
+def _fit(text: str, span: Span, markdown: bool, limit: int, count: _Count) -> list[Span]:
     """Cut a span until each part is at most `limit` by `count`, or a single character."""
-    done: list[_Span] = []
+    done: list[Span] = []
     todo = [span]
     while todo:
         start, end = todo.pop()
@@ -144,11 +168,11 @@ def _fit(text: str, span: _Span, markdown: bool, limit: int, count: _Count) -> l
             continue
         # A counter that is not monotonic can lead the splitter astray: half of it is smaller in any case.
         pieces = _cut(part, start, markdown, limit, 0, count)
-        todo += reversed(pieces if len(pieces) > 1 else _halve(text, (start, end)))
+        todo += reversed(pieces if len(pieces) > 1 else halve(text, (start, end)))
     return done
 
 
-def _halve(text: str, span: _Span) -> list[_Span]:
+def halve(text: str, span: Span) -> list[Span]:
     """Cut a span in two near its middle, at a blank if there is one in the middle half; one character stays whole."""
     start, end = span
     middle, reach = (start + end) // 2, (end - start) // 4
@@ -160,20 +184,20 @@ def _halve(text: str, span: _Span) -> list[_Span]:
     return [half for half in halves if half[0] < half[1]]
 
 
-def _trim(text: str, span: _Span) -> _Span:
+def _trim(text: str, span: Span) -> Span:
     """Return the span without blanks at its ends; an empty one where it has nothing else."""
     part = text[span[0] : span[1]]
     start = span[0] + len(part) - len(part.lstrip())
     return start, max(start, span[0] + len(part.rstrip()))
 
 
-def _keep_headings(text: str, spans: list[_Span], headings: Outline, limit: int, count: _Count) -> list[_Span]:
+def _keep_headings(text: str, spans: list[Span], headings: Outline, limit: int, count: _Count) -> list[Span]:
     """Move every heading at the end of a chunk to the beginning of the next one."""
-    kept: list[_Span] = []
+    kept: list[Span] = []
     todo = list(reversed(spans))
     while todo:
         start, end = todo.pop()
-        tail = _tail(text, start, end, headings)
+        tail = headings_before(text, start, end, headings)
         if not todo or tail == end:
             kept.append((start, end))
             continue
@@ -187,17 +211,17 @@ def _keep_headings(text: str, spans: list[_Span], headings: Outline, limit: int,
     return kept
 
 
-def _tail(text: str, start: int, end: int, headings: Outline) -> int:
+def headings_before(text: str, start: int, end: int, headings: Outline) -> int:
     """Return where the headings begin with which a span ends; its end if it ends with none."""
     tail = end
-    for heading in reversed(headings.at(start - 3, end)):
-        if text[heading.end : tail].strip():
+    for heading in headings.before(end):
+        if heading.start < start - 3 or text[heading.end : tail].strip():
             break
         tail = max(start, heading.start)
     return tail
 
 
-def _join(text: str, heading: _Span, following: _Span, limit: int, count: _Count) -> list[_Span]:
+def _join(text: str, heading: Span, following: Span, limit: int, count: _Count) -> list[Span]:
     """Put headings and what follows into one chunk, or into two of about one size if it is too long for one.
 
     The heading stays alone where nothing fits beside it, or where what follows is a code block or table that would
@@ -215,9 +239,9 @@ def _join(text: str, heading: _Span, following: _Span, limit: int, count: _Count
     return [first, second] if count(text[slice(*first)]) <= limit else [heading, following]
 
 
-def _keep_blocks(text: str, spans: list[_Span], headings: Outline, limit: int, count: _Count) -> list[_Span]:
+def _keep_blocks(text: str, spans: list[Span], headings: Outline, limit: int, count: _Count) -> list[Span]:
     """Make whole again every code block and table that was cut though it fits, with the headings right above it."""
-    for block in headings.blocks:
+    for block in headings.blocks_in(spans[0][0] - 3, spans[-1][1]) if spans else ():
         first = bisect_right(spans, block[0], key=lambda span: span[1])
         last = bisect_left(spans, block[1], first, key=lambda span: span[0])
         touched = spans[first:last]
@@ -229,11 +253,11 @@ def _keep_blocks(text: str, spans: list[_Span], headings: Outline, limit: int, c
 
 
 def _make_whole(
-    text: str, block: _Span, touched: list[_Span], headings: Outline, limit: int, count: _Count
-) -> list[_Span]:
+    text: str, block: Span, touched: list[Span], headings: Outline, limit: int, count: _Count
+) -> list[Span]:
     """Cut the stretch of the touched chunks at the borders of a block; what follows stays with it if it fits."""
     start, end = min(touched[0][0], block[0]), max(touched[-1][1], block[1])
-    head = _tail(text, start, _trim(text, (start, block[0]))[1], headings)
+    head = headings_before(text, start, _trim(text, (start, block[0]))[1], headings)
     first = head if count(text[head : block[1]]) <= limit else block[0]
     last = end if count(text[first:end]) <= limit else block[1]
     parts = (_trim(text, span) for span in ((start, first), (first, last), (last, end)))

@@ -7,9 +7,10 @@ pass over the lines that matter, found by one regular expression.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 _LINES = re.compile(
     r"^(?P<prefix>[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]+)*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$"
@@ -66,6 +67,16 @@ class Outline:
     def at(self, start: int, end: int) -> list[Heading]:
         """Return the headings that begin in `start` to `end`, in order."""
         return list(self.headings[bisect_right(self._starts, start - 1) : bisect_right(self._starts, end - 1)])
+
+    def before(self, end: int) -> Iterator[Heading]:
+        """Yield the headings that begin before `end`, the last one first."""
+        for index in range(bisect_right(self._starts, end - 1) - 1, -1, -1):
+            yield self.headings[index]
+
+    def blocks_in(self, start: int, end: int) -> Sequence[tuple[int, int]]:
+        """Return the blocks that begin in `start` to `end`, in order."""
+        first = bisect_left(self.blocks, start, key=itemgetter(0))
+        return self.blocks[first : bisect_left(self.blocks, end, first, key=itemgetter(0))]
 
 
 def outline(text: str) -> Outline:

@@ -1,4 +1,4 @@
-"""How many tokens a text will be, without a tokenizer: an estimate that errs on the high side."""
+"""How many tokens a text will be, without a tokenizer: an estimate that errs on the high side, and an upper bound."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ _WORD_STARTS = tuple(
 )
 _ENGLISH = (b" the ", b" of ", b" and ", b" to ", b" is ")
 
+# NFKC, the most that a tokenizer does to a text first, makes three characters of one in Latin-1 (½), else up to 18.
+_LATIN_TOKENS = 3
+_MOST_TOKENS = 18
+
 
 def estimate_tokens(text: str) -> int:
     """Return about how many tokens a WordPiece or BPE tokenizer makes of `text`, special tokens not counted.
@@ -48,5 +52,20 @@ def estimate_tokens(text: str) -> int:
     english = sum(map(raw.count, _ENGLISH)) * 20 >= words
     letters = count(b"a" * (6 if english else 3)) + 4 * count(b"a" * 24)
     capitals = count(b"aA") + count(b"AA")
-    single = sum(map(count, (b"0", b".", b"e", b"r"))) + count(b"\n") - count(b"\n\n")
-    return words + letters + capitals + single + (5 * count(b"c") + 3) // 4 + 3 * count(b"i")
+    total = words + letters + capitals + count(b"0") + count(b".") + count(b"\n") - count(b"\n\n")
+    if text.isascii():
+        return total
+    return total + count(b"e") + count(b"r") + (5 * count(b"c") + 3) // 4 + 3 * count(b"i")
+
+
+def most_tokens(text: str) -> int:
+    """Return a number of tokens that no tokenizer exceeds for `text`; special tokens and a space before it not counted.
+
+    A pure ASCII character is at most one token: WordPiece and Unigram make no more of it, and byte-level BPE and byte
+    fallback one for each byte. Other characters are bounded by their bytes, or by what NFKC makes of them.
+    """
+    if text.isascii():
+        return len(text)
+    ascii_only = len(text.encode("ascii", "ignore"))
+    latin = len(text.encode("latin-1", "ignore")) - ascii_only
+    return ascii_only + _LATIN_TOKENS * latin + _MOST_TOKENS * (len(text) - latin - ascii_only)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.core.call import Call
 from hartonomous.core.outline import outline
-from hartonomous.core.tokens import estimate_tokens
+from hartonomous.core.tokens import estimate_tokens, most_tokens
 from hartonomous.errors import BackendUnavailableError, ValidationFailedError
 from hartonomous.pipelines.counting import SharedCounter
 from hartonomous.pipelines.cutting import Cut, Sizes, cut_document, make_sizes, recut
@@ -25,7 +25,7 @@ from tests.pipelines.fakes import call
 from tests.unit.test_chunking import CODE, MARKDOWN, TABLE, WORDS
 
 PREFIX = "passage: "
-CYRILLIC = "\u041f\u0440\u0430\u0432\u0438\u0442\u0435\u043b\u044c\u0441\u0442\u0432\u043e \u0440\u0435\u0448\u0438\u043b\u043e. "
+CYRILLIC = "\u0441\u043b\u043e\u0432\u043e \u0438 \u0434\u0435\u043b\u043e. "
 
 
 class Counting:
@@ -49,7 +49,8 @@ async def unknown(texts: Sequence[str]) -> None:
 
 
 def estimated(factor: float) -> Counting:
-    return Counting(lambda text: 2 + int(factor * estimate_tokens(text)))
+    """Return a tokenizer of which the estimate is off by `factor`."""
+    return Counting(lambda text: 2 + min(int(factor * estimate_tokens(text)), most_tokens(text)))
 
 
 def document(text: str, markdown: bool = True) -> Document:
@@ -96,11 +97,9 @@ async def test_no_chunk_is_over_the_limit_by_whatever_counter(
     sizes = Sizes(limit, min(overlap, limit // 2), PREFIX)
     cut = await cut_document(document(text, markdown), sizes, counting)
     check(cut, text)
-    surely_short = limit - 4 - len(PREFIX)
     for chunk, embedded in zip(*cut, strict=True):
-        fits = counting.of(embedded) <= limit or (embedded.isascii() and len(embedded) <= surely_short)
-        assert fits or embedded == chunk.text.strip() or len(chunk.text.strip()) == 1
-        assert fits or len(chunk.text.strip()) == 1
+        surely_fits = most_tokens(PREFIX + embedded) + 4 <= limit  # by every tokenizer: it is not asked for
+        assert surely_fits or counting.of(embedded) <= limit or len(chunk.text.strip()) == 1
 
 
 @given(MARKDOWN, st.integers(16, 120), st.integers(0, 60), st.floats(0.3, 4))
@@ -129,17 +128,19 @@ async def test_chunks_under_long_headings_are_well_filled(factor: float) -> None
     """Not halves of chunks that were too long by their headings."""
     text = "# The long name of a guide\n\n## Another long name of a part\n\n" + "\n\n".join([WORDS * 3] * 60)
     counting = estimated(factor)
-    cut = await cut_document(document(text), Sizes(128, 0), counting)
-    totals = [counting.of(embedded) for embedded in cut[1]]
+    chunks, embedded = await cut_document(document(text), Sizes(128, 0), counting)
+    totals = [counting.of(text) for text in embedded]
     assert max(totals) <= 128
-    assert sum(totals) / len(totals) > 0.6 * 128 * min(1.0, factor)
+    assert sum(text.startswith("The long name of a guide\nAnother") for text in embedded) > 0.9 * len(chunks)
+    assert sum(totals) / len(totals) > 0.5 * 128
 
 
 async def test_headings_are_above_every_chunk_where_there_is_room() -> None:
     text = f"# Guide\n\n## Limits\n\n{WORDS * 40}"
     chunks, embedded = await cut_document(document(text), Sizes(64, 0), estimated(1.0))
     assert len(chunks) > 5
-    assert all(text.startswith("Guide\nLimits\n") for text in embedded)
+    assert all("Limits\n" in text for text in embedded)
+    assert sum(text.startswith("Guide\nLimits\n") for text in embedded) > 0.7 * len(chunks)
     assert all(chunk.headings == ("Guide", "Limits") for chunk in chunks)
 
 
@@ -216,8 +217,8 @@ async def test_a_blank_document_has_no_chunks() -> None:
 
 
 async def test_html_and_docx_are_markdown_by_now() -> None:
-    for kind in ("html", "docx"):
-        chunks, _ = await cut_document(Document(0, f"# A\n\n{WORDS}", "a", kind), Sizes(64, 8), unknown)  # type: ignore[arg-type]  # a loop's str is no Literal
+    for parsed in (Document(0, f"# A\n\n{WORDS}", "a", "html"), Document(0, f"# A\n\n{WORDS}", "a", "docx")):
+        chunks, _ = await cut_document(parsed, Sizes(64, 8), unknown)
         assert chunks[0].headings == ("A",)
 
 
@@ -280,12 +281,12 @@ async def test_a_service_that_takes_less_than_it_says_gets_its_texts_at_last(
         if not refused:
             break
         before = cut
-        try:
-            cut = await recut(doc, sizes, counter, cut, refused)
-        except ValidationFailedError as error:
-            assert (error.error_code, error.param) == ("input_too_long", "documents.0.text")
-            assert any(before[1][index] == before[0][index].text.strip() for index in refused)
+        if any(len(before[1][index].strip()) == 1 for index in refused):
+            with pytest.raises(ValidationFailedError) as caught:
+                await recut(doc, sizes, counter, cut, refused)
+            assert (caught.value.error_code, caught.value.param) == ("input_too_long", "documents.0.text")
             return
+        cut = await recut(doc, sizes, counter, cut, refused)
         assert cut[0][: refused[0]] == before[0][: refused[0]]
         assert len(cut[0]) >= len(before[0])
         check(cut, text)
@@ -304,7 +305,7 @@ async def test_a_cut_of_which_nothing_is_refused_stays() -> None:
         ((256, 32), None, "", 256, 32),
         ((8192, 4096), 512, "", 512, 256),
         ((16, 8), 512, "", 16, 8),
-        ((16, 8), 512, "Represent this sentence for searching relevant passages: ", 24, 8),
+        ((16, 8), 512, "Represent this sentence for searching relevant passages: ", 31, 8),
         ((16, 8), 20, "Represent this sentence for searching relevant passages: ", 20, 8),
     ],
 )

@@ -131,6 +131,13 @@ def test_each_chunk_knows_the_headings_above_it() -> None:
     assert all(not chunk.headings for chunk in cut(text, 50, markdown=False))
 
 
+def test_a_chunk_that_begins_with_several_headings_has_all_of_them_above_it() -> None:
+    text = f"# A\n\n## B\n\n### C\n{WORDS}\n\n## D"
+    assert [chunk.headings for chunk in cut(text)] == [("A", "B", "C")]
+    assert [chunk.headings for chunk in cut("# A\n\n## B")] == [("A", "B")]
+    assert [chunk.headings for chunk in cut("Text.\n\n# A\n\n## B\n\nText.")] == [()]
+
+
 def test_neighbours_share_what_was_asked_for() -> None:
     text = " ".join(f"Sentence number {number} stands here." for number in range(60))
     with_overlap, without = cut(text, 60, 20), cut(text, 60, 0)

@@ -76,3 +76,18 @@ def test_blocks_are_fenced_code_and_tables() -> None:
 )
 def test_hostile_lines_cost_no_more_than_their_length(text: str) -> None:
     outline(text)
+
+
+def test_headings_before_a_place_come_last_one_first() -> None:
+    text = "# A\n\ntext\n\n## B\n\n# C\n"
+    assert [heading.title for heading in outline(text).before(text.index("# C"))] == ["B", "A"]
+    assert [heading.title for heading in outline(text).before(len(text))] == ["C", "B", "A"]
+    assert list(outline(text).before(0)) == []
+
+
+def test_blocks_are_found_by_where_they_begin() -> None:
+    text = "```\na\n```\n\ntext\n\n~~~\nb\n~~~\n"
+    found = outline(text)
+    assert list(found.blocks_in(0, len(text))) == found.blocks
+    assert list(found.blocks_in(1, len(text))) == found.blocks[1:]
+    assert list(found.blocks_in(0, found.blocks[1][0])) == found.blocks[:1]

@@ -1,12 +1,14 @@
-"""The estimate of tokens, against true counts (BERT's uncased WordPiece, cl100k) taken once."""
+"""The estimate of tokens, against true counts (BERT's uncased WordPiece, cl100k) taken once; the upper bound."""
 
 from __future__ import annotations
+
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.core.tokens import estimate_tokens
+from hartonomous.core.tokens import estimate_tokens, most_tokens
 
 ENGLISH = (
     "The committee met on Tuesday, 14 March 2023, to consider the proposals for extending the railway line between the"
@@ -70,3 +72,25 @@ def test_an_ideograph_is_at_least_a_token(text: str) -> None:
 
 def test_a_lone_surrogate_does_not_raise() -> None:
     assert estimate_tokens("a\ud800b") >= 1
+
+
+@given(st.text())
+def test_no_more_tokens_than_bytes_or_than_characters_once_normalised(text: str) -> None:
+    normalised = (unicodedata.normalize(form, text) for form in ("NFKC", "NFKD", "NFC", "NFD"))
+    assert most_tokens(text) >= max(len(text.encode()), *map(len, normalised))
+
+
+def test_every_character_is_bounded_by_what_normalising_makes_of_it() -> None:
+    for code in range(0x110000):
+        char = chr(code)
+        assert most_tokens(char) >= len(unicodedata.normalize("NFKD", char))
+
+
+def test_ascii_is_at_most_a_token_a_character() -> None:
+    assert most_tokens("a b\nc!" * 10) == 60
+    assert most_tokens("") == 0
+
+
+@given(st.text(max_size=50), st.text(max_size=50))
+def test_the_bound_adds_up(one: str, other: str) -> None:
+    assert most_tokens(one + other) == most_tokens(one) + most_tokens(other)
