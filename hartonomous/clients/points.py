@@ -187,6 +187,18 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     ]
 
 
+def assemble(chunks: Sequence[StoredChunk]) -> str:
+    """Return the text of a document but for blanks at its end; every chunk stands at its offsets."""
+    parts: list[str] = []
+    length = 0
+    for chunk in chunks:
+        gap = (chunk.gap or "").rjust(chunk.start - length)
+        part = gap + chunk.text[max(0, length - chunk.start) :]
+        parts.append(part)
+        length += len(part)
+    return "".join(parts)
+
+
 class _Fields:
     """Payload fields with their types, read at the speed of C: a search reads a hundred chunks."""
 

@@ -77,9 +77,9 @@ class VectorClient(Versions):
         wanted = visible_filter(None, match("document_id", document_id))
         for attempt in range(_REREADS):
             found = await self._scroll(collection, wanted, call)
-            version = _newest_whole(StoredChunk.from_payload(*record) for record in found)
+            version = newest_whole(StoredChunk.from_payload(*record) for record in found)
             if version or (attempt and not found):
-                _check_cover(version)
+                check_cover(version)
                 return version
             await asyncio.sleep(_REREAD_WAIT_S)  # replaced while it was read: the next look finds the new one
         raise BackendError("The stored document is not complete; send it again.", code="incomplete_document")
@@ -110,7 +110,7 @@ class VectorClient(Versions):
         return documents, await self._count(collection, visible_filter(), call)
 
 
-def _check_cover(chunks: Sequence[StoredChunk]) -> None:
+def check_cover(chunks: Sequence[StoredChunk]) -> None:
     """Refuse chunks that leave a hole in their document, which their gaps do not account for."""
     length = 0
     for chunk in chunks:
@@ -119,7 +119,7 @@ def _check_cover(chunks: Sequence[StoredChunk]) -> None:
         length = max(length, chunk.end)
 
 
-def _newest_whole(chunks: Iterable[StoredChunk]) -> list[StoredChunk]:
+def newest_whole(chunks: Iterable[StoredChunk]) -> list[StoredChunk]:
     """Return the chunks of the newest version of which all are there, in order."""
     versions: dict[str, list[StoredChunk]] = {}
     for chunk in chunks:

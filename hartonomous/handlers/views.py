@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hartonomous.clients.points import DocumentState, StoredChunk
+from hartonomous.clients.points import DocumentState, StoredChunk, assemble
 from hartonomous.core.citations import SentenceGrounding
 from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.pipelines.documents import DocumentResult, Status
@@ -168,18 +168,6 @@ def _about(stored: DocumentState | StoredChunk) -> dict[str, Any]:
         "version": stored.version,
         "updated_at": stored.updated_at,
     }
-
-
-def assemble(chunks: list[StoredChunk]) -> str:
-    """Return the text of a document but for blanks at its end; every chunk stands at its offsets."""
-    parts: list[str] = []
-    length = 0
-    for chunk in chunks:
-        gap = (chunk.gap or "").rjust(chunk.start - length)
-        part = gap + chunk.text[max(0, length - chunk.start) :]
-        parts.append(part)
-        length += len(part)
-    return "".join(parts)
 
 
 def _chunk(chunk: StoredChunk) -> dict[str, Any]:
