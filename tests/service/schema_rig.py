@@ -32,8 +32,9 @@ class Killed(BaseException):
     """What stands for `kill -9` between two calls to the store: nothing catches it."""
 
 
+_INDEXING: Sequence[tuple[Any, tuple[str, ...]]] = ((collections, ("create_index",)),)
 _CHANGES: Sequence[tuple[Any, tuple[str, ...]]] = (
-    (collections, ("create_collection", "create_index")),
+    (collections, ("create_collection",)),
     (collections.Collections, ("point", "delete", "set_mark")),
 )
 
@@ -101,8 +102,11 @@ def ours(**changes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def killed_before(change: int) -> Iterator[list[str]]:
-    """Let the process end before its `change`-th change of the store, counted from 0; yields what it has changed."""
+def killed_before(change: int, *, indexing: bool = True) -> Iterator[list[str]]:
+    """Let the process end before its `change`-th change of the store, counted from 0; yields what it has changed.
+
+    The indexes of a collection are a change each, or with its making one.
+    """
     done: list[str] = []
 
     def counted(name: str, real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -115,7 +119,7 @@ def killed_before(change: int) -> Iterator[list[str]]:
         return wrapper
 
     with pytest.MonkeyPatch.context() as patch, suppress(Killed):
-        for owner, names in _CHANGES:
+        for owner, names in (*_CHANGES, *(_INDEXING if indexing else ())):
             for name in names:
                 patch.setattr(owner, name, counted(name, getattr(owner, name)))
         yield done
