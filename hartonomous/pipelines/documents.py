@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hartonomous.clients.embedding import Vector
 from hartonomous.clients.points import ChunkPoint, DocumentState
 from hartonomous.clients.schema import CollectionInfo
-from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.clients.sparse import Bm25Encoder, Sparse
 from hartonomous.core import fingerprint
 from hartonomous.core.chunking import Chunk, estimate_tokens, split
 from hartonomous.errors import HartonomousError
@@ -38,13 +38,23 @@ class Written:
 
 
 @dataclass(slots=True, frozen=True)
+class Prepared:
+    """The chunks and vectors that another collection of the same model has of a text, in order."""
+
+    content_hash: str
+    chunks: Sequence[Chunk]
+    dense: Sequence[Vector]
+    sparse: Sequence[Sparse]
+
+
+@dataclass(slots=True, frozen=True)
 class Document:
     """A document as it was sent.
 
     `index` is its place in the request: of a list from 0, of a stream's lines from 1. `path` is where its fields stand
     there, for errors (`documents.3`; empty for a line). `raw` is what has to be parsed before there is a text: HTML as
     it was sent, or a file. `pages` are the offsets in code points at which the second page and those after it begin.
-    With `written` it is no newer than that: what was stored later stays.
+    With `written` it is no newer than that: what was stored later stays. One that is `prepared` is not cut nor embedded.
     """
 
     index: int
@@ -58,6 +68,7 @@ class Document:
     raw: str | Path | None = None
     path: str = ""
     written: Written | None = None
+    prepared: Prepared | None = None
 
     def param(self, field: str) -> str:
         """Return the path of one of its fields in the request."""
@@ -130,11 +141,17 @@ def _points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vect
     encoder = Bm25Encoder.for_language(info.language)
     last = first + len(vectors)
     parts = zip(work.chunks[first:last], work.embedded_texts[first:last], vectors, strict=True)
-    return [make_point(work, chunk, vector, encoder.document(text)) for chunk, text, vector in parts]
+    return [_point(work, chunk, vector, encoder.document(text)) for chunk, text, vector in parts]
 
 
-def make_point(work: Work, chunk: Chunk, dense: Vector, sparse: tuple[list[int], list[float]]) -> ChunkPoint:
-    """Return the point of one of a document's chunks, not visible yet."""
+def prepared_points(work: Work, prepared: Prepared, first: int, count: int) -> list[ChunkPoint]:
+    """Return the points of so many of a document's chunks from number `first` on, not visible yet."""
+    some = slice(first, first + count)
+    parts = zip(work.chunks[some], prepared.dense[some], prepared.sparse[some], strict=True)
+    return [_point(work, chunk, dense, sparse) for chunk, dense, sparse in parts]
+
+
+def _point(work: Work, chunk: Chunk, dense: Vector, sparse: Sparse) -> ChunkPoint:
     document = work.document
     return ChunkPoint(
         id=fingerprint.point_id(document.id, work.content_hash, chunk.index),

@@ -30,6 +30,7 @@ from hartonomous.pipelines.documents import (
     cut_document,
     make_points,
     now,
+    prepared_points,
 )
 from hartonomous.pipelines.grouping import Grouper
 from hartonomous.pipelines.jobs import Jobs
@@ -110,6 +111,9 @@ class Storer:
             raise
 
     async def _cut(self, work: Work, target: Target, call: Call) -> None:
+        if work.document.prepared is not None:
+            work.chunks = list(work.document.prepared.chunks)
+            return
         context = (await self._embedding.model(call)).context
         room = target.max_tokens * 5 // 4 if context is None else max(16, context - 16)
         chunk = min(target.max_tokens, room)
@@ -143,13 +147,18 @@ class Storer:
         )
 
     async def _store_part(self, work: Work, collection: str, info: CollectionInfo, first: int, call: Call) -> None:
-        texts = work.embedded_texts[first : first + self._queue.part]
-        async with self._chunks.place(len(texts)):
-            vectors = await self._embedded(work, texts, call)
+        count = min(self._queue.part, len(work.chunks) - first)
+        async with self._chunks.place(count):
+            points = await self._points(work, info, first, count, call)
             work.writing = True
-            async with self._turn:
-                points = await make_points(work, info, first, vectors)
             await self._writes.do(collection, points, call, len(points))
+
+    async def _points(self, work: Work, info: CollectionInfo, first: int, count: int, call: Call) -> list[ChunkPoint]:
+        if work.document.prepared is not None:
+            return prepared_points(work, work.document.prepared, first, count)
+        vectors = await self._embedded(work, work.embedded_texts[first : first + count], call)
+        async with self._turn:
+            return await make_points(work, info, first, vectors)
 
     async def _embedded(self, work: Work, texts: Sequence[str], call: Call) -> list[Vector]:
         outcomes, tokens = await self._queue.embed(texts, call)
@@ -198,14 +207,7 @@ class Storer:
 
 def _compare(document: Document, state: DocumentState | None, info: CollectionInfo, target: Target) -> Work | None:
     """Return what has to be done for a document; None when it is stored as it is."""
-    content_hash = fingerprint.content_hash(
-        document.text,
-        format=document.format,
-        max_tokens=target.max_tokens,
-        overlap_tokens=target.overlap_tokens,
-        fingerprint=info.fingerprint,
-        pages=document.pages,
-    )
+    content_hash = _content_hash(document, info, target)
     attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
     if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
         return None
@@ -216,3 +218,16 @@ def _compare(document: Document, state: DocumentState | None, info: CollectionIn
     if written.sequence < known:
         return None
     return Work(document, state, content_hash, attributes_hash, max(written.sequence, known + 1), written.updated_at)
+
+
+def _content_hash(document: Document, info: CollectionInfo, target: Target) -> str:
+    if document.prepared is not None:
+        return document.prepared.content_hash
+    return fingerprint.content_hash(
+        document.text,
+        format=document.format,
+        max_tokens=target.max_tokens,
+        overlap_tokens=target.overlap_tokens,
+        fingerprint=info.fingerprint,
+        pages=document.pages,
+    )
