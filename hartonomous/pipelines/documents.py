@@ -54,7 +54,8 @@ class Document:
     `index` is its place in the request: of a list from 0, of a stream's lines from 1. `path` is where its fields stand
     there, for errors (`documents.3`; empty for a line). `raw` is what has to be parsed before there is a text: HTML as
     it was sent, or a file. `pages` are the offsets in code points at which the second page and those after it begin.
-    With `written` it is no newer than that: what was stored later stays. One that is `prepared` is not cut nor embedded.
+    With `written` it is no newer than that: what was stored later stays. One that is `prepared` is neither cut nor
+    embedded.
     """
 
     index: int
