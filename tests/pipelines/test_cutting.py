@@ -12,16 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hartonomous.clients.tokenizing import TokenCounter
-from hartonomous.core.call import Call
 from hartonomous.core.outline import outline
 from hartonomous.core.tokens import estimate_tokens, most_tokens
 from hartonomous.errors import BackendUnavailableError, ValidationFailedError
-from hartonomous.pipelines.counting import SharedCounter
 from hartonomous.pipelines.cutting import Cut, Sizes, cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
-from hartonomous.pipelines.jobs import Jobs
-from tests.pipelines.fakes import call
 from tests.unit.test_chunking import CODE, MARKDOWN, TABLE, WORDS
 
 PREFIX = "passage: "
@@ -313,33 +308,3 @@ def test_sizes_are_what_was_asked_for_or_what_the_model_takes(
     asked: tuple[int, int], context: int | None, prefix: str, limit: int, overlap: int
 ) -> None:
     assert make_sizes(*asked, context, prefix) == Sizes(limit, overlap, prefix)
-
-
-async def test_the_counts_of_many_documents_go_into_one_call() -> None:
-    asked: list[int] = []
-
-    class Tokens(TokenCounter):
-        def __init__(self) -> None:
-            pass
-
-        async def count(self, texts: Sequence[str], call: Call) -> list[int] | None:
-            asked.append(len(texts))
-            await asyncio.sleep(0)
-            return [len(text) for text in texts]
-
-    shared = SharedCounter(Tokens(), Jobs())
-    results = await asyncio.gather(*(shared.of(call())(["a" * number] * 3) for number in range(50)))
-    assert results == [[number] * 3 for number in range(50)]
-    assert len(asked) <= 4
-
-
-async def test_no_count_is_none_for_every_document() -> None:
-    class Tokens(TokenCounter):
-        def __init__(self) -> None:
-            pass
-
-        async def count(self, texts: Sequence[str], call: Call) -> list[int] | None:
-            return None
-
-    shared = SharedCounter(Tokens(), Jobs())
-    assert await asyncio.gather(*(shared.of(call())(["a"]) for _ in range(3))) == [None, None, None]
