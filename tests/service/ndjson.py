@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +17,7 @@ from tests.service.rag import check_answer, check_named
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 PATH = "/rag/ingest"
+_CHECKED = 100
 
 
 def line(id: str, text: str = "Limes are sour.", **fields: Any) -> bytes:  # noqa: A002 - the API's own word
@@ -21,10 +25,10 @@ def line(id: str, text: str = "Limes are sour.", **fields: Any) -> bytes:  # noq
 
 
 def parsed(app: RunningApp, data: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the result lines in the order of the request, and the last line; all have the described shapes."""
+    """Return the result lines in the order of the request, and the last line; they have the described shapes."""
     assert data.endswith(b"\n")
     *results, last = [json.loads(one) for one in data.splitlines()]
-    for result in results:
+    for result in results[-_CHECKED:]:
         check_named(app, "IngestLine", result)
     check_named(app, "IngestBrokenOff" if "error" in last else "IngestSummary", last)
     assert sum(last["counts"].values()) == len(results)
@@ -65,17 +69,24 @@ class Raw:
         self.writer = writer
 
     @classmethod
-    async def opened(cls, app: RunningApp, *headers: str, path: str = PATH, chunked: bool = True) -> Raw:
+    @asynccontextmanager
+    async def opened(cls, app: RunningApp, *headers: str, path: str = PATH, chunked: bool = True) -> AsyncIterator[Raw]:
+        """Connect and send the headers; the connection is broken off at the end."""
         connection = socket.socket()
-        # A small window: the server feels soon that nobody reads.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # Small buffers: each side feels soon that the other one does not read.
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            connection.setsockopt(socket.SOL_SOCKET, buffer, 65_536)
         connection.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", urlsplit(app.url).port))
         reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
         head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/x-ndjson", *headers]
         head += ["Transfer-Encoding: chunked"] if chunked else []
         writer.write("\r\n".join((*head, "", "")).encode())
-        return cls(reader, writer)
+        client = cls(reader, writer)
+        try:
+            yield client
+        finally:
+            client.leave()
 
     async def send(self, data: bytes) -> None:
         """Send a chunk, as far as the server takes it."""
@@ -100,17 +111,28 @@ class Raw:
         return data[:-2]
 
     async def answer(self) -> bytes:
-        """Read the whole answer, and leave."""
+        """Read the whole answer."""
         assert (await self.head()).startswith(b"HTTP/1.1 200 ")
         parts = []
         while part := await self.chunk():
             parts.append(part)
-        self.close()
         return b"".join(parts)
 
-    def close(self) -> None:
-        self.writer.close()
+    def leave(self) -> None:
+        """Break the connection off."""
+        self.writer.transport.abort()
 
 
 def nobody_is_served(app: RunningApp) -> bool:
     return app.app[STATE].active == 0
+
+
+async def settled(value: Callable[[], float]) -> float:
+    """Return a value that has begun to grow and grows no more."""
+    last, since = value(), time.monotonic()
+    async with asyncio.timeout(30):
+        while not last or time.monotonic() - since < 0.5:
+            await asyncio.sleep(0.05)
+            if value() != last:
+                last, since = value(), time.monotonic()
+    return last
