@@ -1,0 +1,82 @@
+"""The XML of a DOCX, inflated within bounds: a zip file may claim any size, and inflate to any other.
+
+The names and sizes that the zip file's directory claims are checked first, then each member is inflated in small
+steps and counted. What is handed on is a new zip file in memory of what was inflated; pictures are empty in it.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from typing import Final
+
+from hartonomous.parsing.refusal import RefusedError
+
+_MAX_MEMBERS: Final = 10_000
+# Beyond so many bytes, a file may inflate to so many times its size; WordprocessingML has 10 to 40, rarely 100.
+_RATIO_FROM: Final = 8 * 1024 * 1024
+_MAX_RATIO: Final = 150
+_STEP: Final = 256 * 1024
+# A compound file, as Word wrote until 2003, and as it still wraps around an encrypted document; within one, the name of
+# the stream that holds it.
+_COMPOUND_FILE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED_STREAM: Final = "EncryptedPackage".encode("utf-16-le")
+_ENCRYPTED_FLAG: Final = 1
+# What the Open Packaging Conventions allow; `zipfile` inflates others without a bound.
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def safe_package(data: bytes, max_inflated: int) -> io.BytesIO:
+    """Return a zip file that holds the XML of `data`, at most `max_inflated` bytes in all.
+
+    Raises RefusedError.
+    """
+    if data.startswith(_COMPOUND_FILE):
+        raise RefusedError("encrypted_file" if _ENCRYPTED_STREAM in data else "broken_file")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _copied(archive, len(data), max_inflated)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError):
+        raise RefusedError("broken_file") from None
+
+
+def _copied(archive: zipfile.ZipFile, size: int, max_inflated: int) -> io.BytesIO:
+    members = list({member.filename: member for member in archive.infolist()}.values())
+    _check_claims(members, size, max_inflated)
+    package = io.BytesIO()
+    room = max_inflated
+    with zipfile.ZipFile(package, "w") as copy:
+        for member in members:
+            content = _inflated(archive, member, room) if _is_xml(member) else b""
+            room -= len(content)
+            copy.writestr(zipfile.ZipInfo(member.filename), content)
+    package.seek(0)
+    return package
+
+
+def _check_claims(members: list[zipfile.ZipInfo], size: int, max_inflated: int) -> None:
+    if len(members) > _MAX_MEMBERS:
+        raise RefusedError("file_too_costly")
+    if any(member.flag_bits & _ENCRYPTED_FLAG for member in members):
+        raise RefusedError("encrypted_file")
+    if any(member.compress_type not in _METHODS for member in members):
+        raise RefusedError("broken_file")
+    claimed = sum(member.file_size for member in members if _is_xml(member))
+    if claimed > max_inflated or claimed > max(_RATIO_FROM, size * _MAX_RATIO):
+        raise RefusedError("file_too_costly")
+
+
+def _is_xml(member: zipfile.ZipInfo) -> bool:
+    return member.filename.lower().endswith((".xml", ".rels"))
+
+
+def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> bytes:
+    """Return the content of a member, inflated in steps; raise RefusedError when it has more than `room` bytes."""
+    parts = bytearray()
+    with archive.open(member) as stream:
+        while step := stream.read(_STEP):
+            parts += step
+            if len(parts) > room:
+                raise RefusedError("file_too_costly")
+    return bytes(parts)
