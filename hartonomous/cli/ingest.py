@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ slash the path below PATH; **/ is any number of folders. Exit status: 0 all is s
 usage, 130 interrupted."""
 _STDIN = "-"
 _INTERRUPTED = 130
+# Longer than the server takes by default for one document: what it says of that is worth hearing.
+_GIVE_UP_S = 360.0
 
 
 class UsageError(Exception):
@@ -54,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--give-up-after",
         type=_seconds,
-        default=300.0,
+        default=_GIVE_UP_S,
         metavar="SECONDS",
         help="without any progress; default %(default)g",
     )
@@ -77,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(_run(args, plan))
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read standard output has left; what is still in its buffer must not fail the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 async def _run(args: argparse.Namespace, plan: Plan) -> int:
@@ -126,6 +133,8 @@ async def _preview(plan: Plan) -> int:
     except SendingError as error:
         _complain(str(error))
         return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names have letters that a terminal may not have
     for file in found.files:
         print(f"would send {printable(file.name)}")
     for document_id in gone.ids:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 from aiohttp import payload
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from hartonomous import __version__, codec
@@ -166,7 +167,7 @@ class Api:
             raise UnavailableError(f"{self._base} cannot be reached: {reason(error.os_error)}.") from error
         except aiohttp.InvalidURL as error:
             raise RefusedError(f"{self._base} is no address.") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise UnavailableError(f"The connection to {self._base} broke.") from error
 
 

@@ -68,7 +68,7 @@ class FileItem:
     @property
     def goes_as_line(self) -> bool:
         """Whether it may go as a line at all."""
-        return self.file.kind not in {"pdf", "docx"} and self.file.stamp[1] <= LINE_BYTES
+        return self.file.kind not in {"pdf", "docx"} and self.file.stamp.size <= LINE_BYTES
 
     def line(self) -> bytes | None:
         """Read the file; see `Item`."""

@@ -38,12 +38,12 @@ class Plan:
     """What was asked for."""
 
     target: Target
+    give_up_s: float
     key: str | None = field(default=None, repr=False)
     roots: Sequence[Root] = ()
     filters: Filters = field(default_factory=Filters)
     metadata: Mapping[str, str] = field(default_factory=dict)
     prune: bool = False
-    give_up_s: float = 300.0
 
 
 class Passes:

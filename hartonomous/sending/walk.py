@@ -14,14 +14,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hartonomous.sending.globs import Globs
 from hartonomous.sending.naming import DocumentName, document_name
 from hartonomous.sending.tally import Failure, reason
 
 Kind = Literal["text", "markdown", "html", "pdf", "docx"]
-Stamp = tuple[int, int, int]
 
 KINDS: dict[str, Kind] = {
     ".txt": "text",
@@ -38,6 +37,15 @@ KINDS: dict[str, Kind] = {
 # Those of Git, Mercurial, Subversion and Bazaar are hidden anyway.
 _VERSION_CONTROL = frozenset(("CVS", "RCS", "SCCS", "_darcs"))
 _LOCK_FILE = "~$"
+
+
+class Stamp(NamedTuple):
+    """What differs when a file may have another content, or may be read now; times in ns, the size in bytes."""
+
+    modified: int
+    changed: int
+    size: int
+    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to send. `stamp` (time of change in ns, size, inode) differs when its content may have changed."""
+    """A file to send: where it is, and the path of its document."""
 
     path: str
     name: str
@@ -159,7 +167,7 @@ def _add_given(root: Root, status: os.stat_result, found: Walk) -> None:
 
 
 def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return Stamp(status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 class _Folders:

@@ -28,7 +28,7 @@ class Trouble:
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     after: int = 0
-    end: str = ""  # abort, hang, fatal, early, garbage
+    end: str = ""  # abort, hang, fatal, early, garbage, endless
 
 
 def error(kind: str, message: str, **fields: Any) -> Json:
@@ -105,6 +105,8 @@ class ScriptedServer:
             await self.released.wait()
         elif trouble.end == "garbage":
             await response.write(b"<html>\n")
+        elif trouble.end == "endless":
+            await response.write(b"x" * 2**21)
         else:
             await self._line(response, {"error": trouble.body, "counts": {}, "request_id": "r"})
 

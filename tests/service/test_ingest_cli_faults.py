@@ -109,6 +109,7 @@ BROKEN = [
     Trouble(end="abort", after=4),
     Trouble(end="abort"),
     Trouble(end="garbage", after=2),
+    Trouble(end="endless", after=2),
     Trouble(end="fatal", after=5, body=error("backend_unavailable", "The embedding service is down.")),
     Trouble(status=503, body={"error": error("backend_unavailable", "Draining.")}, headers={"Retry-After": "0"}),
     Trouble(status=429, body={}),
@@ -125,7 +126,7 @@ async def test_what_was_not_answered_is_sent_again(
     outcome = await cli(folder)
     assert outcome.status == 0, outcome
     assert set(server.documents) == ALL
-    assert "Trying again for up to 300 s." in outcome.err
+    assert "Trying again for up to 360 s." in outcome.err
     again = [document["id"] for document in server.streams[-1]]
     assert again == [f"d/{number}.md" for number in range(10 - len(again), 10)]
     # An answer that was under way when the connection was torn may be lost: that document is sent once more.

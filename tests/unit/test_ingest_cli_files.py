@@ -15,7 +15,7 @@ from hartonomous.sending.content import LINE_BYTES, FileItem, UnsendableError, V
 from hartonomous.sending.globs import Globs
 from hartonomous.sending.naming import DocumentName, document_name
 from hartonomous.sending.prune import find_gone
-from hartonomous.sending.walk import File, Filters, Root, RootsError, Walk, make_roots, walk
+from hartonomous.sending.walk import File, Filters, Root, RootsError, Stamp, Walk, make_roots, walk
 
 
 def make(folder: Path, *paths: str, text: str = "Some text.") -> Path:
@@ -254,7 +254,7 @@ PATHS = st.sets(st.lists(STEPS, min_size=1, max_size=4).map("/".join))
 @given(PATHS, PATHS)
 def test_only_what_a_walk_could_have_found_and_did_not_is_gone(stored: set[str], there: set[str]) -> None:
     root = Root(Path("/nonexistent/r"), "r")
-    found = Walk(files=[File("", f"r/{path}", "text", (0, 0, 0)) for path in there], folders=[root])
+    found = Walk(files=[File("", f"r/{path}", "text", Stamp(0, 0, 0, 0)) for path in there], folders=[root])
     ids = find_gone(found, [document_name(f"r/{path}") for path in stored], filtered=False).ids
     possible = {path for path in stored if not {"", ".", ".."} & set(path.split("/"))}
     assert set(ids) == {document_name(f"r/{path}").id for path in possible - there}
