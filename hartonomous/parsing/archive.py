@@ -7,9 +7,12 @@ steps and counted. What is handed on is a new zip file in memory of what was inf
 from __future__ import annotations
 
 import io
+import posixpath
 import zipfile
 import zlib
 from typing import Final
+
+from lxml import etree  # type: ignore[import-untyped]  # see trees
 
 from hartonomous.parsing.refusal import RefusedError
 
@@ -25,6 +28,22 @@ _ENCRYPTED_STREAM: Final = "EncryptedPackage".encode("utf-16-le")
 _ENCRYPTED_FLAG: Final = 1
 # What the Open Packaging Conventions allow; `zipfile` inflates others without a bound.
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+# The names of the standard's strict form, and those of the transitional one, which python-docx knows.
+_STRICT: Final = (
+    (
+        b"http://purl.oclc.org/ooxml/officeDocument/relationships",
+        b"http://schemas.openxmlformats.org/officeDocument/2006/relationships",
+    ),
+    (
+        b"http://purl.oclc.org/ooxml/wordprocessingml/main",
+        b"http://schemas.openxmlformats.org/wordprocessingml/2006/main",
+    ),
+    (
+        b"http://purl.oclc.org/ooxml/officeDocument/math",
+        b"http://schemas.openxmlformats.org/officeDocument/2006/math",
+    ),
+)
 
 
 def safe_package(data: bytes, max_inflated: int) -> io.BytesIO:
@@ -44,12 +63,17 @@ def safe_package(data: bytes, max_inflated: int) -> io.BytesIO:
 def _copied(archive: zipfile.ZipFile, size: int, max_inflated: int) -> io.BytesIO:
     members = list({member.filename: member for member in archive.infolist()}.values())
     _check_claims(members, size, max_inflated)
+    names = {member.filename for member in members}
     package = io.BytesIO()
     room = max_inflated
     with zipfile.ZipFile(package, "w") as copy:
         for member in members:
             content = _inflated(archive, member, room) if _is_xml(member) else b""
             room -= len(content)
+            for strict, transitional in _STRICT:
+                content = content.replace(strict, transitional)
+            if member.filename.endswith(".rels"):
+                content = _without_dangling(member.filename, content, names)
             copy.writestr(zipfile.ZipInfo(member.filename), content)
     package.seek(0)
     return package
@@ -69,6 +93,20 @@ def _check_claims(members: list[zipfile.ZipInfo], size: int, max_inflated: int) 
 
 def _is_xml(member: zipfile.ZipInfo) -> bool:
     return member.filename.lower().endswith((".xml", ".rels"))
+
+
+def _without_dangling(name: str, content: bytes, names: set[str]) -> bytes:
+    """Return a part's relationships without those to parts that are not there: Word passes over them."""
+    try:
+        relations = etree.fromstring(content, etree.XMLParser(resolve_entities=False))
+    except etree.XMLSyntaxError:
+        return content
+    base = posixpath.dirname(posixpath.dirname(name))
+    for relation in list(relations):
+        target = posixpath.normpath(posixpath.join("/", base, relation.get("Target", "")))
+        if relation.get("TargetMode") != "External" and target.lstrip("/") not in names:
+            relations.remove(relation)
+    return bytes(etree.tostring(relations))
 
 
 def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> bytes:

@@ -15,7 +15,7 @@ REASONS = {
     "no_text": ("no_text", "The file holds no text."),
     "no_text_layer": (
         "no_text",
-        "The PDF holds no text: its pages are images, as of a scan, and would need text recognition first.",
+        "The PDF holds no text: pages that are images, as those of a scan, would need text recognition first.",
     ),
     "parsing_timeout": ("parsing_timeout", "Reading the file took longer than the server allows for one file."),
     "file_too_costly": ("file_too_costly", "Reading the file needs more memory than the server allows for one file."),

@@ -12,6 +12,7 @@ from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
 DOCUMENT = "word/document.xml"
+RELATIONS = "word/_rels/document.xml.rels"
 
 
 def write_docx(fill: Callable[[Document], object], title: str | None = None) -> bytes:

@@ -14,7 +14,7 @@ from hartonomous.parsing import from_docx
 from hartonomous.parsing.cleaning import clean
 from hartonomous.parsing.refusal import RefusedError
 from tests.parsing.conftest import MIB
-from tests.parsing.docx_writer import DOCUMENT, body_docx, part, with_part, write_docx
+from tests.parsing.docx_writer import DOCUMENT, RELATIONS, body_docx, part, with_part, write_docx
 
 
 def markdown(data: bytes) -> str:
@@ -142,8 +142,8 @@ def test_footnotes_stand_at_the_end_and_are_referred_to() -> None:
         b'<Relationship Id="rIdN" Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/footnotes"'
         b' Target="footnotes.xml"/></Relationships>'
     )
-    rels = part(file, "word/_rels/document.xml.rels").replace(b"</Relationships>", relation)
-    assert markdown(with_part(file, "word/_rels/document.xml.rels", rels)) == "Claim[^2]\n\nAfter\n\n[^2]: Source."
+    rels = part(file, RELATIONS).replace(b"</Relationships>", relation)
+    assert markdown(with_part(file, RELATIONS, rels)) == "Claim[^2]\n\nAfter\n\n[^2]: Source."
 
 
 def zipped(**members: bytes) -> bytes:
@@ -213,6 +213,26 @@ def test_a_zip_bomb_that_claims_little_is_refused_by_what_it_inflates_to() -> No
 
 def test_only_as_much_xml_as_allowed_is_inflated() -> None:
     assert reason(write_docx(handbook), 10_000) == "file_too_costly"
+
+
+def test_a_relation_to_a_part_that_is_not_there_is_passed_over() -> None:
+    """As Word leaves behind, with the target NULL."""
+    rels = part(write_docx(handbook), RELATIONS)
+    kind = b"http://schemas.openxmlformats.org/officeDocument/2006/relationships/image"
+    dangling = b'<Relationship Id="rIdX" Type="%s" Target="NULL"/></Relationships>' % kind
+    file = with_part(write_docx(handbook), RELATIONS, rels.replace(b"</Relationships>", dangling))
+    assert markdown(file).startswith("# Handbook")
+
+
+def test_a_document_in_the_strict_form_of_the_standard_is_read() -> None:
+    file = write_docx(handbook)
+    for name in ("_rels/.rels", RELATIONS, DOCUMENT, "word/styles.xml", "word/numbering.xml"):
+        content = part(file, name)
+        for kind in (b"officeDocument/2006/relationships", b"wordprocessingml/2006/main"):
+            strict = b"http://purl.oclc.org/ooxml/" + kind.replace(b"/2006", b"")
+            content = content.replace(b"http://schemas.openxmlformats.org/" + kind, strict)
+        file = with_part(file, name, content)
+    assert markdown(file) == markdown(write_docx(handbook))
 
 
 def test_pictures_are_not_inflated() -> None:
