@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, cast
 
 from hartonomous.clients.creation import write_options
 from hartonomous.clients.embedding import EmbeddingClient
@@ -17,6 +16,7 @@ from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config, Service
 from hartonomous.metrics import Metrics
+from hartonomous.parsing.parser import Parser
 from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.jobs import Jobs
 from hartonomous.pipelines.traffic import Traffic
@@ -57,7 +57,9 @@ def open_storage(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Sto
     vectors = VectorClient(pools["qdrant"], write_options(backends.qdrant.collections))
     schema = Schema(pools["qdrant"], backends.qdrant)
     jobs, traffic = Jobs(), Traffic()
-    ingestor = Ingestor(embedding, vectors, schema, cast("Any", None), jobs, traffic, rag, metrics)
+    parser = Parser(rag.parsing)
+    stack.push_async_callback(parser.close)
+    ingestor = Ingestor(embedding, vectors, schema, parser, jobs, traffic, rag, metrics)
     stack.push_async_callback(ingestor.close)
     stack.push_async_callback(jobs.drain)
     return Storage(pools, embedding, vectors, schema, ingestor, traffic)

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
@@ -31,16 +30,12 @@ from hartonomous.errors import (
     ValidationFailedError,
 )
 from hartonomous.metrics import Metrics
-from hartonomous.pipelines.documents import Document, DocumentResult, Format
+from hartonomous.parsing.parser import Parser
+from hartonomous.pipelines.documents import Document, DocumentResult
 from hartonomous.pipelines.jobs import Jobs
 from hartonomous.pipelines.storing import Storer, Target
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.pipelines.window import Window
-
-
-class Parser(Protocol):
-    async def parse(self, data: str | Path, kind: Format, limit_s: float) -> Any: ...
-
 
 OnResult = Callable[[DocumentResult], Awaitable[None]]
 
