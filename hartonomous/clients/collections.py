@@ -13,6 +13,7 @@ from hartonomous import codec
 from hartonomous.clients.creation import create_collection, create_index, open_client
 from hartonomous.clients.marks import (
     INDEXES,
+    READABLE,
     SCHEMA,
     State,
     as_metadata,
@@ -123,7 +124,7 @@ class Collections:
         """Make the indexes that a collection of ours lacks, and then call it one of this version."""
         await self.complete_indexes(name, raw, call)
         mark = mark_of(raw) or {}
-        if mark.get("schema") != SCHEMA:
+        if mark.get("schema") in READABLE and mark["schema"] != SCHEMA:
             await self.set_mark(name, {**mark, "schema": SCHEMA}, call)
 
     async def complete_indexes(self, name: str, raw: Raw, call: Call) -> None:

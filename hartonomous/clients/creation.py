@@ -27,8 +27,11 @@ were written (by default Qdrant scores scalar ones as they are). It changes noth
 
 
 def write_options(settings: Collections) -> str:
-    """Return the query of every write: answered when it is durable, and where there are replicas in the same order on
-    all of them, without which a replacement of a document could be half undone on one."""
+    """Return the query of every write: answered when it is durable, and with replicas in the same order on all of them.
+
+    Otherwise of two ingests of one document each might win on another replica. How many replicas a store makes of its
+    own accord is not known here: a cluster's default of more than one has to be named in the configuration.
+    """
     return "wait=true" if settings.replicas in (None, 1) else "wait=true&ordering=strong"
 
 

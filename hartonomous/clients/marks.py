@@ -45,11 +45,11 @@ INDEXES: Mapping[str, str] = MappingProxyType(
 )
 """The indexed payload fields and their kinds."""
 
-State = Literal["building", "complete", "retired"]
-"""What a physical collection is that no alias needs to stand for, else it has none.
+State = Literal["building", "complete", "replaced", "retired"]
+"""What a physical collection is to a reindex, if anything.
 
-`building`: a reindex fills it. `complete`: it is filled and takes the place of the old one now. `retired`: its place
-was taken, and it is kept because somebody asked for that.
+`building`: it is being filled. `complete`: it is filled, and takes the place of the old one now. `replaced`: its place
+is taken, and then it is deleted. `retired`: its place is taken, and it is kept because somebody asked for that.
 """
 
 _KEY = "hartonomous"
@@ -171,12 +171,13 @@ def compare(info: CollectionInfo, wanted: EmbeddingFingerprint) -> None:
     """Raise ConflictError when the collection's vectors were made by another embedding model."""
     if info.fingerprint != wanted:
         raise ConflictError(
-            f"The collection {info.name!r} was made by {_told(info.fingerprint)}; configured is {_told(wanted)}."
+            f"The collection {info.name!r} was made by {told(info.fingerprint)}; configured is {told(wanted)}."
             f" `hartonomous reindex {info.name}` embeds it again."
         )
 
 
-def _told(fingerprint: EmbeddingFingerprint) -> str:
+def told(fingerprint: EmbeddingFingerprint) -> str:
+    """Return the words for an embedding model."""
     prefixes = [codec.dumps(text).decode() for text in (fingerprint.query_prefix, fingerprint.document_prefix)]
     return (
         f"the embedding model {fingerprint.model!r} ({fingerprint.dimension} dimensions,"

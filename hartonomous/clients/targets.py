@@ -5,11 +5,12 @@
     await targets.switch(collection, target, call)
 
 Killed anywhere and started again, this comes to the same end, if it begins with `finish`. A target is marked `building`
-until it is switched to, so that nobody takes it for the collection. `switch` marks it `complete` first: from then on it
-is the collection, and whoever finds that no alias says so yet (the next `ensure`, the next `finish`) lets the alias say
-it. Readers see the old collection or the new one; only one that was made before there were aliases must be deleted
-before its name can be an alias, and is not found in between. What is left of the old ones goes last, and the mark after
-it.
+until it is switched to, so that nobody takes it for the collection. `switch` marks the old one first, as `replaced` or
+to be kept, then the target as `complete`: from then on it is the collection, and whoever finds that no alias says so
+yet (the next `ensure`, the next `finish`) lets the alias say it. Then what is replaced is deleted, and the mark cleared.
+
+Readers see the old collection or the new one. Only one that was made before there were aliases must be deleted before
+its name can be an alias, and is not found in between.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hartonomous.clients.marks import (
     foreign,
     mark_of,
     new_mark,
+    parse,
     physical_names,
     state_of,
     too_many,
@@ -52,10 +54,13 @@ class Targets:
 
         It is the one of a reindex that did not come to its end, with what that had filled in, if it is made the same
         way; one that is made in another way is deleted. A switch that was begun is brought to its end first.
+
+        Raises ConflictError when the collection is not ours or was made by a newer version.
         """
         await self.finish(collection, call)
         raw = await self._collections.fetch(collection, call)
-        if raw is not None and mark_of(raw) is not None:
+        if raw is not None:
+            parse(collection, raw)
             # Nobody needs to write the old one's mark any more, which could meet the new one by then.
             await self._collections.bring_up_to_date(collection, raw, call)
         wanted = new_mark(fingerprint, language, self._settings, "building")
@@ -80,15 +85,18 @@ class Targets:
             raise NotFoundError("There is no such target of a reindex.", code="collection_not_found")
         if mark_of(raw) is None or collection_of(target) != collection:
             raise foreign(target)
-        await self._check_old(collection, call, keep=keep)
-        if await self.behind(collection, call) != target or state_of(raw) is not None:
-            await self._set_state(target, raw, "complete", call)
-            await self._take_place(collection, target, call, keep=keep)
+        old = await self.behind(collection, call)
+        if old == target and state_of(raw) is None:
+            return
+        if old is not None and old != target:
+            await self._mark_old(collection, old, call, keep=keep)
+        await self._set_state(target, "complete", call)
+        await self._take_place(collection, target, call)
 
-    async def finish(self, collection: str, call: Call, *, keep: bool = False) -> str | None:
+    async def finish(self, collection: str, call: Call) -> str | None:
         """Bring a switch that was begun to its end; return the target, or None when none was begun."""
         for target in await self._in_state("complete", collection, call):
-            await self._take_place(collection, target, call, keep=keep)
+            await self._take_place(collection, target, call)
             return target
         return None
 
@@ -101,37 +109,28 @@ class Targets:
         names = await self.abandoned(collection, call)
         return sum([await self._collections.delete(name, call) for name in names])
 
-    async def _take_place(self, collection: str, target: str, call: Call, *, keep: bool) -> None:
+    async def _mark_old(self, collection: str, old: str, call: Call, *, keep: bool) -> None:
+        """Say what is to become of the old one."""
+        raw = await self._collections.fetch(old, call)
+        if raw is not None and mark_of(raw) is None:
+            raise foreign(collection)
+        if collection_of(old) == collection:
+            await self._set_state(old, "retired" if keep else "replaced", call)
+        elif old == collection and keep:
+            raise ConflictError(
+                f"The collection {collection!r} cannot be kept beside a new one of its name.", code="cannot_keep"
+            )
+
+    async def _take_place(self, collection: str, target: str, call: Call) -> None:
         """Do what is left of a switch to a complete target; each step may have been done already."""
         if collection in await self._collections.names(call):
-            await self._check_old(collection, call, keep=keep)
             await self._collections.delete(collection, call)
         await self._collections.point(collection, target, call)
         self._forget(collection)
         for name, raw in (await self._collections.physical(collection, call, but=target)).items():
-            if state_of(raw) in {None, "complete"}:
-                await self._put_away(name, raw, call, keep=keep)
-        complete = await self._collections.fetch(target, call)
-        if complete is not None:
-            await self._set_state(target, complete, None, call)
-
-    async def _put_away(self, name: str, raw: Raw, call: Call, *, keep: bool) -> None:
-        if keep and raw.get("points_count"):
-            await self._set_state(name, raw, "retired", call)
-        else:
-            await self._collections.delete(name, call)
-
-    async def _check_old(self, collection: str, call: Call, *, keep: bool) -> None:
-        """Refuse to delete what is not ours, or what is to be kept and cannot."""
-        if collection not in await self._collections.names(call):
-            return
-        raw = await self._collections.fetch(collection, call)
-        if raw is not None and mark_of(raw) is None:
-            raise foreign(collection)
-        if keep:
-            raise ConflictError(
-                f"The collection {collection!r} cannot be kept beside a new one of its name.", code="cannot_keep"
-            )
+            if state_of(raw) in {"replaced", "complete"}:
+                await self._collections.delete(name, call)
+        await self._set_state(target, None, call)
 
     async def _in_state(self, state: State, collection: str, call: Call) -> dict[str, Raw]:
         physical = await self._collections.physical(collection, call)
@@ -140,6 +139,8 @@ class Targets:
             physical.pop((await self._collections.aliases(call)).get(collection, ""), None)
         return {name: raw for name, raw in physical.items() if state_of(raw) == state}
 
-    async def _set_state(self, name: str, raw: Raw, state: State | None, call: Call) -> None:
-        mark = {key: value for key, value in (mark_of(raw) or {}).items() if key != "state"}
-        await self._collections.set_mark(name, mark if state is None else {**mark, "state": state}, call)
+    async def _set_state(self, name: str, state: State | None, call: Call) -> None:
+        raw = await self._collections.fetch(name, call)
+        if raw is not None:
+            mark = {key: value for key, value in (mark_of(raw) or {}).items() if key != "state"}
+            await self._collections.set_mark(name, mark if state is None else {**mark, "state": state}, call)

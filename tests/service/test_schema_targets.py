@@ -28,7 +28,7 @@ async def _old(store: Store, name: str, kind: str) -> None:
 
 async def _reindex(schema: Schema, store: Store, name: str, *, keep: bool = False) -> None:
     """What the pipeline does, with point 2 as the new content."""
-    if await schema.targets.finish(name, call(), keep=keep) is not None:
+    if await schema.targets.finish(name, call()) is not None:
         return
     target = await schema.targets.build(name, OTHER, "english", call())
     await store.fill(target, 2)
@@ -66,10 +66,12 @@ async def test_a_reindex_that_was_killed_anywhere_comes_to_the_same_end(store: S
         await _reindex(store.schema(), store, name)
         await _check_reindexed(store, name)
         await store.schema().drop(name, call())
-    old = ["delete"] if kind == "own name" else []
-    migrated = ["set_mark"] if kind == "own name" else []
-    cleared = ["delete"] if kind == "alias" else []
-    assert reached == [*migrated, "create_collection", "set_mark", *old, "point", *cleared, "set_mark", "the end"]
+    if kind == "own name":
+        switch = ["set_mark", "delete", "point", "set_mark"]
+    else:
+        switch = ["set_mark", "set_mark", "point", "delete", "set_mark"]
+    migration = ["set_mark"] if kind == "own name" else []
+    assert reached == [*migration, "create_collection", *switch, "the end"]
 
 
 async def test_a_build_that_was_killed_before_its_last_index_goes_on(store: Store, name: str) -> None:
@@ -167,8 +169,9 @@ async def test_a_drop_that_was_killed_brings_nothing_back(store: Store, name: st
     await _old(store, name, "alias")
     target = await store.schema().targets.build(name, OTHER, "english", call())
     await store.fill(target, 2)
-    with killed_before(1):
+    with killed_before(2):
         await store.schema().targets.switch(name, target, call())
+    assert (await store.mark(target))["state"] == "complete"
     with killed_before(change):
         await store.schema().drop(name, call())
     assert await store.schema().drop(name, call())
@@ -176,17 +179,28 @@ async def test_a_drop_that_was_killed_brings_nothing_back(store: Store, name: st
     assert (await store.schema().ensure(name, OTHER, "english", call())).points == 0
 
 
-async def test_the_old_one_can_be_kept(schema: Schema, store: Store, name: str) -> None:
+@pytest.mark.parametrize("change", [2, 3, 4, 99])
+async def test_the_old_one_can_be_kept_whenever_it_was_killed(store: Store, name: str, change: int) -> None:
     await _old(store, name, "alias")
-    await _reindex(schema, store, name, keep=True)
-    assert await store.names(name) == sorted([f"{name}@{_NEW}", f"{name}@{_OLD}"])
+    schema = store.schema()
+    target = await schema.targets.build(name, OTHER, "english", call())
+    await store.fill(target, 2)
+    with killed_before(change):
+        await schema.targets.switch(name, target, call(), keep=True)
+    await schema.targets.finish(name, call())
+    assert await store.target(name) == target
+    assert await store.names(name) == sorted([target, f"{name}@{_OLD}"])
     assert await store.ids(f"{name}@{_OLD}") == [1]
     assert (await store.mark(f"{name}@{_OLD}"))["state"] == "retired"
-    assert name in [info.name for info in await schema.list(call())]
-    # Neither the next reindex nor the next switch minds it.
+
+
+async def test_what_was_kept_is_nothing_to_a_later_reindex(schema: Schema, store: Store, name: str) -> None:
+    await _old(store, name, "alias")
+    await _reindex(schema, store, name, keep=True)
     target = await schema.targets.build(name, TINY, "english", call())
     await schema.targets.switch(name, target, call())
     assert await store.names(name) == sorted([f"{name}@{_OLD}", target])
+    assert await store.ids(f"{name}@{_OLD}") == [1]
 
 
 async def test_one_with_its_own_name_cannot_be_kept(schema: Schema, store: Store, name: str) -> None:
@@ -219,11 +233,28 @@ async def test_what_is_not_there_or_not_ours_is_not_switched_to(schema: Schema, 
 
 
 async def test_somebody_elses_collection_is_not_replaced(schema: Schema, store: Store, name: str) -> None:
-    await store.put(name)
     target = await schema.targets.build(name, OTHER, "english", call())
-    with pytest.raises(ConflictError):
-        await schema.targets.switch(name, target, call())
+    await store.put(name)
+    for refused in (schema.targets.build(name, OTHER, "english", call()), schema.targets.switch(name, target, call())):
+        with pytest.raises(ConflictError):
+            await refused
     assert await store.names(name) == [name, target]
+
+
+async def test_a_collection_of_a_newer_version_is_not_replaced(schema: Schema, store: Store, name: str) -> None:
+    await store.put(name, metadata=ours(schema=SCHEMA + 1))
+    with pytest.raises(ConflictError, match="upgrade this one"):
+        await schema.targets.build(name, OTHER, "english", call())
+    assert (await store.mark(name))["schema"] == SCHEMA + 1
+    assert await store.names(name) == [name]
+
+
+async def test_what_no_switch_replaced_is_not_deleted_by_one(schema: Schema, store: Store, name: str) -> None:
+    await _old(store, name, "alias")
+    unknown = f"{name}@unknown"
+    await store.put(unknown, metadata=ours(schema=SCHEMA))
+    await _reindex(schema, store, name)
+    assert await store.names(name) == sorted([f"{name}@{_NEW}", unknown])
 
 
 async def test_what_another_alias_stands_for_stays(schema: Schema, store: Store, name: str) -> None:
