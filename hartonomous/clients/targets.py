@@ -7,7 +7,8 @@
 Killed anywhere and started again, this comes to the same end, if it begins with `finish`. A target is marked `building`
 until it is switched to, so that nobody takes it for the collection. `switch` marks the old one first, as `replaced` or
 to be kept, then the target as `complete`: from then on it is the collection, and whoever finds that no alias says so
-yet (the next `ensure`, the next `finish`) lets the alias say it. Then what is replaced is deleted, and the mark cleared.
+yet (the next `ensure`, the next `finish`) lets the alias say it. Then what is replaced is deleted, and the mark
+cleared.
 
 Readers see the old collection or the new one. Only one that was made before there were aliases must be deleted before
 its name can be an alias, and is not found in between.
