@@ -17,6 +17,7 @@ from hartonomous.core.tokens import estimate_tokens, most_tokens
 from hartonomous.errors import BackendUnavailableError, ValidationFailedError
 from hartonomous.pipelines.cutting import Cut, Sizes, cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
+from hartonomous.pipelines.measuring import Ruler
 from tests.unit.test_chunking import CODE, MARKDOWN, TABLE, WORDS
 
 PREFIX = "passage: "
@@ -205,6 +206,12 @@ async def test_what_no_tokenizer_could_make_too_long_is_not_counted() -> None:
     for text in ("Tiny text.", "x" * 200, "Umlaut \u00e4 " * 8):
         await cut_document(document(text), make_sizes(256, 32, 512), counting)
     assert counting.asked == []
+
+
+def test_what_surely_fits_is_no_longer_than_a_smaller_size() -> None:
+    count = Ruler(Sizes(60, 0), unknown).counting(20)
+    assert count("a.b." * 14) == 20  # 56 characters are at most 60 tokens
+    assert count("a.b." * 15) == estimate_tokens("a.b." * 15) > 20
 
 
 async def test_a_blank_document_has_no_chunks() -> None:
