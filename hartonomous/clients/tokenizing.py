@@ -51,13 +51,9 @@ class TokenCounter:
         self._missing_until = self._known_until = -1.0
 
     async def check(self) -> None:
-        """Load the tokenizer file, if one is configured.
-
-        Raises:
-            ConfigError: it cannot be read, or is none.
-        """
+        """Load the tokenizer file, if one is configured; raise ConfigError when it cannot be read, or is none."""
         if self._path is not None and self._tokenizer is None:
-            self._tokenizer = await asyncio.to_thread(_load, self._path)
+            self._tokenizer = await asyncio.to_thread(load_tokenizer, self._path)
 
     async def count(self, texts: Sequence[str], call: Call) -> list[int] | None:
         """Return how many tokens each text has as it is embedded: as a document, with prefix and special tokens.
@@ -178,7 +174,8 @@ def _sizes(tokens: list[int]) -> list[int]:
         return [*sizes, len(tokens) - start]
 
 
-def _load(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizers JSON file; raise ConfigError when it cannot be read, or is none. It is work for a thread."""
     from tokenizers import Tokenizer
 
     try:
