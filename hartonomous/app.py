@@ -69,6 +69,7 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
 async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Runtime:
     backends, settings = config.backends, config.rag
     storage = open_storage(config, metrics, stack)
+    await storage.tokens.check()
     embedding, vectors, schema, traffic = storage.embedding, storage.vectors, storage.schema, storage.traffic
     pools = storage.pools | {
         "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, stack)

@@ -13,6 +13,7 @@ from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config, Service
 from hartonomous.metrics import Metrics
@@ -28,6 +29,7 @@ class Storage:
 
     pools: dict[str, Pool]
     embedding: EmbeddingClient
+    tokens: TokenCounter
     vectors: VectorClient
     schema: Schema
     ingestor: Ingestor
@@ -54,12 +56,13 @@ def open_storage(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Sto
         "qdrant": open_pool("qdrant", (backends.qdrant.url,), backends.qdrant, metrics, stack),
     }
     embedding = EmbeddingClient(pools["embedding"], backends.embedding, metrics)
+    tokens = TokenCounter(pools["embedding"], backends.embedding)
     vectors = VectorClient(pools["qdrant"], write_options(backends.qdrant.collections))
     schema = Schema(pools["qdrant"], backends.qdrant)
     jobs, traffic = Jobs(), Traffic()
     parser = Parser(rag.parsing)
     stack.push_async_callback(parser.close)
-    ingestor = Ingestor(embedding, vectors, schema, parser, jobs, traffic, rag, metrics)
+    ingestor = Ingestor(embedding, tokens, vectors, schema, parser, jobs, traffic, rag, metrics)
     stack.push_async_callback(ingestor.close)
     stack.push_async_callback(jobs.drain)
-    return Storage(pools, embedding, vectors, schema, ingestor, traffic)
+    return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hartonomous.clients.sparse import Bm25Encoder
+from hartonomous.clients.tokenizing import load_tokenizer
 from hartonomous.configfile import load
 from hartonomous.errors import ConfigError
 
@@ -25,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         config = load(args.config, os.environ)
         Bm25Encoder.for_language(config.rag.retrieval.language)
+        if config.backends.embedding.tokenizer is not None:
+            load_tokenizer(config.backends.embedding.tokenizer)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -152,6 +152,7 @@ class _Cutter:
         if len(self._text) > _IN_THREAD:
             return await asyncio.to_thread(work, *args, **kwargs)
         async with self._turn:
+            await asyncio.sleep(0)
             return work(*args, **kwargs)
 
     async def _settle(self, pieces: list[_Piece]) -> Cut:

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +15,12 @@ from hartonomous.clients.points import ChunkPoint, DocumentState
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.sparse import Bm25Encoder, Sparse
 from hartonomous.core import fingerprint
-from hartonomous.core.chunking import Chunk, estimate_tokens, split
+from hartonomous.core.chunking import Chunk
 from hartonomous.errors import HartonomousError
+from hartonomous.pipelines.measuring import Sizes
 
-# Chunking takes the interpreter for a millisecond each thousand characters: beyond so many a thread does it.
-_CHUNK_IN_THREAD = 2_000
-# So does making points, 0.2 ms each: beyond so many chunks a thread does it.
+# Making points takes the interpreter for 0.2 ms each: beyond so many chunks a thread does it.
 _POINTS_IN_THREAD = 16
-_HEADING = 256
 
 
 Format = Literal["text", "markdown", "html", "pdf", "docx"]
@@ -104,6 +102,7 @@ class Work:
     updated_at: str
     chunks: list[Chunk] = field(default_factory=list)
     embedded_texts: list[str] = field(default_factory=list)
+    sizes: Sizes | None = None
     writing: bool = False
     tokens: float = 0.0
 
@@ -120,15 +119,6 @@ class Work:
     def point_ids(self) -> list[str]:
         """Return the ids of its chunks' points."""
         return [fingerprint.point_id(self.document.id, self.content_hash, index) for index in range(len(self.chunks))]
-
-
-@dataclass(slots=True, frozen=True)
-class Sizes:
-    """Tokens of a chunk, of what two neighbours share, and of what is embedded: a chunk with its headings."""
-
-    chunk: int
-    overlap: int
-    embedded: int
 
 
 async def make_points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vector]) -> list[ChunkPoint]:
@@ -189,48 +179,6 @@ def _gap(text: str, chunks: Sequence[Chunk], index: int) -> str | None:
     """Return the blanks between a chunk and the one before it, None where they touch."""
     end = chunks[index - 1].end if index else 0
     return text[end : chunks[index].start] or None
-
-
-async def cut_document(document: Document, sizes: Sizes) -> tuple[list[Chunk], list[str]]:
-    """Return the chunks of a document, and what of each is embedded."""
-    if len(document.text) > _CHUNK_IN_THREAD:
-        return await asyncio.to_thread(_cut, document, sizes)
-    # Many short ones in a row are much work as well: others get their turn between two.
-    await asyncio.sleep(0)
-    return _cut(document, sizes)
-
-
-def _cut(document: Document, sizes: Sizes) -> tuple[list[Chunk], list[str]]:
-    markdown = document.format == "markdown"
-    chunks = [
-        _with_short_headings(chunk)
-        for chunk in split(document.text, markdown=markdown, max_tokens=sizes.chunk, overlap_tokens=sizes.overlap)
-    ]
-    return chunks, [_embedded_text(chunk, sizes.embedded) for chunk in chunks]
-
-
-def _with_short_headings(chunk: Chunk) -> Chunk:
-    """A heading is repeated in every chunk under it: one of a megabyte would make a thousand of them."""
-    if all(len(heading) <= _HEADING for heading in chunk.headings):
-        return chunk
-    return replace(chunk, headings=tuple(heading[:_HEADING] for heading in chunk.headings))
-
-
-def _embedded_text(chunk: Chunk, limit: int) -> str:
-    """Return what the embedder and BM25 see: the headings above a chunk place it; what is cited is the chunk alone.
-
-    Where not all of them fit beside it into `limit` tokens, the innermost are kept.
-    """
-    if not chunk.headings:
-        return chunk.text
-    lines = [chunk.text]
-    room = limit - estimate_tokens(chunk.text)
-    for heading in reversed(chunk.headings):
-        room -= estimate_tokens(heading) + 1
-        if room < 0:
-            break
-        lines.append(heading)
-    return "\n".join(reversed(lines))
 
 
 def now() -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
+from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.clients.versions import DocumentChangedError
 from hartonomous.config import Rag
@@ -89,6 +90,7 @@ class Ingestor:
     def __init__(
         self,
         embedding: EmbeddingClient,
+        tokens: TokenCounter,
         vectors: VectorClient,
         schema: Schema,
         parser: Parser,
@@ -103,7 +105,7 @@ class Ingestor:
         self._parser = parser
         self._jobs = jobs
         self._config = config
-        self._storer = Storer(embedding, vectors, jobs, traffic, config.ingest.share_beside_queries)
+        self._storer = Storer(embedding, tokens, vectors, jobs, traffic, config.ingest.share_beside_queries)
         self._texts = Window(_TEXT_WINDOW)
         self._outcomes = {
             status: metrics.documents.labels(status) for status in ("created", "updated", "unchanged", "failed")

@@ -15,19 +15,20 @@ from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
+from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.pipelines.batching import EmbeddingQueue
+from hartonomous.pipelines.counting import SharedCounter
+from hartonomous.pipelines.cutting import cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import (
     Document,
     DocumentResult,
-    Sizes,
     Status,
     Work,
-    cut_document,
     make_points,
     now,
     prepared_points,
@@ -56,12 +57,19 @@ class Storer:
     """Stores documents. Made inside a running loop; ended by `close`."""
 
     def __init__(
-        self, embedding: EmbeddingClient, vectors: VectorClient, jobs: Jobs, traffic: Traffic, share: float
+        self,
+        embedding: EmbeddingClient,
+        tokens: TokenCounter,
+        vectors: VectorClient,
+        jobs: Jobs,
+        traffic: Traffic,
+        share: float,
     ) -> None:
         self._embedding = embedding
         self._vectors = vectors
         self._jobs = jobs
         self._queue = EmbeddingQueue(embedding, traffic, share)
+        self._counter = SharedCounter(tokens, jobs)
         # Chunks on their way through embedding and writing: they hold their vectors.
         self._chunks = Window(self._queue.capacity)
         # Work of a millisecond on the loop, for hundreds of documents that wake together: one a turn of the loop.
@@ -96,7 +104,7 @@ class Storer:
             state = await self._lookups.do(target.collection, document.id, call)
             work = _compare(document, state, info, target)
             if work is not None and work.embeds:
-                await self._cut(work, target, call)
+                await self._cut(work, target, info, call)
         if work is None:
             assert state is not None
             return DocumentResult(document.index, document.id, "unchanged", state.version, state.chunk_count)
@@ -110,33 +118,30 @@ class Storer:
                 task.cancel()
             raise
 
-    async def _cut(self, work: Work, target: Target, call: Call) -> None:
+    async def _cut(self, work: Work, target: Target, info: CollectionInfo, call: Call) -> None:
         if work.document.prepared is not None:
             work.chunks = list(work.document.prepared.chunks)
             return
         context = (await self._embedding.model(call)).context
-        room = target.max_tokens * 5 // 4 if context is None else max(16, context - 16)
-        chunk = min(target.max_tokens, room)
-        sizes = Sizes(chunk, min(target.overlap_tokens, chunk // 2), min(target.max_tokens * 5 // 4, room))
-        async with self._turn:
-            work.chunks, work.embedded_texts = await cut_document(work.document, sizes)
+        prefix = info.fingerprint.document_prefix
+        work.sizes = make_sizes(target.max_tokens, target.overlap_tokens, context, prefix)
+        cut = await cut_document(work.document, work.sizes, self._counter.of(call), self._turn)
+        work.chunks, work.embedded_texts = cut
         if not work.chunks:
             raise ValidationFailedError(
                 "The document has no text.", param=work.document.param("text"), code="empty_document"
             )
 
     async def _store_text(self, work: Work, collection: str, info: CollectionInfo, call: Call) -> DocumentResult:
-        """Embed and write a document part by part, the one with its first chunk last, and show it."""
-        size = self._queue.part
-        first, *others = range(0, len(work.chunks), size)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for start in reversed(others):
-                    group.create_task(self._store_part(work, collection, info, start, call))
-        except ExceptionGroup as errors:
-            # The first failure has cancelled the others: it alone tells what is wrong.
-            raise errors.exceptions[0] from None
-        await self._store_part(work, collection, info, first, call)
+        """Embed, write and show a document; what the service refuses as too long is cut again."""
+        while refused := await self._store_parts(work, collection, info, call):
+            assert work.sizes is not None
+            cut = (work.chunks, work.embedded_texts)
+            work.chunks, work.embedded_texts = await recut(
+                work.document, work.sizes, self._counter.of(call), cut, refused, self._turn
+            )
+            # What has been written of the cut before is older than this, and goes when this is shown.
+            work.sequence = next_sequence(work.sequence)
         publication = Publication(work.document.id, work.point_ids(), work.sequence)
         error = await self._publications.do(collection, publication, call, len(publication.point_ids))
         if error is not None:
@@ -146,30 +151,53 @@ class Storer:
             work.document.index, work.document.id, status, work.version, len(work.chunks), tokens=work.tokens
         )
 
-    async def _store_part(self, work: Work, collection: str, info: CollectionInfo, first: int, call: Call) -> None:
+    async def _store_parts(self, work: Work, collection: str, info: CollectionInfo, call: Call) -> list[int]:
+        """Embed and write a document part by part, the one with its first chunk last.
+
+        Returns the chunks that are too long for the service; not all is written then.
+        """
+        first, *others = range(0, len(work.chunks), self._queue.part)
+        try:
+            async with asyncio.TaskGroup() as group:
+                parts = [
+                    group.create_task(self._store_part(work, collection, info, start, call))
+                    for start in reversed(others)
+                ]
+        except ExceptionGroup as errors:
+            # The first failure has cancelled the others: it alone tells what is wrong.
+            raise errors.exceptions[0] from None
+        refused = [index for part in parts for index in part.result()]
+        return refused or await self._store_part(work, collection, info, first, call)
+
+    async def _store_part(self, work: Work, collection: str, info: CollectionInfo, first: int, call: Call) -> list[int]:
         count = min(self._queue.part, len(work.chunks) - first)
         async with self._chunks.place(count):
-            points = await self._points(work, info, first, count, call)
-            work.writing = True
-            await self._writes.do(collection, points, call, len(points))
+            points, refused = await self._points(work, info, first, count, call)
+            if not refused:
+                work.writing = True
+                await self._writes.do(collection, points, call, len(points))
+        return refused
 
-    async def _points(self, work: Work, info: CollectionInfo, first: int, count: int, call: Call) -> list[ChunkPoint]:
+    async def _points(
+        self, work: Work, info: CollectionInfo, first: int, count: int, call: Call
+    ) -> tuple[list[ChunkPoint], list[int]]:
+        """Return the points of some chunks, or the chunks of them that are too long for the service."""
         if work.document.prepared is not None:
-            return prepared_points(work, work.document.prepared, first, count)
-        vectors = await self._embedded(work, work.embedded_texts[first : first + count], call)
-        async with self._turn:
-            return await make_points(work, info, first, vectors)
-
-    async def _embedded(self, work: Work, texts: Sequence[str], call: Call) -> list[Vector]:
-        outcomes, tokens = await self._queue.embed(texts, call)
+            return prepared_points(work, work.document.prepared, first, count), []
+        outcomes, tokens = await self._queue.embed(work.embedded_texts[first : first + count], call)
         work.tokens += tokens
-        vectors = []
-        for outcome in outcomes:
+        vectors: list[Vector] = []
+        refused: list[int] = []
+        for index, outcome in enumerate(outcomes, first):
             if isinstance(outcome, ValidationFailedError):
-                outcome.param = work.document.param("text")
-                raise outcome
-            vectors.append(outcome)
-        return vectors
+                refused.append(index)
+            else:
+                vectors.append(outcome)
+        if refused:
+            return [], refused
+        async with self._turn:
+            await asyncio.sleep(0)
+            return await make_points(work, info, first, vectors), []
 
     async def _store_attributes(self, collection: str, work: Work, call: Call) -> DocumentResult:
         assert work.state is not None

@@ -59,7 +59,7 @@ def hits(**scores: float) -> list[Hit]:
 
 
 class Embedding:
-    """Embeds in two dimensions; a text with "long" in it is too long, `error` fails every call."""
+    """Embeds in two dimensions; a text with `refuses` in it is too long, `error` fails every call."""
 
     def __init__(self, batch_size: int = 4) -> None:
         self.batch_size = batch_size
@@ -67,6 +67,7 @@ class Embedding:
         self.active = 0
         self.most_active = 0
         self.batches: list[list[str]] = []
+        self.refuses = "long"
         self.error: HartonomousError | None = None
         self.failing: str | None = None
         self.gate: asyncio.Event | None = None
@@ -90,9 +91,16 @@ class Embedding:
             self.active -= 1
         if self.error is not None and (self.failing is None or any(self.failing in text for text in texts)):
             raise self.error
-        if any("long" in text for text in texts):
+        if any(self.refuses in text for text in texts):
             raise ValidationFailedError("too long", code="input_too_long")
         return Embedded([[1.0, float(len(text))] for text in texts], len(texts))
+
+
+class Tokens:
+    """Cannot count."""
+
+    async def count(self, texts: Sequence[str], call: Call) -> list[int] | None:
+        return None
 
 
 class Reranking:

@@ -19,7 +19,7 @@ from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.ingest import Ingestor, IngestResult
 from hartonomous.pipelines.jobs import Jobs
 from hartonomous.pipelines.traffic import Traffic
-from tests.pipelines.fakes import FINGERPRINT, Embedding, Schema, Vectors, call, until
+from tests.pipelines.fakes import FINGERPRINT, Embedding, Schema, Tokens, Vectors, call, until
 
 DOWN = BackendUnavailableError("down", retry_after=1)
 
@@ -46,8 +46,8 @@ class Parts:
         embedding, store, schema = (cast("Any", fake) for fake in (self.embedding, self.vectors, Schema()))
         self.parser = Files()
         self.traffic = Traffic()
-        parser = cast("Any", self.parser)
-        self.ingestor = Ingestor(embedding, store, schema, parser, self.jobs, self.traffic, Rag(), Metrics())
+        tokens, parser = cast("Any", Tokens()), cast("Any", self.parser)
+        self.ingestor = Ingestor(embedding, tokens, store, schema, parser, self.jobs, self.traffic, Rag(), Metrics())
 
     async def ingest(self, *documents: Document, max_tokens: int = 16, overlap: int = 0) -> IngestResult:
         return await self.ingestor.ingest("docs", documents, max_tokens, overlap, call())
@@ -162,14 +162,27 @@ async def test_a_failed_batch_fails_only_the_documents_in_it() -> None:
     assert {name for _, name in parts.vectors.steps} == {str(texts.index(text)) for text in texts if text not in shared}
 
 
-async def test_a_text_too_long_for_the_model_fails_its_document_alone() -> None:
+async def test_a_text_that_the_model_calls_too_long_is_cut_again() -> None:
     parts = Parts(batch_size=8)
-    result = await parts.ingest(*documents("One.", "Two.", "A long one.", "Three.", "Four."))
+    result = await parts.ingest(*documents("One.", "Two.", "This is a long one.", "Three.", "Four."))
+    assert statuses(result) == ["created"] * 5
+    points = parts.vectors.points["2"]
+    assert len(points) == result.documents[2].chunks > 1
+    assert "".join((point.gap or "") + point.text for point in points) == "This is a long one."
+    assert not any("long" in point.text for point in points)
+    assert [point.chunk_index for point in points] == list(range(len(points)))
+    assert {point.chunk_count for point in points} == {len(points)}
+
+
+async def test_a_text_of_which_the_model_takes_no_part_fails_its_document_alone() -> None:
+    parts = Parts(batch_size=8)
+    parts.embedding.refuses = "x"
+    result = await parts.ingest(*documents("One.", "Two.", "a x b", "Three.", "Four."))
     assert statuses(result) == ["created", "created", "failed", "created", "created"]
     error = result.documents[2].error
     assert error is not None
     assert (error.error_code, error.param) == ("input_too_long", "documents.2.text")
-    assert result.embedding_tokens == 4
+    assert "2" not in parts.vectors.points
 
 
 async def test_a_refused_write_fails_its_document_alone_and_nothing_is_published() -> None:
