@@ -70,7 +70,9 @@ class Raw:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, app: RunningApp, *headers: str, path: str = PATH, chunked: bool = True) -> AsyncIterator[Raw]:
+    async def opened(
+        cls, app: RunningApp, *headers: str, kind: str = NDJSON["Content-Type"], chunked: bool = True
+    ) -> AsyncIterator[Raw]:
         """Connect and send the headers; the connection is broken off at the end."""
         connection = socket.socket()
         # Small buffers: each side feels soon that the other one does not read.
@@ -79,7 +81,7 @@ class Raw:
         connection.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", urlsplit(app.url).port))
         reader, writer = await asyncio.open_connection(sock=connection, limit=4096)
-        head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/x-ndjson", *headers]
+        head = [f"POST {PATH} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {kind}", *headers]
         head += ["Transfer-Encoding: chunked"] if chunked else []
         writer.write("\r\n".join((*head, "", "")).encode())
         client = cls(reader, writer)

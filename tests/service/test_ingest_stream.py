@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from hartonomous.core.fingerprint import document_id
 from tests.service.application import ConfigMaker, RunningApp, running
 from tests.service.ndjson import PATH, line, refused, send, stored
 from tests.service.rag import ingest
@@ -67,6 +68,28 @@ async def test_without_an_id_a_document_is_known_as_in_json(api: RunningApp) -> 
     results, last = await send(api, b"".join(json.dumps(one).encode() + b"\n" for one in documents))
     assert [one["id"] for one in results] == [one["id"] for one in answer["documents"]]
     assert last["counts"]["unchanged"] == 2
+
+
+PAGE = (
+    "<html><head><title>Town</title></head><body><nav><a href='/'>Home</a></nav><main><h1>The town</h1>"
+    + "".join(f"<p>Paragraph {number} tells at length what the people of the town do.</p>" for number in range(8))
+    + "</main></body></html>"
+)
+
+
+async def test_html_is_stored_as_its_main_text_and_known_by_what_was_sent(api: RunningApp) -> None:
+    page = {"text": PAGE, "format": "html"}
+    answer = await ingest(api, page)
+    (name,) = [one["id"] for one in answer["documents"]]
+    assert name == document_id(None, PAGE)
+    document = await stored(api, name)
+    assert (document["title"], document["format"]) == ("Town", "html")
+    assert "Paragraph 7 tells" in document["text"]
+    assert "Home" not in document["text"]
+    results, last = await send(api, json.dumps(page).encode())
+    assert (results[0]["id"], last["counts"]["unchanged"]) == (name, 1)
+    results, _ = await send(api, line("empty", "<html></html>", format="html"))
+    assert (results[0]["error"]["type"], results[0]["error"]["param"]) == ("invalid_request_error", "text")
 
 
 # Bad lines.

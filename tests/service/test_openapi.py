@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from hartonomous.app import OPERATIONS, create_app
@@ -73,10 +74,11 @@ def test_every_error_is_the_one_shape_and_a_503_says_when_to_come_again(document
 
 
 def test_limits_are_the_configured_ones(make_config: ConfigMaker) -> None:
-    config = make_config(server={"max_body_bytes": 12_345, "request_timeout_s": 67.0})
+    limits = {"max_body_bytes": 12_345, "max_line_bytes": 2_345, "max_file_bytes": 3_456, "max_files": 89}
+    config = make_config(server={**limits, "request_timeout_s": 67.0})
     description = json.loads(create_app(config)[OPENAPI])["info"]["description"]
-    assert "12345 bytes" in description
-    assert "67 s" in description
+    for limit in ("12345 bytes", "2345 bytes", "3456 bytes", "89 files", "67 s"):
+        assert limit in description
 
 
 def test_a_rag_request_refuses_unknown_fields_and_an_openai_one_does_not(document: dict[str, Any]) -> None:
@@ -117,6 +119,40 @@ async def test_answers_conform_to_their_schemas(api: RunningApp, document: dict[
         assert response.status == 200, (path, value)
         described = document["paths"][template][method.lower()]["responses"]["200"]["content"]
         _conforms(document, described[response.content_type]["schema"], value)
+
+
+async def test_an_ingest_is_described_in_its_three_media_types(api: RunningApp, document: dict[str, Any]) -> None:
+    operation = document["paths"]["/rag/ingest"]["post"]
+    requests = operation["requestBody"]["content"]
+    assert set(requests) == {"application/json", "application/x-ndjson", "multipart/form-data"}
+    answers = operation["responses"]["200"]["content"]
+    assert set(answers) == {"application/json", "application/x-ndjson"}
+    assert {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"} == {
+        "collection",
+        "max_tokens",
+        "overlap_tokens",
+    }
+    (line,) = DOCUMENTS["documents"]
+    _conforms(document, requests["application/json"]["schema"], DOCUMENTS)
+    _conforms(document, requests["application/x-ndjson"]["schema"], line)
+    _conforms(document, requests["multipart/form-data"]["schema"], {"metadata": {"a": 1}, "max_tokens": 64, "f": "..."})
+    wrong: dict[str, Any]
+    for wrong in ({"metadata": []}, {"max_tokens": 1}, {"f": 7}):
+        with pytest.raises(ValidationError):
+            _conforms(document, requests["multipart/form-data"]["schema"], wrong)
+    data = json.dumps(line).encode() + b"\n{}\n"
+    kind = {"Content-Type": "application/x-ndjson"}
+    async with api.session.post(api.url + "/rag/ingest", data=data, headers=kind) as response:
+        assert (response.status, response.content_type) == (200, "application/x-ndjson")
+        told = [json.loads(one) for one in (await response.text()).splitlines()]
+    assert len(told) == 3
+    for one in told:
+        _conforms(document, answers["application/x-ndjson"]["schema"], one)
+    form = aiohttp.FormData()
+    form.add_field("file", b"Limes are sour.", filename="limes.txt")
+    async with api.session.post(api.url + "/rag/ingest", data=form) as response:
+        assert response.status == 200
+        _conforms(document, answers["application/json"]["schema"], await response.json())
 
 
 async def test_ready_and_metrics_conform(api: RunningApp, document: dict[str, Any]) -> None:
