@@ -91,6 +91,23 @@ async def test_who_comes_late_takes_what_was_made_meanwhile(
     assert await store.names(name) == [f"{name}@{_FIRST}"]
 
 
+async def test_who_comes_late_with_another_model_does_not_take_the_alias_away(
+    store: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = store.schema()
+    create = late._collections.create
+
+    async def made_meanwhile(*arguments: Any) -> bool:
+        made = await create(*arguments)
+        await store.schema().ensure(name, OTHER, "english", call())
+        return made
+
+    monkeypatch.setattr(late._collections, "create", made_meanwhile)
+    with pytest.raises(ConflictError):
+        await late.ensure(name, TINY, "english", call())
+    assert await store.target(name) == f"{name}@{OTHER.digest()[:8]}"
+
+
 async def test_of_two_models_that_make_one_collection_at_once_one_is_refused(store: Store, name: str) -> None:
     made = await asyncio.gather(
         *(store.schema().ensure(name, model, "english", call()) for model in (TINY, OTHER)), return_exceptions=True

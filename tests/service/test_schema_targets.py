@@ -174,6 +174,7 @@ async def test_a_drop_that_was_killed_brings_nothing_back(store: Store, name: st
     assert (await store.mark(target))["state"] == "complete"
     with killed_before(change):
         await store.schema().drop(name, call())
+    assert await store.ids(name) == [1]
     assert await store.schema().drop(name, call())
     assert await store.names(name) == []
     assert (await store.schema().ensure(name, OTHER, "english", call())).points == 0
