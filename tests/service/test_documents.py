@@ -316,7 +316,7 @@ async def test_readers_see_one_whole_version_while_it_is_replaced(rig: Rig) -> N
     """A reader in a loop, a writer that replaces a document of several chunks twenty times."""
     name = rig.config.rag.default_collection
     texts = [" ".join(f"Version {turn} has sentence {number}." for number in range(8)) for turn in range(20)]
-    chunking = {"max_tokens": 16, "overlap_tokens": 0}
+    chunking = {"max_tokens": 36, "overlap_tokens": 0}
     await ingest(rig.app, {"id": "a", "text": texts[0]}, chunking=chunking)
     done = False
     seen: set[str] = set()
