@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hartonomous.sending.globs import Globs
 from hartonomous.sending.naming import ID_CHARS, document_name, is_ours, printable
 
-NAMES = st.binary(min_size=1, max_size=120).filter(lambda data: not {0, 0x2F} & set(data)).map(os.fsdecode)
+BYTES = st.binary(min_size=1, max_size=120).filter(lambda data: not {0, 0x2F} & set(data) and data not in {b".", b".."})
+NAMES = BYTES.map(os.fsdecode)
 PATHS = st.lists(NAMES, min_size=1, max_size=12).map("/".join)
 
 
