@@ -89,6 +89,12 @@ def test_a_broken_file_is_refused(data: bytes) -> None:
     assert reason(data) == "broken_file"
 
 
+def test_a_file_whose_last_change_was_cut_off_is_refused() -> None:
+    """What was there before the change could be read, and would be an old version."""
+    assert parse(text_pdf("old"))[0] == "old"
+    assert reason(text_pdf("old") + b"9 0 obj\n<< /Length 9999 >>\nstream\n" + b"x" * 8_000) == "broken_file"
+
+
 def test_a_file_with_rubbish_after_its_end_is_read() -> None:
     assert parse(text_pdf("text") + b"\x00" * 20_000)[0] == "text"
     assert parse(text_pdf("text") + b"rubbish")[0] == "text"
