@@ -51,6 +51,7 @@ class ScriptedServer:
         self.list_trouble: Trouble | None = None
         self.failures: dict[str, deque[Json]] = {}
         self.read_bytes = 0
+        self.pause_s = 0.0
         self.released = asyncio.Event()
 
     def app(self) -> web.Application:
@@ -91,6 +92,7 @@ class ScriptedServer:
             if trouble.end and len(seen) > trouble.after:
                 await self._end(request, response, trouble)
                 return response
+            await asyncio.sleep(self.pause_s)
             result = self._take(document["id"], document.get("source"), raw.decode())
             tokens += result["tokens"]
             await self._line(response, {"line": number, **result})

@@ -136,12 +136,22 @@ async def test_what_was_not_answered_is_sent_again(
 
 
 async def test_a_server_that_always_breaks_off_but_gets_on_is_borne(
-    server: ScriptedServer, cli: Cli, folder: Path
+    server: ScriptedServer, cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.troubles.extend(Trouble(end="abort", after=1) for _ in range(9))
-    outcome = await cli("--give-up-after", "5", folder)
+    monkeypatch.setattr(faults, "_BASE_S", 0.1)
+    monkeypatch.setattr(faults, "_CAP_S", 1.0)
+    down = error("backend_unavailable", "Down.")
+    server.troubles.extend(Trouble(end="fatal", after=1, body=down) for _ in range(9))
+    outcome = await cli("--give-up-after", "1", folder)
     assert outcome.status == 0
     assert len(server.streams) == 10
+
+
+async def test_a_server_that_is_slow_is_not_interrupted(server: ScriptedServer, cli: Cli, folder: Path) -> None:
+    server.pause_s = 0.15
+    outcome = await cli("--give-up-after", "1", folder)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert len(server.streams) == 1
 
 
 FINAL = [
