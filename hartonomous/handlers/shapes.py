@@ -135,6 +135,7 @@ class IngestLine(TypedDict):
     status: Literal["created", "updated", "unchanged", "failed"]
     version: str | None
     chunks: int
+    tokens: int
     error: ErrorObject | None
 
 

@@ -99,7 +99,7 @@ def ingest_answer(collection: str, result: IngestResult, request_id: str) -> dic
 
 def ingest_line(result: DocumentResult) -> dict[str, Any]:
     """Return what a stream answers for one of its lines."""
-    return {"line": result.index, **_document_result(result)}
+    return {"line": result.index, **_document_result(result), "tokens": round(result.tokens)}
 
 
 def ingest_summary(collection: str, counts: Mapping[Status, int], tokens: int, request_id: str) -> dict[str, Any]:
