@@ -101,7 +101,10 @@ OPERATIONS: Sequence[Operation] = (
         shapes.IngestAnswer,
         requests={codec.NDJSON: DocumentBody, MULTIPART: UploadFields},
         answers={codec.NDJSON: shapes.IngestLine | shapes.IngestSummary | shapes.IngestBrokenOff},
-        query=IngestParameters.model_json_schema()["properties"],
+        query={
+            name: {**schema, "description": f"Of a stream ({codec.NDJSON}) alone."}
+            for name, schema in IngestParameters.model_json_schema()["properties"].items()
+        },
         errors=(409, 422, 502, 503, 504, 507),
     ),
 )

@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import Callable
 from io import FileIO
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from hartonomous.handlers.offload import in_thread
 from hartonomous.log import logger
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MEMORY_BYTES = 65_536
 PIECE_BYTES = 16_384
@@ -117,16 +120,16 @@ class Spool:
     async def _from_file(self) -> bytes:
         place = self._read % self._limit
         size = min(PIECE_BYTES, self._written - self._read, self._limit - place)
-        piece = cast("bytes", await self._with_file(_read_at, size, place))
+        piece = await self._with_file(_read_at, size, place)
         self._read += size
         return piece
 
-    async def _with_file(self, work: Callable[..., Any], *args: Any) -> Any:
+    async def _with_file(self, work: Callable[Concatenate[FileIO, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._operations += 1
         try:
             if self._file is None:
-                self._file = await in_thread(_temporary)
-            return await in_thread(work, self._file, *args)
+                self._file = _temporary()
+            return await in_thread(work, self._file, *args, **kwargs)
         finally:
             self._operations -= 1
             self._close_file()
@@ -141,6 +144,7 @@ class Spool:
 
 
 def _temporary() -> FileIO:
+    # Not in a thread: a cancellation would lose it, and with it who closes it.
     return tempfile.TemporaryFile(buffering=0)
 
 

@@ -96,13 +96,21 @@ async def received(request: web.Request) -> AsyncIterator[Upload]:
     limit = (server.max_files + len(UploadFields.model_fields)) * (server.max_file_bytes + _PART_OVERHEAD)
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
-    folder = await _on_disk(tempfile.TemporaryDirectory, prefix="hartonomous-upload-")
+    folder = _folder()
     try:
         form = _Form(server, Path(folder.name))
         await _receive(request, MultipartParser(boundary), form, limit)
         yield form.upload()
     finally:
         await in_thread(folder.cleanup)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    # Not in a thread: a cancellation would lose it, and with it who removes it.
+    try:
+        return tempfile.TemporaryDirectory(prefix="hartonomous-upload-")
+    except OSError as error:
+        raise _no_room() from error
 
 
 async def _receive(request: web.Request, parser: MultipartParser, form: _Form, limit: int) -> None:
@@ -237,7 +245,11 @@ async def _on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
     try:
         return await in_thread(work, *args, **kwargs)
     except OSError as error:
-        raise InsufficientStorageError("There is no room for the files.") from error
+        raise _no_room() from error
+
+
+def _no_room() -> InsufficientStorageError:
+    return InsufficientStorageError("There is no room for the files.")
 
 
 def _append(path: Path, data: bytes) -> None:

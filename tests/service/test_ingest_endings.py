@@ -192,7 +192,8 @@ async def test_a_waiting_stream_ends_when_the_server_drains(api: RunningApp, mon
         await client.head()
         first = await client.chunk()
         api.app[STATE].draining = True
-        results, last = parsed(api, first + await client.chunk())
+        last_line = await asyncio.wait_for(client.chunk(), api.runtime.config.server.drain_s / 4)
+        results, last = parsed(api, first + last_line)
         assert [one["status"] for one in results] == ["created"]
         assert (last["error"]["type"], last["error"]["code"]) == ("backend_unavailable", "draining")
         await eventually(lambda: nobody_is_served(api), "the end of the request")
