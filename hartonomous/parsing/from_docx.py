@@ -29,14 +29,7 @@ _TEXT_BOX = w("txbxContent")
 _AROUND = frozenset(w(name) for name in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag"))
 # Text that was deleted, or moved away, or is no text.
 _UNREAD = frozenset((*(w(name) for name in ("del", "moveFrom", "pPr", "rPr", "sdtPr", "instrText")), _FALLBACK))
-_SIGNS = {
-    w("tab"): " ",
-    w("br"): BREAK,
-    w("cr"): BREAK,
-    w("noBreakHyphen"): "-",
-    w("sym"): "",
-    w("softHyphen"): "",
-}
+_SIGNS = {w("tab"): " ", w("br"): BREAK, w("cr"): BREAK, w("noBreakHyphen"): "-"}
 _NOTES = (("footnotes", "footnote", ""), ("endnotes", "endnote", "e"))
 _MAX_SPAN: Final = 64
 _MAX_CELL: Final = 2_000

@@ -82,9 +82,14 @@ def _parsed(data: bytes, huge: bool) -> tuple[Element | None, set[str]]:
 
 def _judged(page: str, text: str) -> str:
     """Return `text`, or what trafilatura extracts from a page when that is much less."""
-    import trafilatura
+    import trafilatura  # a third of a second, for pages that mark nothing
 
-    extracted = trafilatura.extract(page, output_format="markdown", include_comments=False, include_tables=True) or ""
+    try:
+        extracted = trafilatura.extract(page, output_format="markdown", include_comments=False) or ""
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - a page that it cannot judge is taken as it is
+        return text
     mostly_menus = len(text) > len(extracted) * _MOSTLY_MENUS and len(extracted) >= _MIN_EXTRACTED
     return extracted if mostly_menus or not text.strip() else text
 

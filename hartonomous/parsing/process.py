@@ -15,6 +15,8 @@ from hartonomous.parsing.protocol import HELLO, LENGTH, Answer, Request, head
 
 # What a worker is given of the environment: what it needs to find Python's libraries, no secrets.
 _ENVIRONMENT: Final = ("PATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+# Folders that Python looks into by itself.
+_INSTALLED: Final = ("site-packages", "dist-packages")
 _MAX_HEAD: Final = 1024 * 1024
 _STEP: Final = 256 * 1024
 
@@ -144,6 +146,8 @@ class Worker:
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    root = str(Path(hartonomous.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    root = Path(hartonomous.__file__).resolve().parent.parent
+    if root.name not in _INSTALLED:  # a checkout, which the server may have found in its working directory
+        paths.insert(0, str(root))
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}

@@ -54,7 +54,10 @@ def main(argv: list[str]) -> None:
 
 
 def _bind_to(parent: int) -> None:
-    """Have the kernel kill this process with its parent; a terminal's or service manager's signals are not for it."""
+    """Have the kernel kill this process with its parent, or rather with the thread of it that started this one.
+
+    What a terminal or a service manager sends to all processes of the server is not for this one.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the kernel was told
         raise SystemExit(1)

@@ -92,6 +92,15 @@ def test_a_page_that_marks_nothing_is_judged_by_how_much_of_it_is_menus() -> Non
     assert all(f"Paragraph {number}. This is a sentence" in text for number in range(5))
 
 
+def test_a_page_that_cannot_be_judged_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise RecursionError
+
+    monkeypatch.setattr("trafilatura.extract", fail)
+    text = "A sentence of the page. " * 50
+    assert markdown(f"<div>{text}</div>") == text.strip()
+
+
 def test_headings_have_their_levels_and_lose_their_permalinks() -> None:
     page = (
         "<h1>One</h1><h2><a>Two</a> <code>x</code><a class=headerlink href='#2'>¶</a></h2><h6><div>Six</div><br>!</h6>"
