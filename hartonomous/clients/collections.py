@@ -1,16 +1,16 @@
 """Collections as the vector store knows them: physical ones, the aliases that stand for them, their marks and indexes.
 
 Single steps, each of which may be done again. In which order they make a collection that is whole after a crash between
-any two of them is told in `clients.schema` and `clients.targets`. All but making is plain REST over the pool.
+any two of them is told in `clients.schema` and `clients.targets`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hartonomous import codec
-from hartonomous.clients.creation import create_collection, create_index, open_client
+from hartonomous.clients.creation import create_collection, create_index
 from hartonomous.clients.marks import (
     INDEXES,
     READABLE,
@@ -30,9 +30,6 @@ from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import NotFoundError
 from hartonomous.log import logger
 
-if TYPE_CHECKING:
-    from qdrant_client import AsyncQdrantClient
-
 Raw = Mapping[str, Any]
 """The result of `GET /collections/{name}`."""
 
@@ -42,7 +39,6 @@ class Collections:
 
     def __init__(self, pool: Pool, config: Qdrant) -> None:
         self._pool = pool
-        self._config = config
         self._settings = config.collections
         # Names that the store does not show as they were asked for (`metadata."a"`), or does not take at all.
         self._settled: set[str] = set()
@@ -108,11 +104,9 @@ class Collections:
     ) -> bool:
         """Make a physical collection with all its indexes, as configured; return False when there is one already."""
         metadata = as_metadata(new_mark(fingerprint, language, self._settings, state))
-        async with open_client(self._config, call) as client:
-            made = await create_collection(client, name, fingerprint.dimension, metadata, self._settings)
-            if made:
-                await _index(client, name, self._kinds())
+        made = await create_collection(self._pool, name, fingerprint.dimension, metadata, self._settings, call)
         if made:
+            await self._index(name, self._kinds(), call)
             await self._settle(name, self._kinds(), call)
         return made
 
@@ -131,8 +125,7 @@ class Collections:
         """Make the indexes that a collection lacks, and wait until they are there."""
         kinds = self.missing_indexes(indexes_of(raw))
         if kinds:
-            async with open_client(self._config, call) as client:
-                await _index(client, name, kinds)
+            await self._index(name, kinds, call)
             await self._settle(name, kinds, call)
 
     async def _settle(self, name: str, fields: Iterable[str], call: Call) -> None:
@@ -142,11 +135,10 @@ class Collections:
             raw = await self.fetch(name, call)
             self._settled |= set() if raw is None else configured - indexes_of(raw)
 
+    async def _index(self, name: str, kinds: Mapping[str, str], call: Call) -> None:
+        for field, kind in sorted(kinds.items()):
+            if not await create_index(self._pool, name, field, kind, call):
+                logger.bind(field=field).warning("the vector store takes no index of this name")
+
     def _kinds(self) -> dict[str, str]:
         return {**INDEXES, **self._settings.indexes}
-
-
-async def _index(client: AsyncQdrantClient, name: str, kinds: Mapping[str, str]) -> None:
-    for field, kind in sorted(kinds.items()):
-        if not await create_index(client, name, field, kind):
-            logger.bind(field=field).warning("the vector store takes no index of this name")

@@ -13,10 +13,11 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
-from hartonomous.clients.creation import open_client
+from hartonomous.clients.creation import create_index
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import INDEXES, SCHEMA, Schema
 from hartonomous.config import Qdrant
+from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import (
     BackendError,
@@ -185,8 +186,8 @@ def _asked(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("hartonomous_backend_requests_total", labels)
 
 
-async def test_looking_at_collections_imports_nothing_heavy() -> None:
-    code = "import sys, hartonomous.clients.schema; sys.exit('qdrant_client' in sys.modules or 'httpx' in sys.modules)"
+async def test_the_server_imports_no_second_client() -> None:
+    code = "import sys, hartonomous.server; sys.exit('qdrant_client' in sys.modules or 'httpx' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0
 
@@ -194,9 +195,17 @@ async def test_looking_at_collections_imports_nothing_heavy() -> None:
 async def _fail(url: str, seconds: float = 5.0, **config: Any) -> HartonomousError:
     """Make an index on a store that fails; return what is raised."""
     with pytest.raises(HartonomousError) as caught:
-        async with open_client(Qdrant(url=url, **config), call(seconds)) as client:
-            await client.create_payload_index("docs", "source", "keyword")  # type: ignore[arg-type]  # the wire's own word
+        await _index(url, call(seconds), **config)
     return caught.value
+
+
+async def _index(url: str, asked: Call, **config: Any) -> bool:
+    """Make an index."""
+    pool = Pool("qdrant", (url,), Qdrant(url=url, **config), Metrics())
+    try:
+        return await create_index(pool, "docs", "source", "keyword", asked)
+    finally:
+        await pool.close()
 
 
 async def test_making_on_a_store_that_is_down_is_unavailable() -> None:
@@ -214,7 +223,7 @@ async def test_making_is_bounded_by_the_deadline(aiohttp_server: AiohttpServer) 
     ("status", "body", "kind"),
     [
         (200, b"<html>", BackendError),
-        (200, b'{"result": "what"}', BackendError),
+        (200, b"[]", BackendError),
         (401, b"{}", BackendError),
         (404, b"{}", NotFoundError),
         (500, b"{}", BackendError),
@@ -251,8 +260,7 @@ async def test_the_key_and_the_request_id_go_along(aiohttp_server: AiohttpServer
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", respond)
     url = str((await aiohttp_server(app)).make_url("")).rstrip("/")
-    async with open_client(Qdrant(url=url, api_key="s3cret"), call()) as client:  # type: ignore[arg-type]  # read by a validator
-        await client.create_payload_index("docs", "source", "keyword")  # type: ignore[arg-type]  # the wire's own word
+    assert await _index(url, call(), api_key="s3cret")
     assert seen == [("s3cret", "test")]
 
 

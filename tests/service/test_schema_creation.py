@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hartonomous.clients.creation import RESCORED, write_options
+from hartonomous.clients.creation import write_options
+from hartonomous.clients.qdrant import RESCORED
 from hartonomous.clients.schema import INDEXES, Schema
 from hartonomous.config import Collections
 from hartonomous.errors import ConflictError
