@@ -27,7 +27,7 @@ from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import BackendError
 from hartonomous.metrics import Metrics
 
-Vector = list[float]
+Vector = Sequence[float]
 
 
 @dataclass(slots=True, frozen=True)
@@ -127,7 +127,7 @@ def decode(answer: Any, count: int, dimension: int | None) -> Embedded:
 
 def _vector(value: Any, dimension: int | None) -> Vector:
     vector = _floats(value) if isinstance(value, str) else value
-    if not isinstance(vector, list) or not vector or (dimension is not None and len(vector) != dimension):
+    if not isinstance(vector, list | array) or not vector or (dimension is not None and len(vector) != dimension):
         raise ValueError("wrong dimension")
     if not isinstance(value, str) and not {float, int}.issuperset(map(type, vector)):
         raise ValueError("not numbers")  # a sum would take true for 1
@@ -136,11 +136,12 @@ def _vector(value: Any, dimension: int | None) -> Vector:
     return vector
 
 
-def _floats(text: str) -> Vector:
+def _floats(text: str) -> array[float]:
+    """Return the numbers as they are: in a list they would take eight times the memory."""
     try:
         numbers = array("f", b64decode(text, validate=True))
     except binascii.Error as error:
         raise ValueError("not base64") from error
     if sys.byteorder == "big":
         numbers.byteswap()
-    return numbers.tolist()
+    return numbers

@@ -99,7 +99,7 @@ class ChunkPoint(_Chunk):
     def to_json(self) -> bytes:
         """Return the point as Qdrant takes it, not visible yet."""
         indices, values = self.sparse
-        vector = {"dense": self.dense, "sparse": {"indices": indices, "values": values}}
+        vector = {"dense": list(self.dense), "sparse": {"indices": indices, "values": values}}
         return codec.dumps({"id": self.id, "vector": vector, "payload": self._payload()})
 
     def attributes(self) -> dict[str, Any]:

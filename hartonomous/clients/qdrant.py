@@ -66,9 +66,9 @@ def is_empty(search: Search) -> bool:
 
 def search_json(search: Search) -> dict[str, Any]:
     """Return one search of `points/query/batch`."""
-    query = {"indices": search.vector[0], "values": search.vector[1]} if search.using == "sparse" else search.vector
-    wanted = {
-        "query": query,
+    vector = search.vector
+    wanted: dict[str, Any] = {
+        "query": {"indices": vector[0], "values": vector[1]} if search.using == "sparse" else list(vector),
         "using": search.using,
         "limit": search.limit,
         "filter": visible_filter(search.filter),
