@@ -25,6 +25,7 @@ from tests import models
 _START_SECONDS = 60.0
 _WRITERS: dict[str, Callable[[Path], None]] = {
     "embedding": models.write_embedding_model,
+    "wide-embedding": models.write_wide_embedding_model,
     "reranking": models.write_reranking_model,
     "generative": models.write_generative_model,
 }
@@ -80,7 +81,7 @@ class LlamaServer:
 
 
 def write_model(kind: str, folder: Path) -> Path:
-    """Write the tiny model of a kind (`embedding`, `reranking`, `generative`) and return its path."""
+    """Write the tiny model of a kind (`embedding`, `wide-embedding`, `reranking`, `generative`) and return its path."""
     path = folder / f"tiny-{kind}.gguf"
     _WRITERS[kind](path)
     return path
@@ -94,8 +95,10 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _serve(kind: str, paths: pytest.TempPathFactory) -> Iterator[str]:
-    with LlamaServer(kind, write_model(kind, paths.mktemp(kind))) as server:
+def _serve(kind: str, paths: pytest.TempPathFactory, model: str = "") -> Iterator[str]:
+    with LlamaServer(
+        kind, write_model(model or kind, paths.mktemp(kind)), alias=f"tiny-{model}" if model else ""
+    ) as server:
         yield server.url
 
 
@@ -103,6 +106,12 @@ def _serve(kind: str, paths: pytest.TempPathFactory) -> Iterator[str]:
 def embedding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real llama.cpp embedding service, 32 dimensions, `tiny-embedding`."""
     yield from _serve("embedding", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def wide_embedding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Another embedding service, 48 dimensions, `tiny-wide-embedding`."""
+    yield from _serve("embedding", tmp_path_factory, "wide-embedding")
 
 
 @pytest.fixture(scope="session")

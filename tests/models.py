@@ -34,9 +34,10 @@ Matrix = NDArray[np.float32]
 class _Weights:
     """Writes named tensors of seeded Gaussian noise into a GGUF file."""
 
-    def __init__(self, writer: gguf.GGUFWriter, seed: int) -> None:
+    def __init__(self, writer: gguf.GGUFWriter, seed: int, width: int = WIDTH) -> None:
         self._writer = writer
         self._random = np.random.default_rng(seed)
+        self._width = width
 
     def noise(self, *shape: int, scale: float = 0.2) -> Matrix:
         return (self._random.standard_normal(shape) * scale).astype(np.float32)
@@ -50,14 +51,21 @@ class _Weights:
         self.add(f"{name}.bias", self.noise(rows, scale=0.01))
 
     def norm(self, name: str) -> None:
-        self.add(f"{name}.weight", np.ones(WIDTH, np.float32))
-        self.add(f"{name}.bias", np.zeros(WIDTH, np.float32))
+        self.add(f"{name}.weight", np.ones(self._width, np.float32))
+        self.add(f"{name}.bias", np.zeros(self._width, np.float32))
 
 
 def write_embedding_model(path: Path) -> None:
     """Write a one-block BERT with mean pooling: 32 dimensions, 512 positions."""
     writer = gguf.GGUFWriter(path, "bert")
     _write_bert(writer, "tiny-embedding", gguf.PoolingType.MEAN)
+    _close(writer)
+
+
+def write_wide_embedding_model(path: Path) -> None:
+    """Write another one, of 48 dimensions."""
+    writer = gguf.GGUFWriter(path, "bert")
+    _write_bert(writer, "wide-embedding", gguf.PoolingType.MEAN, width=48)
     _close(writer)
 
 
@@ -85,31 +93,31 @@ def write_generative_model(path: Path) -> None:
     _close(writer)
 
 
-def _write_bert(writer: gguf.GGUFWriter, name: str, pooling: gguf.PoolingType) -> _Weights:
-    _write_hyperparameters(writer, name, BERT_CONTEXT)
+def _write_bert(writer: gguf.GGUFWriter, name: str, pooling: gguf.PoolingType, width: int = WIDTH) -> _Weights:
+    _write_hyperparameters(writer, name, BERT_CONTEXT, width)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_pooling_type(pooling)
     tokens = _SPECIAL + [_SPACE + letter for letter in _LETTERS] + list(_LETTERS)
     _write_word_pieces(writer, tokens)
-    weights = _Weights(writer, seed=int(pooling))
-    weights.add("token_embd.weight", weights.noise(len(tokens), WIDTH, scale=1.0))
-    weights.add("position_embd.weight", weights.noise(BERT_CONTEXT, WIDTH, scale=0.05))
-    weights.add("token_types.weight", weights.noise(2, WIDTH, scale=0.05))
+    weights = _Weights(writer, seed=int(pooling), width=width)
+    weights.add("token_embd.weight", weights.noise(len(tokens), width, scale=1.0))
+    weights.add("position_embd.weight", weights.noise(BERT_CONTEXT, width, scale=0.05))
+    weights.add("token_types.weight", weights.noise(2, width, scale=0.05))
     weights.norm("token_embd_norm")
     for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-        weights.linear(f"blk.0.{part}", WIDTH, WIDTH)
-    weights.linear("blk.0.ffn_up", FEED_FORWARD, WIDTH)
-    weights.linear("blk.0.ffn_down", WIDTH, FEED_FORWARD)
+        weights.linear(f"blk.0.{part}", width, width)
+    weights.linear("blk.0.ffn_up", FEED_FORWARD, width)
+    weights.linear("blk.0.ffn_down", width, FEED_FORWARD)
     weights.norm("blk.0.attn_output_norm")
     weights.norm("blk.0.layer_output_norm")
     return weights
 
 
-def _write_hyperparameters(writer: gguf.GGUFWriter, name: str, context: int) -> None:
+def _write_hyperparameters(writer: gguf.GGUFWriter, name: str, context: int, width: int = WIDTH) -> None:
     writer.add_name(name)
     writer.add_context_length(context)
-    writer.add_embedding_length(WIDTH)
+    writer.add_embedding_length(width)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_block_count(1)
     writer.add_head_count(HEADS)

@@ -17,6 +17,7 @@ from hartonomous.clients.marks import (
     SCHEMA,
     State,
     as_metadata,
+    as_note,
     collection_of,
     indexes_of,
     mark_of,
@@ -98,6 +99,10 @@ class Collections:
         """Replace the mark of a collection; NotFoundError when it is gone."""
         body = codec.dumps({"metadata": as_metadata(mark)})
         await self._pool.request("PATCH", f"/collections/{name}", call, body)
+
+    async def set_note(self, name: str, note: Mapping[str, Any] | None, call: Call) -> None:
+        """Replace or take away the note of a reindex; NotFoundError when the collection is gone."""
+        await self._pool.request("PATCH", f"/collections/{name}", call, codec.dumps({"metadata": as_note(note)}))
 
     async def create(
         self, name: str, fingerprint: EmbeddingFingerprint, language: str, state: State | None, call: Call

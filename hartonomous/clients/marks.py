@@ -53,6 +53,7 @@ is taken, and then it is deleted. `retired`: its place is taken, and it is kept 
 """
 
 _KEY = "hartonomous"
+_NOTE = "hartonomous_reindex"
 _NAME = re.compile(COLLECTION_PATTERN)
 _DIGITS = 8
 _NAMES = 50
@@ -118,6 +119,17 @@ def mark_of(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def state_of(raw: Mapping[str, Any]) -> object:
     """Return what a physical collection is, by its mark: None, or a `State`."""
     return (mark_of(raw) or {}).get("state")
+
+
+def note_of(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a reindex has written down about its target, by the same answer; empty where it has not."""
+    note = (raw["config"].get("metadata") or {}).get(_NOTE)
+    return note if isinstance(note, dict) else {}
+
+
+def as_note(note: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the collection metadata that holds a note; of None, that takes it away."""
+    return {_NOTE: None if note is None else dict(note)}
 
 
 def indexes_of(raw: Mapping[str, Any]) -> frozenset[str]:

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hartonomous.clients.points import VISIBLE, DocumentState, StoredChunk, assemble, visible_filter
+from hartonomous.clients.points import STATE_FIELDS, VISIBLE, DocumentState, StoredChunk, assemble, visible_filter
 from hartonomous.clients.qdrant import below, match, nonsense
 from hartonomous.clients.store import PointStore
 from hartonomous.clients.vectors import check_cover, newest_whole
+from hartonomous.clients.versions import FIRST_CHUNK, newest_versions
 from hartonomous.core.call import Call
 
 # Chunks of one call: with vectors a chunk has up to some 50 kB.
@@ -50,6 +51,13 @@ class WholeDocument:
 
 class Mover(PointStore):
     """Reads whole documents of any collection. Without such a collection the methods raise NotFoundError."""
+
+    async def written_since(self, collection: str, sequence: int, call: Call) -> AsyncIterator[list[DocumentState]]:
+        """Yield pages of the documents that were written at this sequence or later."""
+        since = {"key": "sequence", "range": {"gte": sequence}}
+        wanted = visible_filter(None, FIRST_CHUNK, since)
+        async for records in self._pages(collection, wanted, call, STATE_FIELDS):
+            yield list(newest_versions(DocumentState.from_payload(payload) for _, payload in records).values())
 
     async def documents(
         self, collection: str, states: Sequence[DocumentState], call: Call, *, dimension: int | None = None

@@ -64,7 +64,7 @@ class Schema:
 
     async def require(self, collection: str, fingerprint: EmbeddingFingerprint, call: Call) -> CollectionInfo:
         """Return the collection that this embedding model made, up to date; raise NotFoundError or ConflictError."""
-        info = await self.describe(collection, call)
+        info = await self._described(collection, fingerprint, call)
         if info is None:
             raise NotFoundError("There is no such collection.", code="collection_not_found")
         compare(info, fingerprint)
@@ -91,9 +91,10 @@ class Schema:
     ) -> CollectionInfo:
         """Return the collection, made with its indexes when there was none; its language stays what it was made with.
 
-        Raises ConflictError when it is not ours or another embedding model made it.
+        Raises ConflictError when it is not ours or another embedding model made it, and NotFoundError for a physical
+        collection, by whose name none is made.
         """
-        info = await self.describe(collection, call)
+        info = await self._described(collection, fingerprint, call)
         if info is None or not self._is_complete(info):
             async with self._making:
                 info = await self._make(collection, fingerprint, language, call)
@@ -133,6 +134,8 @@ class Schema:
 
     async def _found(self, collection: str, fingerprint: EmbeddingFingerprint, language: str, call: Call) -> None:
         """Make the physical collection, or find it, and let the alias stand for it."""
+        if not is_name(collection):
+            raise NotFoundError("A physical collection is gone.", code="collection_not_found")
         physical = await self._collections.physical(collection, call)
         complete = [name for name, raw in physical.items() if state_of(raw) == "complete"]
         target = complete[0] if complete else await self._empty(collection, fingerprint, language, call)
@@ -174,6 +177,11 @@ class Schema:
 
     def _is_complete(self, info: CollectionInfo) -> bool:
         return info.schema == SCHEMA and not self._collections.missing_indexes(info.indexes)
+
+    async def _described(self, collection: str, fingerprint: EmbeddingFingerprint, call: Call) -> CollectionInfo | None:
+        """Return the collection; one of another model is looked at anew, because it may have been reindexed."""
+        info = await self.describe(collection, call)
+        return info if info is None or info.fingerprint == fingerprint else await self._look(collection, call)
 
     async def _look(self, collection: str, call: Call) -> CollectionInfo | None:
         raw = await self._collections.fetch(collection, call)
