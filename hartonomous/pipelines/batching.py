@@ -15,8 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
@@ -37,7 +36,7 @@ _WARY_CALLS = 2
 _LEAST_S = 1e-6
 _PART = 64
 # So long a text waits at most for others that are being prepared.
-_GATHER_S = 0.02
+_GATHER_S = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +52,19 @@ class _Wanted:
 
 
 _Batch = list[tuple[_Wanted, int]]
+
+
+class Announcement:
+    """Texts that are about to come; `over` says, once or more than once, that they have come or will not."""
+
+    def __init__(self, arrived: Callable[[], None]) -> None:
+        self._arrived: Callable[[], None] | None = arrived
+
+    def over(self) -> None:
+        """Let nobody wait for them any more."""
+        if self._arrived is not None:
+            self._arrived()
+            self._arrived = None
 
 
 class EmbeddingQueue:
@@ -86,19 +98,22 @@ class EmbeddingQueue:
         """How many texts of one document go through the queue together."""
         return max(_PART, self._client.batch_size)
 
-    @contextmanager
-    def coming(self) -> Iterator[None]:
-        """Tell that texts are being prepared: a batch that is not full waits a moment for them."""
+    def announce(self) -> Announcement:
+        """Say that texts are being prepared: a batch that is not full waits a moment for them."""
         self._coming += 1
-        try:
-            yield
-        finally:
-            self._coming -= 1
-            if not self._coming and self._line:
-                asyncio.get_running_loop().call_soon(self._pump)
+        return Announcement(self._arrived)
 
-    async def embed(self, texts: Sequence[str], call: Call) -> tuple[list[Outcome], float]:
+    def _arrived(self) -> None:
+        self._coming -= 1
+        if not self._coming and self._line:
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    async def embed(
+        self, texts: Sequence[str], call: Call, announcement: Announcement | None = None
+    ) -> tuple[list[Outcome], float]:
         """Return for each text its vector, or the error that it is too long, and the tokens that they cost.
+
+        `announcement` is the one that was made for these texts.
 
         Raises what the embedding client raises, DeadlineExceededError when the deadline passes in the line. Cancelled,
         what nobody else waits for is no longer asked for.
@@ -108,6 +123,8 @@ class EmbeddingQueue:
         loop = asyncio.get_running_loop()
         wanted = _Wanted(texts, call, self._clock(), loop.create_future())
         self._line.extend((wanted, index) for index in range(len(texts)))
+        if announcement is not None:
+            announcement.over()
         loop.call_soon(self._pump)  # whoever comes in this very moment goes into the same call
         try:
             async with asyncio.timeout(call.deadline.remaining):

@@ -17,6 +17,7 @@ from hartonomous.clients.sparse import Bm25Encoder, Sparse
 from hartonomous.core import fingerprint
 from hartonomous.core.chunking import Chunk
 from hartonomous.errors import HartonomousError
+from hartonomous.pipelines.batching import Announcement
 from hartonomous.pipelines.measuring import Sizes
 
 # Making points takes the interpreter for 0.2 ms each: beyond so many chunks a thread does it.
@@ -103,6 +104,7 @@ class Work:
     chunks: list[Chunk] = field(default_factory=list)
     embedded_texts: list[str] = field(default_factory=list)
     sizes: Sizes | None = None
+    announcement: Announcement | None = None
     writing: bool = False
     tokens: float = 0.0
 

@@ -21,7 +21,7 @@ from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, ValidationFailedError
-from hartonomous.pipelines.batching import EmbeddingQueue
+from hartonomous.pipelines.batching import Announcement, EmbeddingQueue
 from hartonomous.pipelines.counting import SharedCounter
 from hartonomous.pipelines.cutting import cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import (
@@ -100,16 +100,25 @@ class Storer:
         Raises NotFoundError when the collection is gone, DocumentChangedError when others write the same document,
         and any other of our errors.
         """
-        with self._queue.coming():
-            state = await self._lookups.do(target.collection, document.id, call)
-            work = _compare(document, state, info, target)
-            if work is not None and work.embeds:
-                await self._cut(work, target, info, call)
+        announcement = self._queue.announce()
+        try:
+            return await self._store(document, target, info, announcement, call)
+        finally:
+            announcement.over()
+
+    async def _store(
+        self, document: Document, target: Target, info: CollectionInfo, announcement: Announcement, call: Call
+    ) -> DocumentResult:
+        state = await self._lookups.do(target.collection, document.id, call)
+        work = _compare(document, state, info, target)
         if work is None:
             assert state is not None
             return DocumentResult(document.index, document.id, "unchanged", state.version, state.chunk_count)
         if not work.embeds:
+            announcement.over()
             return await self._jobs.run(self._store_attributes(target.collection, work, call))
+        await self._cut(work, target, info, call)
+        work.announcement = announcement
         task = self._jobs.start(self._store_text(work, target.collection, info, call))
         try:
             return await asyncio.shield(task)
@@ -184,7 +193,7 @@ class Storer:
         """Return the points of some chunks, or the chunks of them that are too long for the service."""
         if work.document.prepared is not None:
             return prepared_points(work, work.document.prepared, first, count), []
-        outcomes, tokens = await self._queue.embed(work.embedded_texts[first : first + count], call)
+        outcomes, tokens = await self._queue.embed(work.embedded_texts[first : first + count], call, work.announcement)
         work.tokens += tokens
         vectors: list[Vector] = []
         refused: list[int] = []

@@ -79,13 +79,25 @@ async def test_a_lone_text_does_not_wait_and_the_next_wait_for_a_full_batch_or_i
 async def test_a_batch_waits_a_moment_for_texts_that_are_being_prepared() -> None:
     line = Line()
     line.open()
-    with line.queue.coming():
-        first = line.embed(["one"])
-        await asyncio.sleep(0.001)
-        assert line.sizes == []
-        second = line.embed(["two"])
+    announcement = line.queue.announce()
+    first = line.embed(["one"])
+    await asyncio.sleep(0.001)
+    assert line.sizes == []
+    second = asyncio.create_task(line.queue.embed(["two"], call(), announcement))
     await asyncio.gather(first, second)
     assert line.sizes == [2]
+
+
+async def test_a_batch_waits_no_longer_than_that_for_them() -> None:
+    line = Line()
+    line.open()
+    line.queue.announce()
+    task = line.embed(["one"])
+    await asyncio.sleep(0.001)
+    line.clock.now += 1.0
+    await task
+    assert line.sizes == [1]
+    line.queue.announce().over()
 
 
 async def test_no_more_calls_are_under_way_than_the_service_takes() -> None:
