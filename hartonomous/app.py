@@ -17,7 +17,7 @@ from aiohttp import web
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Config
-from hartonomous.handlers import documents, ingest, openai, openapi, ops, rag
+from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
 from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
@@ -35,7 +35,14 @@ from hartonomous.wiring import open_pool, open_storage
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
 
-OPERATIONS = (*ingest.OPERATIONS, *rag.OPERATIONS, *documents.OPERATIONS, *openai.OPERATIONS, *ops.OPERATIONS)
+OPERATIONS = (
+    *ingest.OPERATIONS,
+    *rag.OPERATIONS,
+    *documents.OPERATIONS,
+    *openai.OPERATIONS,
+    *admin.OPERATIONS,
+    *ops.OPERATIONS,
+)
 
 _LAG_INTERVAL_S = 0.5
 

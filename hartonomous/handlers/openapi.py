@@ -98,7 +98,10 @@ def _operation(operation: Operation, schemas: _Schemas, error: dict[str, Any]) -
     if operation.tag != "operations":
         statuses.add(503)  # the server may be shutting down
     if operation.request is not None:
-        view["requestBody"] = {"required": True, "content": _request_content(operation, schemas)}
+        view["requestBody"] = {
+            "required": operation.body_required,
+            "content": _request_content(operation, schemas),
+        }
         statuses |= {408, 413, 415}
     for status in sorted(statuses - {operation.status}):
         view["responses"][str(status)] = _failure(status, error)

@@ -31,5 +31,6 @@ class Operation:
     media: Sequence[str] = ("application/json",)
     requests: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, Any] = field(default_factory=dict)
+    body_required: bool = True
     query: Mapping[str, Any] = field(default_factory=dict)
     errors: Sequence[int] = ()

@@ -121,6 +121,13 @@ class UploadFields(IngestParameters):
     metadata: Metadata | None = None
 
 
+class SweepBody(Body):
+    """What is swept: one collection, or all. `older_than_s` is at least the configured time, which is the default."""
+
+    collection: Collection | None = None
+    older_than_s: Annotated[float, Field(gt=0, le=3_153_600_000)] | None = None
+
+
 class SearchBody(Body):
     """A question for retrieval alone."""
 

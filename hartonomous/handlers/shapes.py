@@ -197,6 +197,20 @@ class CollectionsAnswer(TypedDict):
     request_id: str
 
 
+class SweptView(TypedDict):
+    """What was removed: chunks that were never shown, and collections of reindexes that were given up."""
+
+    chunks: int
+    reindexes: int
+
+
+class SweepAnswer(SweptView):
+    """What was removed in all, and of each collection."""
+
+    collections: dict[str, SweptView]
+    request_id: str
+
+
 class DocumentView(TypedDict):
     """A document without its text."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from hartonomous.clients.points import DocumentState, StoredChunk, assemble
@@ -12,6 +13,7 @@ from hartonomous.pipelines.documents import DocumentResult, Status
 from hartonomous.pipelines.ingest import IngestResult
 from hartonomous.pipelines.query import QueryResult
 from hartonomous.pipelines.search import ScoredHit, SearchResult
+from hartonomous.pipelines.sweep import Swept
 
 
 def hit(scored: ScoredHit) -> dict[str, Any]:
@@ -139,6 +141,16 @@ def batch_item(index: int, outcome: QueryResult | HartonomousError, request_id: 
         "index": index,
         "status": 200,
         "result": query_answer(outcome, outcome.timings | {"total": total}, request_id),
+    }
+
+
+def sweep_answer(swept: Mapping[str, Swept], request_id: str) -> dict[str, Any]:
+    """Return the body of `/admin/sweep`."""
+    return {
+        "collections": {name: asdict(removed) for name, removed in swept.items()},
+        "chunks": sum(removed.chunks for removed in swept.values()),
+        "reindexes": sum(removed.reindexes for removed in swept.values()),
+        "request_id": request_id,
     }
 
 

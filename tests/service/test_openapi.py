@@ -87,7 +87,7 @@ def test_a_rag_request_refuses_unknown_fields_and_an_openai_one_does_not(documen
             schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             if "$ref" in schema:
                 body = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-                assert (body.get("additionalProperties") is False) == path.startswith("/rag/")
+                assert (body.get("additionalProperties") is False) == path.startswith(("/rag/", "/admin/"))
 
 
 def _calls(collection: str) -> list[tuple[str, str, str, Any]]:
@@ -100,6 +100,8 @@ def _calls(collection: str) -> list[tuple[str, str, str, Any]]:
         ("POST", "/rag/query", "/rag/query", question | {"max_tokens": 4}),
         ("POST", "/rag/batch-query", "/rag/batch-query", {"queries": [question | {"max_tokens": 2}, {"query": ""}]}),
         ("GET", "/rag/collections", "/rag/collections", None),
+        ("POST", "/admin/sweep", "/admin/sweep", {"collection": collection}),
+        ("POST", "/admin/sweep", "/admin/sweep", None),
         ("GET", "/rag/collections/{name}/documents", f"{base}/documents", None),
         ("GET", "/rag/collections/{name}/documents/{id}", f"{base}/documents/flask", None),
         ("POST", "/v1/chat/completions", "/v1/chat/completions", CHAT),

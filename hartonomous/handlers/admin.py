@@ -1,0 +1,47 @@
+"""`/admin/sweep`: what killed ingests left behind is removed."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from hartonomous import codec
+from hartonomous.errors import ValidationFailedError
+from hartonomous.handlers import shapes, views
+from hartonomous.handlers.answers import json_response, runtime_of
+from hartonomous.handlers.body import read_bytes, validate
+from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.schemas import SweepBody
+from hartonomous.middleware.request_id import call_of
+from hartonomous.pipelines.sweep import Sweeper
+
+
+async def sweep(request: web.Request) -> web.Response:
+    """Remove what is older than the grace time, of one collection or of all."""
+    runtime, call = runtime_of(request), call_of(request)
+    # Clients that send no body may name a type for it all the same.
+    data = await read_bytes(request) if request.body_exists else b""
+    body = validate(SweepBody, codec.loads_request(data) if data.strip() else {})
+    least = runtime.config.rag.ingest.sweep_after_s
+    older_than_s = least if body.older_than_s is None else body.older_than_s
+    if older_than_s < least:
+        raise ValidationFailedError(
+            f"older_than_s must be at least {least:g}: what is younger may be an ingest under way.",
+            param="older_than_s",
+        )
+    swept = await Sweeper(runtime.vectors, runtime.schema).sweep(body.collection, older_than_s, call)
+    return json_response(views.sweep_answer(swept, call.request_id))
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/admin/sweep",
+        sweep,
+        "Remove what killed ingests and reindexes left behind",
+        "administration",
+        SweepBody,
+        shapes.SweepAnswer,
+        body_required=False,
+        errors=(404, 409, 422, 502, 503, 504),
+    ),
+)
