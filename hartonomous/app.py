@@ -30,6 +30,7 @@ from hartonomous.monitor import Monitor
 from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
+from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.wiring import open_pool, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
@@ -102,6 +103,7 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         answerer=answerer,
         batch=BatchAnswerer(searcher, answerer),
         ingestor=storage.ingestor,
+        sweeper=Sweeper(vectors, schema),
         traffic=traffic,
         monitor=monitor,
     )

@@ -23,6 +23,7 @@ from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
+from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.pipelines.traffic import Traffic
 
 
@@ -41,6 +42,7 @@ class Runtime:
     answerer: Answerer
     batch: BatchAnswerer
     ingestor: Ingestor
+    sweeper: Sweeper
     traffic: Traffic
     monitor: Monitor
 

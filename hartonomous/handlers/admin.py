@@ -12,7 +12,6 @@ from hartonomous.handlers.body import read_bytes, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import SweepBody
 from hartonomous.middleware.request_id import call_of
-from hartonomous.pipelines.sweep import Sweeper
 
 
 async def sweep(request: web.Request) -> web.Response:
@@ -28,7 +27,7 @@ async def sweep(request: web.Request) -> web.Response:
             f"older_than_s must be at least {least:g}: what is younger may be an ingest under way.",
             param="older_than_s",
         )
-    swept = await Sweeper(runtime.vectors, runtime.schema).sweep(body.collection, older_than_s, call)
+    swept = await runtime.sweeper.sweep(body.collection, older_than_s, call)
     return json_response(views.sweep_answer(swept, call.request_id))
 
 

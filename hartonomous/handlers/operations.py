@@ -16,7 +16,8 @@ class Operation:
     """One method of one path.
 
     `request` and `answer` are types that pydantic makes a schema from; None stands for no body. `requests` and
-    `answers` are those of further media types; of a stream they describe a line.
+    `answers` are those of further media types; of a stream they describe a line. A request's body may be left out
+    unless `body_required`.
     `errors` are the statuses that the operation itself can answer beside those that all can.
     """
 
