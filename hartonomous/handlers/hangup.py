@@ -1,7 +1,8 @@
 """Noticing that a client has left while nothing is read from it.
 
 While a request's body waits in the socket (backpressure) the event loop does not read, and so does not see the end of
-the connection: the kernel is asked for that alone.
+the connection: the kernel is asked for that alone. It learns of an orderly end only behind all that was sent before: a
+client that leaves with more on its way than the socket holds is noticed when reading goes on, or at the next write.
 """
 
 from __future__ import annotations
