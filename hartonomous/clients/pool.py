@@ -13,6 +13,7 @@ idempotent.
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +32,7 @@ from hartonomous.metrics import Metrics
 
 # llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
 _KEEPALIVE_S = 4.0
+_IN_ONE = 512 * 1024
 _JSON_HEADERS = {"Content-Type": "application/json"}
 
 
@@ -212,14 +214,14 @@ class Pool:
         if self._aborted and replica is None:
             raise self._shutting_down()
         session = self._session if replica is None else self._polls
-        options: dict[str, Any] = {"data": body, "headers": {**_JSON_HEADERS, **call.headers}, "allow_redirects": False}
+        options: dict[str, Any] = {"headers": {**_JSON_HEADERS, **call.headers}, "allow_redirects": False}
         async with self._slot(replica, call) as (chosen, outcome):
             # The service's own time begins when it is asked, not while the call waits for its turn.
             limit_s = call.deadline.bound(self.config.timeout_s)
             deadline = Deadline(limit_s) if whole else call.deadline
             with self.errors(outcome):
                 async with asyncio.timeout(limit_s):
-                    response = await self._connect(session, method, chosen, path, options, deadline, idempotent)
+                    response = await self._connect(session, method, chosen, path, body, options, deadline, idempotent)
             outcome[0] = f"{response.status // 100}xx"
             opened = Opened(self, response, outcome)
             self._open.add(opened)
@@ -244,13 +246,14 @@ class Pool:
         method: str,
         replica: Replica,
         path: str,
+        body: bytes | None,
         options: dict[str, Any],
         deadline: Deadline,
         idempotent: bool,
     ) -> aiohttp.ClientResponse:
         url = replica.url + path
         try:
-            return await session.request(method, url, timeout=self._limits(deadline), **options)
+            return await session.request(method, url, data=_payload(body), timeout=self._limits(deadline), **options)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             if len(self.replicas) > 1:
                 # A refused connection is over at once: its address would always have the fewest calls under way.
@@ -261,7 +264,7 @@ class Pool:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if not idempotent or self._aborted:
                 raise
-            return await session.request(method, url, timeout=self._limits(deadline), **options)
+            return await session.request(method, url, data=_payload(body), timeout=self._limits(deadline), **options)
 
     def _limits(self, deadline: Deadline) -> aiohttp.ClientTimeout:
         # A total of 0 would mean none at all.
@@ -336,3 +339,8 @@ class Pool:
     @staticmethod
     def _shutting_down() -> BackendUnavailableError:
         return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Return what aiohttp sends: a large body piece by piece, because in one it would hold the loop."""
+    return body if body is None or len(body) <= _IN_ONE else io.BytesIO(body)

@@ -66,15 +66,20 @@ class IngestResult:
 
 @dataclass(slots=True)
 class _Run:
-    """One request: its target, what is under way by document id, what it has cost, and what ended it."""
+    """One request: its target, what is under way by document id, what it has cost, and what ended it.
+
+    A stream `ends` with a fatal error; of a list every document is tried.
+    """
 
     target: Target
     info: CollectionInfo
     asked: float
+    ends: bool
     under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     tokens: float = 0.0
     failures: int = 0
     fatal: HartonomousError | None = None
+    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def note(self, error: HartonomousError) -> None:
         """Take a document's failure into account: some say at once that the next one will fail as well."""
@@ -82,6 +87,8 @@ class _Run:
             self.failures += 1
         if isinstance(error, InsufficientStorageError | ConflictError) or self.failures >= _HOPELESS:
             self.fatal = self.fatal or error
+            if self.ends and not self.ended.done():
+                self.ended.set_result(None)
 
 
 class Ingestor:
@@ -133,7 +140,7 @@ class Ingestor:
         async def keep(result: DocumentResult) -> None:
             results[result.index] = result
 
-        run = await self._begin(Target(collection, max_tokens, overlap_tokens), call)
+        run = await self._begin(Target(collection, max_tokens, overlap_tokens), call, ends=False)
         for result in results.values():
             self._outcomes[result.status].inc()
         await self._take_all(run, _each(latest.values()), lambda: call, keep)
@@ -160,12 +167,12 @@ class Ingestor:
         Raises what ends a stream (a backend is gone, the store is full, the model has changed) when all that was under
         way is done and told; what `source` and `on_result` raise ends it as well.
         """
-        run = await self._begin(Target(collection, max_tokens, overlap_tokens), call)
 
         def document_call() -> Call:
             return replace(call, deadline=Deadline(call.deadline.bound(document_s)))
 
-        await self._take_all(run, source, document_call, on_result, ends=True)
+        run = await self._begin(Target(collection, max_tokens, overlap_tokens), document_call(), ends=True)
+        await self._take_all(run, source, document_call, on_result)
         if run.fatal is not None:
             raise run.fatal
         return round(run.tokens)
@@ -176,20 +183,16 @@ class Ingestor:
         source: AsyncIterator[Document | DocumentResult],
         call: Callable[[], Call],
         on_result: OnResult,
-        *,
-        ends: bool = False,
     ) -> None:
-        """Take documents side by side as the windows permit, until there are no more or, if it `ends`, a fatal one."""
+        """Take documents side by side as the windows permit, until there are no more or a fatal error has ended it."""
         try:
             async with asyncio.TaskGroup() as group:
                 try:
-                    async for one in source:
+                    while (one := await _next(source, run.ended)) is not None:
                         if isinstance(one, DocumentResult):
                             await self._tell(one, on_result)
                         else:
                             await self._admit(run, one, group, call, on_result)
-                        if ends and run.fatal is not None:
-                            return
                 except HartonomousError as error:
                     run.fatal = error  # what is under way is finished and told first
         except ExceptionGroup as errors:
@@ -261,8 +264,8 @@ class Ingestor:
             raise
         return replace(document, text=parsed.text, title=document.title or parsed.title, pages=parsed.pages, raw=None)
 
-    async def _begin(self, target: Target, call: Call) -> _Run:
-        return _Run(target, await self._ensure(target, call), time.monotonic())
+    async def _begin(self, target: Target, call: Call, *, ends: bool) -> _Run:
+        return _Run(target, await self._ensure(target, call), time.monotonic(), ends)
 
     async def _info(self, run: _Run, call: Call) -> CollectionInfo:
         """Return the collection; a long stream asks again now and then whether it and the model are still the same."""
@@ -279,6 +282,23 @@ class Ingestor:
         except ConflictError as error:
             error.param = "collection"
             raise
+
+
+async def _next(
+    source: AsyncIterator[Document | DocumentResult], ended: asyncio.Future[None]
+) -> Document | DocumentResult | None:
+    """Return the next of `source`; None at its end, or as soon as it is of no use to wait for it."""
+    if ended.done():
+        return None
+    pulling = asyncio.ensure_future(anext(source, None))
+    try:
+        either: set[asyncio.Future[Any]] = {pulling, ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return pulling.result() if pulling.done() else None
+    finally:
+        if not pulling.done():
+            pulling.cancel()
+            await asyncio.wait({pulling})
 
 
 async def _each(documents: Iterable[Document]) -> AsyncIterator[Document | DocumentResult]:

@@ -116,6 +116,19 @@ async def test_a_full_store_ends_the_stream_at_once(error: BackendError) -> None
     assert len(parts.told) == parts.pulled < 2_000
 
 
+async def test_a_fatal_error_ends_a_stream_whose_source_is_silent() -> None:
+    parts = Streaming()
+    parts.vectors.error, parts.vectors.failing = InsufficientStorageError("full"), "d1"
+
+    async def silent() -> AsyncIterator[Document]:
+        yield lines("One.")[0]
+        await asyncio.Event().wait()
+
+    with pytest.raises(InsufficientStorageError):
+        await parts.ingestor.stream("docs", silent(), 16, 0, call(), parts._tell, document_s=60.0)
+    assert parts.statuses() == {1: "failed"}
+
+
 async def test_what_the_source_raises_ends_it_when_all_that_came_before_is_stored() -> None:
     parts = Streaming()
     with pytest.raises(RequestTimedOutError):
