@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import hdrs, web
 
 from hartonomous import codec
 from hartonomous.config import Server
+from hartonomous.core.formats import ENDINGS, Format
 from hartonomous.core.multipart import MultipartParser, Part, boundary_of, malformed, parameters
 from hartonomous.errors import (
     HartonomousError,
@@ -34,22 +35,11 @@ from hartonomous.handlers.ingest_request import validated
 from hartonomous.handlers.offload import in_thread
 from hartonomous.handlers.schemas import UploadFields
 from hartonomous.keys import CONFIG
-from hartonomous.pipelines.documents import Format
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MULTIPART = "multipart/form-data"
-FORMATS: Final[dict[str, Format]] = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".html": "html",
-    ".htm": "html",
-    ".pdf": "pdf",
-    ".docx": "docx",
-}
 
 _FIELD_BYTES = 65_536
 _NAME_LENGTH = 1_024
@@ -168,12 +158,12 @@ class _Form:
                 f"A file needs a name of at most {_NAME_LENGTH} characters.", param=f"files.{place}"
             )
         _refuse_encoded(part, f"files.{place}")
-        kind = FORMATS.get(PurePosixPath(name).suffix.lower())
+        kind = ENDINGS.get(PurePosixPath(name).suffix.lower())
         file = UploadedFile(name, kind, self._folder / str(place))
         self._files.append(file)
         if kind is None:
             file.error = UnsupportedMediaTypeError(
-                f"A file must be one of {', '.join(FORMATS)}.", param=f"files.{place}", code="unsupported_format"
+                f"A file must be one of {', '.join(ENDINGS)}.", param=f"files.{place}", code="unsupported_format"
             )
         else:
             await _on_disk(_append, file.path, b"")

@@ -19,8 +19,9 @@ from hartonomous.clients.points import DocumentState
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Chunking
 from hartonomous.core.call import Call
+from hartonomous.core.formats import Format
 from hartonomous.errors import BackendError, NotFoundError
-from hartonomous.pipelines.documents import Document, DocumentResult, Format, Written
+from hartonomous.pipelines.documents import Document, DocumentResult, Written
 from hartonomous.pipelines.ingest import Ingestor
 
 OnResult = Callable[[DocumentResult], None]

@@ -16,6 +16,7 @@ from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.sparse import Bm25Encoder, Sparse
 from hartonomous.core import fingerprint
 from hartonomous.core.chunking import Chunk
+from hartonomous.core.formats import Format
 from hartonomous.errors import HartonomousError
 from hartonomous.pipelines.batching import Announcement
 from hartonomous.pipelines.measuring import Sizes
@@ -24,7 +25,6 @@ from hartonomous.pipelines.measuring import Sizes
 _POINTS_IN_THREAD = 16
 
 
-Format = Literal["text", "markdown", "html", "pdf", "docx"]
 Status = Literal["created", "updated", "unchanged", "failed"]
 
 

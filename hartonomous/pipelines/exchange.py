@@ -23,8 +23,9 @@ from hartonomous.clients.sparse import Sparse, languages
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.chunking import Chunk
 from hartonomous.core.fingerprint import EmbeddingFingerprint
+from hartonomous.core.formats import Format
 from hartonomous.errors import ValidationFailedError
-from hartonomous.pipelines.documents import Document, Format, Prepared
+from hartonomous.pipelines.documents import Document, Prepared
 
 VERSION = 1
 _BEGIN, _END = "hartonomous_export", "hartonomous_export_end"

@@ -14,25 +14,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from hartonomous.core.formats import ENDINGS, Format
 from hartonomous.sending.globs import Globs
 from hartonomous.sending.naming import DocumentName, document_name
 from hartonomous.sending.tally import Failure, reason
-
-Kind = Literal["text", "markdown", "html", "pdf", "docx"]
-
-KINDS: dict[str, Kind] = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".html": "html",
-    ".htm": "html",
-    ".pdf": "pdf",
-    ".docx": "docx",
-}
-"""What is sent, by the ending of a file's name."""
 
 # Those of Git, Mercurial, Subversion and Bazaar are hidden anyway.
 _VERSION_CONTROL = frozenset(("CVS", "RCS", "SCCS", "_darcs"))
@@ -71,7 +58,7 @@ class File:
 
     path: str
     name: str
-    kind: Kind
+    kind: Format
     stamp: Stamp
 
     @property
@@ -158,9 +145,9 @@ def walk(roots: Sequence[Root], filters: Filters) -> Walk:
 
 
 def _add_given(root: Root, status: os.stat_result, found: Walk) -> None:
-    kind = KINDS.get(root.path.suffix.lower())
+    kind = ENDINGS.get(root.path.suffix.lower())
     if kind is None or not stat.S_ISREG(status.st_mode):
-        known = " ".join(KINDS)
+        known = " ".join(ENDINGS)
         found.failures.append(Failure(str(root.path), f"is not a file that can be sent ({known})"))
     else:
         found.files.append(File(str(root.path), root.name, kind, _stamp(status)))
@@ -226,8 +213,8 @@ class _Folders:
             self._found.files.append(File(entry.path, name, kind, _stamp(status)))
         return 1
 
-    def _kind(self, inner: str) -> Kind | None:
-        return KINDS.get(os.path.splitext(inner)[1].lower()) if self._filters.wants(inner) else None  # noqa: PTH122
+    def _kind(self, inner: str) -> Format | None:
+        return ENDINGS.get(os.path.splitext(inner)[1].lower()) if self._filters.wants(inner) else None  # noqa: PTH122
 
     def _missed(self, entry: os.DirEntry[str], inner: str, error: OSError) -> None:
         if error.errno == errno.ELOOP:
