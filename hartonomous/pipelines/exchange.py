@@ -194,7 +194,7 @@ def _chunk(item: Mapping[str, Any], index: int, text: str, path: str) -> Chunk:
 def _check_order(chunks: Sequence[Chunk], text: str) -> None:
     """Refuse chunks that do not go on, or leave out something that can be seen."""
     for before, chunk in pairwise(chunks):
-        if chunk.start <= before.start or chunk.end <= before.end:
+        if chunk.start < before.start or chunk.end <= before.end:
             raise _bad(f"chunks.{chunk.index}", "is not behind the one before")
         if text[before.end : chunk.start].strip():
             raise _bad(f"chunks.{chunk.index}", "leaves out a part of the text")
