@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -356,10 +356,10 @@ MOMENTS: dict[str, Callable[[], Moment]] = {
 }
 
 
-async def killed(rig: Models, moment: Moment) -> None:
+async def killed(rig: Models, moment: Moment, cut: Sequence[object] = CUT) -> None:
     """Kill a reindex at a moment, as `kill -9` does."""
     async with gate(rig.store, moment) as made:
-        process = await rig.behind(made.url).start("reindex", rig.collection, *CUT)
+        process = await rig.behind(made.url).start("reindex", rig.collection, *cut)
         async with asyncio.timeout(60):
             await made.reached.wait()
         process.kill()
@@ -480,7 +480,9 @@ def second_publication() -> Moment:
 async def test_an_interrupted_reindex_that_cut_in_another_way_is_begun_anew(models: Maker) -> None:
     async with models() as rig:
         await ingest(rig.old, *DOCUMENTS, chunking=SMALL)
-        await killed(rig, MOMENTS["before the old one is marked"]())
+        for size in (48, 32):
+            cut = ("--max-tokens", size, "--overlap-tokens", 0)
+            await killed(rig, MOMENTS["before the old one is marked"](), cut)
         await rig.commands.do("reindex", rig.collection, "--max-tokens", 24, "--overlap-tokens", 0)
         await rig.check_clean(*DOCUMENTS, chunking={"max_tokens": 24, "overlap_tokens": 0})
 
