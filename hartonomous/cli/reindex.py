@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hartonomous.cli import offline
+from hartonomous.errors import NotFoundError
 
 if TYPE_CHECKING:
     from hartonomous.config import Config
@@ -55,6 +57,8 @@ async def _reindex(args: argparse.Namespace, storage: Storage, config: Config, c
     mover = Mover(storage.pools["qdrant"])
     reindexer = Reindexer(storage.embedding, storage.schema, mover, Copier(storage.vectors, mover, storage.ingestor))
     tally = Tally(total=None)
+    with suppress(NotFoundError):  # told below, unless its reindex was interrupted in just that moment
+        tally.total, _ = await storage.vectors.counts(plan.collection, call)
     try:
         async with showing(make_display(progress=sys.stderr.isatty(), quiet=False), tally):
             reindexed = await reindexer.run(plan, call, lambda result: _count(tally, result))
