@@ -35,6 +35,7 @@ async def run(config: Config) -> None:
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
+        auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
         access_log=None,
         keepalive_timeout=config.server.keepalive_s,
         shutdown_timeout=_LAST_WORDS_S,

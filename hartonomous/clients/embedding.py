@@ -24,7 +24,7 @@ from hartonomous.clients.pool import Pool
 from hartonomous.config import Embedding
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
-from hartonomous.errors import BackendError
+from hartonomous.errors import BackendError, BackendUnavailableError
 from hartonomous.metrics import Metrics
 
 Vector = Sequence[float]
@@ -50,6 +50,10 @@ class EmbeddingClient:
     async def model(self, call: Call) -> ModelInfo:
         """Return the name, dimension and context size of the model that the service has loaded."""
         return await self._info.get(call)
+
+    def forget(self) -> None:
+        """Ask the service anew which model it has."""
+        self._info.forget()
 
     async def fingerprint(self, call: Call) -> EmbeddingFingerprint:
         """Return what a collection's vectors depend on: model, dimension and prefixes."""
@@ -97,12 +101,20 @@ class EmbeddingClient:
         body: dict[str, Any] = {"input": list(texts), "encoding_format": "base64"}
         if self._config.model is not None:
             body["model"] = self._config.model
-        answer = await self._pool.request("POST", "/v1/embeddings", call, codec.dumps(body))
         try:
-            embedded = decode(codec.loads(answer.body), len(texts), dimension)
+            answer = await self._pool.request("POST", "/v1/embeddings", call, codec.dumps(body))
+        except (BackendError, BackendUnavailableError):
+            self._info.forget()  # it may come back with another model
+            raise
+        try:
+            value = codec.loads(answer.body)
+            embedded = decode(value, len(texts), dimension)
         except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
             self._info.forget()
             raise BackendError("The embedding service answered something that is no list of embeddings.") from error
+        if self._info.is_another(value.get("model")):
+            self._info.forget()
+            raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
         self._tokens.inc(embedded.tokens)
         return embedded
 

@@ -16,7 +16,7 @@ from hartonomous.clients.pool import Pool
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError
 
-_TTL_S = 30.0
+_TTL_S = 2.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,13 +30,14 @@ class ModelInfo:
 
 
 class ModelInfoCache:
-    """The model of one service, asked again when what is known is older than 30 s."""
+    """The model of one service, asked again when what is known is older than 2 s."""
 
     def __init__(self, pool: Pool, name: str | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._name = name
         self._clock = clock
         self._known: ModelInfo | None = None
+        self._answers: str | None = None
         self._until = 0.0
 
     async def get(self, call: Call) -> ModelInfo:
@@ -44,13 +45,24 @@ class ModelInfoCache:
         known = self._known
         if known is not None and self._clock() < self._until:
             return known
-        self._known = known = await self._ask(call)
+        # Others go on with what is known while this one asks.
         self._until = self._clock() + _TTL_S
-        return known
+        self._known = found = await self._ask(call)
+        if known is not None and known.name != found.name:
+            self._answers = None
+        return found
 
     def forget(self) -> None:
         """Ask again at the next call."""
         self._known = None
+        self._answers = None
+
+    def is_another(self, name: object) -> bool:
+        """Whether an answer names another model than the ones before it, since the service was asked."""
+        if not isinstance(name, str) or self._name is not None:
+            return False  # a service that is told which model is wanted repeats it
+        known, self._answers = self._answers, self._answers or name
+        return known is not None and known != name
 
     def learn(self, dimension: int) -> None:
         """Complete what the service did not say."""

@@ -243,12 +243,20 @@ class _IngestStream:
 
 def _document(number: int, line: bytes | None, limit: int) -> Document | DocumentResult:
     """Return the document of a line, or the failure of one that holds none."""
+    value = None
     try:
         if line is None:
             raise PayloadTooLargeError(f"The line is larger than {limit} bytes.")
-        return document_of(body.validate(DocumentBody, _parsed(line), "The line"), number, "")
+        value = _parsed(line)
+        return document_of(body.validate(DocumentBody, value, "The line"), number, "")
     except HartonomousError as error:
-        return DocumentResult(number, None, "failed", error=error)
+        return DocumentResult(number, _id_of(value), "failed", error=error)
+
+
+def _id_of(value: Any) -> str | None:
+    """Return the id of a document that is not taken, where it has one."""
+    name = value.get("id") if isinstance(value, dict) else None
+    return name if isinstance(name, str) and 1 <= len(name) <= 256 and name.isprintable() else None
 
 
 def _parsed(line: bytes) -> Any:

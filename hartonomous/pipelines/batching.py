@@ -2,12 +2,12 @@
 
 Texts of all ingests stand in one line. A call goes out when it is full, or with what there is when none is under way
 and none is about to come, so that a lone document never waits and a service under load gets full batches, as many at
-once as it takes. A batch that is refused because a text in it is too long is halved until that text stands alone: it is
-its own document's failure and no other's.
+once as it takes. A batch that is refused because a text in it is too long is halved until it is known from which
+length on texts are refused: those are their own documents' failure and no other's.
 
 Ingests give way to queries. While queries are under way one call goes out at a time, as long as it is short, and then
 the service rests from ingests until these had no more than their share of its time; for a while after the last query
-calls stay few and short, because the next one would have to wait for what is under way.
+no more is under way than the service does in a moment, because the next query would have to wait for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.core.call import Call
@@ -28,12 +29,13 @@ Outcome = Vector | ValidationFailedError
 
 # A query counts as under way so long after its end: the next one of the same caller comes at once.
 _NEXT_QUERY_S = 0.25
-# So long after a query the calls stay short, and so short they are.
+# So long after a query no more is under way than the service does in a moment.
 _WARY_S = 30.0
-_SHORT_S = 0.05
-_SHORT_TEXTS = 8
-_WARY_CALLS = 2
-_LEAST_S = 1e-6
+_MOMENT_S = 0.1
+# Texts in that moment, as long as it is not known how many texts a second the service takes.
+_FIRST_TEXTS = 16
+# What a call counts for in the measured rate, beside the one after it.
+_FADE = 0.9
 _PART = 64
 # So long a text waits at most for others that are being prepared.
 _GATHER_S = 0.1
@@ -84,7 +86,8 @@ class EmbeddingQueue:
         self._line: deque[tuple[_Wanted, int]] = deque()
         self._running: dict[asyncio.Task[None], _Batch] = {}
         self._coming = 0
-        self._text_s: float | None = None
+        # Of the last calls: the texts that came back, and the time in which any was under way.
+        self._texts, self._busy_s, self._counted_at = 0.0, 0.0, 0.0
         self._resting_until = 0.0
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -184,12 +187,14 @@ class EmbeddingQueue:
     def _pace(self) -> tuple[int, int]:
         """Return how many calls may be under way, and of how many texts each."""
         size, calls = self._client.batch_size, self._client.concurrency
-        if self._traffic.quiet_s > _WARY_S:
+        if self._share >= 1 or self._traffic.quiet_s > _WARY_S:
             return calls, size
+        moment = max(1.0, self._texts / self._busy_s * _MOMENT_S) if self._busy_s else _FIRST_TEXTS
+        if self._beside_queries:
+            return 1, max(1, min(size, int(moment / 2)))
         # One call's room is left to the queries, where there is more than one.
-        calls = 1 if self._beside_queries else max(1, min(calls - 1, _WARY_CALLS))
-        short = _SHORT_TEXTS if self._text_s is None else int(_SHORT_S / self._text_s)
-        return calls, max(1, min(size, short))
+        calls = max(1, calls - 1)
+        return calls, max(1, min(size, int(moment / calls)))
 
     def _take(self, size: int) -> _Batch:
         batch: _Batch = []
@@ -200,6 +205,8 @@ class EmbeddingQueue:
         return batch
 
     def _send(self, batch: _Batch) -> None:
+        if not self._running:
+            self._counted_at = self._clock()
         task = asyncio.create_task(self._call(batch))
         self._running[task] = batch
         task.add_done_callback(self._ended)
@@ -210,7 +217,7 @@ class EmbeddingQueue:
 
     async def _call(self, batch: _Batch) -> None:
         """Embed a batch and tell everybody in it; never raises."""
-        started, side_by_side = self._clock(), len(self._running)
+        started = self._clock()
         try:
             outcomes = await self._embed(
                 [wanted.texts[index] for wanted, index in batch], joint([wanted.call for wanted, _ in batch])
@@ -222,20 +229,30 @@ class EmbeddingQueue:
         else:
             _settle(batch, outcomes)
         finally:
-            took = self._clock() - started
-            text_s = max(took, _LEAST_S) / len(batch) / side_by_side
-            self._text_s = text_s if self._text_s is None else 0.8 * self._text_s + 0.2 * text_s
-            self._resting_until = self._clock() + took * (1 / self._share - 1)
+            now = self._clock()
+            self._texts = _FADE * self._texts + len(batch)
+            self._busy_s = _FADE * self._busy_s + now - self._counted_at
+            self._counted_at = now
+            self._resting_until = now + (now - started) * (1 / self._share - 1)
 
     async def _embed(self, texts: Sequence[str], call: Call) -> list[tuple[Outcome, float]]:
         """Return for each text its outcome and its part of the tokens, by its length."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        outcomes = await self._embed_sorted([texts[index] for index in order], call)
+        return [outcome for _, outcome in sorted(zip(order, outcomes, strict=True), key=itemgetter(0))]
+
+    async def _embed_sorted(self, texts: Sequence[str], call: Call) -> list[tuple[Outcome, float]]:
+        """Embed texts, the shortest first; longer ones than one that is refused are not asked for by themselves."""
         try:
             embedded = await self._client.embed_documents(texts, call)
         except ValidationFailedError as error:
             if len(texts) == 1:
                 return [(error, 0.0)]
             middle = len(texts) // 2
-            return [*await self._embed(texts[:middle], call), *await self._embed(texts[middle:], call)]
+            shorter = await self._embed_sorted(texts[:middle], call)
+            if isinstance(shorter[-1][0], ValidationFailedError):
+                return [*shorter, *((error, 0.0) for _ in texts[middle:])]
+            return [*shorter, *await self._embed_sorted(texts[middle:], call)]
         each = embedded.tokens / max(1, sum(map(len, texts)))
         return [(vector, each * len(text)) for vector, text in zip(embedded.vectors, texts, strict=True)]
 

@@ -276,7 +276,13 @@ class Ingestor:
         return run.info
 
     async def _ensure(self, target: Target, call: Call) -> CollectionInfo:
-        """Return the collection, made if there is none."""
+        """Return the collection, made if there is none: for good with the model that the service has this moment."""
+        try:
+            if await self._schema.describe(target.collection, call) is None:
+                self._embedding.forget()
+        except ConflictError as error:
+            error.param = "collection"
+            raise
         current = await self._embedding.fingerprint(call)
         try:
             return await self._schema.ensure(target.collection, current, self._config.retrieval.language, call)

@@ -42,6 +42,8 @@ from hartonomous.pipelines.window import Window
 _LOOKED_UP = 256
 _WRITTEN = 256
 _WRITERS = 4
+# Times that what the service refuses is halved: it does not take a sixty-fourth of what it says it takes.
+_RECUTS = 6
 
 
 @dataclass(slots=True, frozen=True)
@@ -143,7 +145,15 @@ class Storer:
 
     async def _store_text(self, work: Work, collection: str, info: CollectionInfo, call: Call) -> DocumentResult:
         """Embed, write and show a document; what the service refuses as too long is cut again."""
+        rounds = 0
         while refused := await self._store_parts(work, collection, info, call):
+            rounds += 1
+            if rounds > _RECUTS:
+                raise ValidationFailedError(
+                    "The embedding service takes no part of the text.",
+                    param=work.document.param("text"),
+                    code="input_too_long",
+                )
             assert work.sizes is not None
             cut = (work.chunks, work.embedded_texts)
             work.chunks, work.embedded_texts = await recut(
@@ -166,12 +176,16 @@ class Storer:
         Returns the chunks that are too long for the service; not all is written then.
         """
         first, *others = range(0, len(work.chunks), self._queue.part)
+        # No more of one document stands in line than keeps the service busy: others come in between.
+        places = asyncio.Semaphore(max(2, self._queue.capacity // self._queue.part))
+
+        async def in_turn(start: int) -> list[int]:
+            async with places:
+                return await self._store_part(work, collection, info, start, call)
+
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [
-                    group.create_task(self._store_part(work, collection, info, start, call))
-                    for start in reversed(others)
-                ]
+                parts = [group.create_task(in_turn(start)) for start in reversed(others)]
         except ExceptionGroup as errors:
             # The first failure has cancelled the others: it alone tells what is wrong.
             raise errors.exceptions[0] from None

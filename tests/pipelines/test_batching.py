@@ -129,8 +129,8 @@ async def test_beside_queries_one_short_call_goes_out_and_then_the_service_rests
     assert max(line.sizes) == 64
 
 
-async def test_for_a_while_after_a_query_calls_stay_few_and_short() -> None:
-    line = Line(batch_size=64, concurrency=8)
+async def test_for_a_while_after_a_query_little_is_under_way() -> None:
+    line = Line(batch_size=64, concurrency=3)
     with line.traffic.query():
         pass
     line.clock.now += 5.0
@@ -141,12 +141,37 @@ async def test_for_a_while_after_a_query_calls_stay_few_and_short() -> None:
     await task
 
 
-async def test_a_share_of_one_does_not_rest() -> None:
-    line = Line(batch_size=2, concurrency=1, share=1.0)
-    line.open()
+async def test_after_a_query_a_quick_service_is_kept_as_busy_as_before() -> None:
+    line = Line(batch_size=64, concurrency=4)
     with line.traffic.query():
-        vectors, _ = await line.embed(texts(20))
-    assert len(vectors) == 20
+        pass
+    line.clock.now += 5.0
+    task = line.embed(texts(2_000))
+    await until(lambda: line.service.active == 3)
+    line.clock.now += 0.001  # fifteen texts in a millisecond
+    line.open()
+    await task
+    assert max(line.sizes) == 64
+    assert len(line.sizes) < 2_000 / 64 + 20
+
+
+async def test_a_share_of_one_gives_way_to_nothing() -> None:
+    line = Line(batch_size=8, concurrency=2, share=1.0)
+    with line.traffic.query():
+        task = line.embed(texts(32))
+        await until(lambda: line.service.active == 2)
+        assert line.sizes == [8, 8]
+        line.open()
+        await task
+
+
+async def test_a_service_that_refuses_everything_is_asked_a_few_times() -> None:
+    line = Line(batch_size=64)
+    line.service.refuses = "t"
+    line.open()
+    outcomes, _ = await line.embed(texts(64))
+    assert all(isinstance(outcome, ValidationFailedError) for outcome in outcomes)
+    assert len(line.sizes) == 7  # 64, 32, 16, 8, 4, 2, 1
 
 
 async def test_a_text_that_is_too_long_is_told_in_its_place_and_costs_nobody_else_anything() -> None:

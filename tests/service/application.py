@@ -58,7 +58,9 @@ class RunningApp:
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[RunningApp]:
     """Start the application as `hartonomous serve` does, on a free port; stop it at the end."""
-    runner = web.AppRunner(create_app(config), handler_cancellation=True, access_log=None, shutdown_timeout=5)
+    runner = web.AppRunner(
+        create_app(config), handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=5
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
