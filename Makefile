@@ -1,5 +1,6 @@
 # make run    the trial: small models, vector engine and API on this machine
-# make test   everything: lint, types, all tests
+# make test   everything: lint, types, all tests (JOBS=2 at a time)
+# make coverage  all tests once more, one after the other, and which lines none of them reaches
 # make unit   the tests that need no network and no model, in seconds
 
 PYTHON ?= python3
@@ -7,13 +8,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 
-.PHONY: run test unit lint types clean
+.PHONY: run test coverage unit lint types clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
 
 test: lint types $(VENV)/.dev
+	$(BIN)/hartonomous trial --fetch-only
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
