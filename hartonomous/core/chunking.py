@@ -92,9 +92,11 @@ def spans_of(
 
 
 def in_order(spans: Iterable[Span]) -> list[Span]:
-    """Return the spans by their beginnings, without those that lie in the one before: overlap can make such."""
+    """Return the spans by their beginnings, without those that lie in another one: overlap can make such."""
     kept: list[Span] = []
     for start, end in sorted(spans):
+        if kept and kept[-1][0] == start:
+            kept.pop()
         if not kept or end > kept[-1][1]:
             kept.append((start, end))
     return kept

@@ -263,9 +263,11 @@ def _region(run: Sequence[_Piece]) -> Span:
 
 
 def _in_order(pieces: Iterable[_Piece]) -> list[_Piece]:
-    """Return the pieces by their beginnings, without those that lie in the one before: overlap can make such."""
+    """Return the pieces by their beginnings, without those that lie in another one: overlap can make such."""
     kept: list[_Piece] = []
     for piece in sorted(pieces, key=lambda piece: _span(piece.chunk)):
+        if kept and kept[-1].chunk.start == piece.chunk.start:
+            kept.pop()
         if not kept or piece.chunk.end > kept[-1].chunk.end:
             kept.append(piece)
     return kept

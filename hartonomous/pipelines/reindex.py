@@ -48,8 +48,8 @@ _MOST_PASSES = 20
 _SKEW_S = 60.0
 # What is on its way to the old collection at the switch arrives within so long; so do the old model's vectors in the
 # new one, from servers that know a collection for two seconds.
-_SETTLE_S = 1.0
-_NOTICED_S = 3.0
+_SETTLE_S = 2.0
+_NOTICED_S = 6.0
 
 
 @dataclass(slots=True, frozen=True)
