@@ -127,7 +127,7 @@ async def test_ndjson_from_standard_input_is_passed_through(
         )
         out, err = await running.communicate()
     assert running.returncode == 1
-    assert err.decode() == "line 3: text is required.\n"
+    assert err.decode() == "line 3 (b): text is required.\n"
     assert out.startswith(b"2 created, 0 updated, 0 unchanged, 1 failed in ")
     assert "a" in await listed(api, collection_name)
 
