@@ -14,8 +14,8 @@ What the store does not allow to close, it having no transaction over two collec
   between the last comparison, some milliseconds before, and the deletion is lost, and so is a deletion since the last
   full comparison. Readers and writers find no collection for a moment.
 - Where both models have the same dimension, a server with the old one may write its vectors into the new collection,
-  until it has noticed the switch (two seconds, and what is under way). What was written so far is embedded again; what
-  comes later is found by nobody before it is ingested again.
+  until it has noticed the switch (two seconds, and what is under way). What was written so far is embedded again, and
+  what is deleted at that moment may come back; what comes later is found by nobody before it is ingested again.
 - Killed after the switch and before its end, a document that was deleted from the old collection at its last moment may
   be there again; and where more than some thousand were written in the last minute, one of them that a user has deleted
   since.

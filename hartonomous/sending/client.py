@@ -213,7 +213,8 @@ class _Upload(io.FileIO):
         try:
             return super().read(-1 if size is None else size)
         except OSError as error:
-            self.failure = error
+            if not self.closed:  # else the answer came before the whole file was sent, and nobody reads on
+                self.failure = error
             raise
 
 

@@ -229,7 +229,8 @@ async def test_what_others_write_and_delete_meanwhile_is_there_afterwards(models
 @pytest.mark.parametrize("alike", [False, True])
 async def test_a_writer_that_never_rests_loses_nothing_that_was_answered(models: Maker, alike: bool) -> None:
     async with models(alike=alike) as rig:
-        writer = Writer(rig)
+        # Of equal dimensions, what is deleted while it is embedded again may come back: the pipeline's text says so.
+        writer = Writer(rig, deletes=not alike)
         await writer.write(*(f"d{number}" for number in range(20)))
         process = await rig.commands.start("reindex", rig.collection, *CUT)
         running_command = asyncio.create_task(ended(process))
@@ -279,8 +280,9 @@ class Held:
 class Writer:
     """Writes and deletes documents through the old model's server, and knows what was answered."""
 
-    def __init__(self, rig: Models) -> None:
+    def __init__(self, rig: Models, *, deletes: bool = True) -> None:
         self._rig = rig
+        self._deletes = deletes
         self._app = rig.old
         self._random = random.Random(7)
         self._number = 0
@@ -315,7 +317,7 @@ class Writer:
         """Write a document and perhaps delete another; return whether the first was taken."""
         if not await self.write(f"d{self._random.randrange(25)}"):
             return False
-        if self._random.random() < 0.4:
+        if self._deletes and self._random.random() < 0.4:
             await self.delete(f"d{self._random.randrange(25)}")
         return True
 
