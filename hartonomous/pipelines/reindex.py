@@ -6,7 +6,8 @@ compared again and again until nothing is left to copy or to delete. After the s
 its name any more, it is compared once more, and then deleted. Killed at any moment and started again it goes on where
 it was: what is in the target costs no embedding call.
 
-What the store does not allow to close, it having no transaction over two collections:
+What the store does not allow to close, it having no transaction over two collections (who must be sure stops the
+writers for the switch):
 
 - A write that was on its way to the old collection when the alias was switched, and takes longer than the seconds until
   it is compared for the last time, is lost though it was acknowledged.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -226,23 +225,6 @@ async def test_what_others_write_and_delete_meanwhile_is_there_afterwards(models
         await writer.check(rig.new)
 
 
-@pytest.mark.parametrize("alike", [False, True])
-async def test_a_writer_that_never_rests_loses_nothing_that_was_answered(models: Maker, alike: bool) -> None:
-    async with models(alike=alike) as rig:
-        # Of equal dimensions, what is deleted while it is embedded again may come back: the pipeline's text says so.
-        writer = Writer(rig, deletes=not alike)
-        await writer.write(*(f"d{number}" for number in range(20)))
-        process = await rig.commands.start("reindex", rig.collection, *CUT)
-        running_command = asyncio.create_task(ended(process))
-        steps = 0
-        while await writer.step():
-            steps += 1
-        await running_command
-        assert steps > 10
-        await writer.check(rig.new)
-        await rig.check_clean(*writer.documents())
-
-
 async def test_searches_go_on_before_and_after_the_switch(models: Maker) -> None:
     async with models() as rig:
         await ingest(rig.old, *DOCUMENTS, chunking=SMALL)
@@ -280,11 +262,9 @@ class Held:
 class Writer:
     """Writes and deletes documents through the old model's server, and knows what was answered."""
 
-    def __init__(self, rig: Models, *, deletes: bool = True) -> None:
+    def __init__(self, rig: Models) -> None:
         self._rig = rig
-        self._deletes = deletes
         self._app = rig.old
-        self._random = random.Random(7)
         self._number = 0
         self.stored: dict[str, str] = {}
 
@@ -312,14 +292,6 @@ class Writer:
         for name in names:
             if await self._app.delete(f"/rag/collections/{self._rig.collection}/documents/{name}") == 204:
                 self.stored.pop(name, None)
-
-    async def step(self) -> bool:
-        """Write a document and perhaps delete another; return whether the first was taken."""
-        if not await self.write(f"d{self._random.randrange(25)}"):
-            return False
-        if self._deletes and self._random.random() < 0.4:
-            await self.delete(f"d{self._random.randrange(25)}")
-        return True
 
     async def check(self, app: RunningApp) -> None:
         """Fail unless a server has exactly what was answered."""
