@@ -40,8 +40,8 @@ $(VENV)/.trial $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.mad
 		|| { echo "The packages could not be installed: pip's own words stand above."; exit 1; }
 	@touch $@
 
-EXTRAS.trial := trial
-EXTRAS.dev := trial,dev
+EXTRAS.trial := trial,eval
+EXTRAS.dev := trial,eval,dev
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -19,6 +19,7 @@ COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 # A header carries a secret, so it is one word.
 _SECRET = re.compile(r"[!-~]+")
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[A-Za-z0-9._~/-]*)?")
+_REDIS_URL = re.compile(r"rediss?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[0-9]{1,4})?|unix:///\S+")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -43,6 +44,12 @@ def _check_store_url(value: str) -> str:
     if value.startswith("unix:/"):
         return value
     return _check_url(value)
+
+
+def _check_redis_url(value: str) -> str:
+    if not _REDIS_URL.fullmatch(value):
+        raise ValueError("expected an address like redis://127.0.0.1:6379/0, without user and password")
+    return value
 
 
 def _no_own_options(value: dict[str, Any]) -> dict[str, Any]:
@@ -82,10 +89,14 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    """The listening socket and what holds for every request."""
+    """The listening socket and what holds for every request.
+
+    `processes` says how many processes serve the same collections, on this host and on others.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8700
+    processes: Annotated[int, Field(ge=1, le=65_536)] = 1
     request_timeout_s: Seconds = 300.0
     drain_s: Seconds = 30.0
     keepalive_s: Seconds = 75.0
@@ -222,27 +233,49 @@ class Parsing(Section):
     max_text_bytes: Annotated[int, Field(ge=1_024)] = 16 * 1024 * 1024
 
 
+class Fusion(Section):
+    """How the rankings by meaning and by words become one.
+
+    `rrf` is reciprocal rank with the constant `k`; `relative` and `dbsf` add scores, scaled by their range or by their
+    distribution. The weights hold for every rule.
+    """
+
+    rule: Literal["rrf", "relative", "dbsf"] = "rrf"
+    k: Annotated[int, Field(ge=1, le=1_000)] = 60
+    dense_weight: Annotated[float, Field(ge=0, le=1_000)] = 1.0
+    sparse_weight: Annotated[float, Field(ge=0, le=1_000)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_counts(self) -> Self:
+        if not self.dense_weight and not self.sparse_weight:
+            raise ValueError("dense_weight and sparse_weight cannot both be 0")
+        return self
+
+
 class Retrieval(Section):
     """What a search takes into account.
 
-    `candidates` hits of each kind are fused, the best `rerank_candidates` of them are reranked. A hit counts as
-    relevant when its cosine similarity reaches `min_similarity` or its words carry the question (`min_sparse`).
+    `candidates` hits of each kind are fused, the best `rerank_candidates` of them are reranked; `rerank_weight` is the
+    reranker's share of the final score, the rest is the search's own. A hit counts as relevant when its cosine
+    similarity reaches `min_similarity` or its words carry the question (`min_sparse`).
     """
 
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     candidates: Annotated[int, Field(ge=1, le=1_000)] = 50
+    fusion: Fusion = Fusion()
     rerank_candidates: Annotated[int, Field(ge=1, le=200)] = 20
-    rrf_k: Annotated[int, Field(ge=1, le=1_000)] = 60
+    rerank_weight: Fraction = 1.0
     language: str = "english"
     min_similarity: Fraction = 0.25
     min_sparse: Annotated[float, Field(ge=0)] = 4.0
 
 
 class Generation(Section):
-    """How an answer is made; `system` replaces the built-in instruction.
+    """How an answer is made. `template` is a file with the texts of the prompt; `system` replaces its instruction.
 
     `max_sources` bounds the sources in the prompt where the model's context alone would take more. `options` go to the
-    generative service as they are.
+    generative service as they are. `rewrite` makes a follow-up a question that stands alone. `grounding` by `embedding`
+    also gives support to sentences that say a source's content in other words, for one more embedding call.
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
@@ -250,6 +283,41 @@ class Generation(Section):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
     options: Annotated[dict[str, Any], AfterValidator(_no_own_options)] = {}
     system: Annotated[str, Field(min_length=1)] | None = None
+    template: Annotated[Path, Field(strict=False)] | None = None
+    rewrite: bool = True
+    grounding: Literal["words", "embedding"] = "words"
+
+
+class CacheLimits(Section):
+    """How much a cache may hold, and how long an entry stays in it."""
+
+    max_entries: Annotated[int, Field(ge=1, le=10_000_000)]
+    max_bytes: Annotated[int, Field(ge=1_024)]
+    ttl_s: Seconds
+
+
+class EmbeddingCache(CacheLimits):
+    """The vectors of questions, in the memory of each process."""
+
+    max_entries: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    max_bytes: Annotated[int, Field(ge=1_024)] = 32 * 1024 * 1024
+    ttl_s: Seconds = 3_600.0
+
+
+class AnswerCache(CacheLimits):
+    """Whole answers. In Redis, `max_entries` and `max_bytes` are Redis' own affair."""
+
+    enabled: bool = False
+    max_entries: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000
+    max_bytes: Annotated[int, Field(ge=1_024)] = 64 * 1024 * 1024
+    ttl_s: Seconds = 300.0
+
+
+class Cache(Section):
+    """What is kept so that it need not be asked again."""
+
+    embeddings: EmbeddingCache = EmbeddingCache()
+    answers: AnswerCache = AnswerCache()
 
 
 class Rag(Section):
@@ -261,6 +329,16 @@ class Rag(Section):
     parsing: Parsing = Parsing()
     retrieval: Retrieval = Retrieval()
     generation: Generation = Generation()
+    cache: Cache = Cache()
+
+
+class Redis(Section):
+    """What several processes share; without a `url` there is none."""
+
+    url: Annotated[str, AfterValidator(_check_redis_url)] | None = None
+    username: Annotated[str, Field(min_length=1)] | None = None
+    password: Secret | None = None
+    timeout_s: Seconds = 0.5
 
 
 class Health(Section):
@@ -278,7 +356,14 @@ class Config(Section):
     log: Log = Log()
     backends: Backends
     rag: Rag = Rag()
+    redis: Redis = Redis()
     health: Health = Health()
+
+    @model_validator(mode="after")
+    def _processes_share_their_answers(self) -> Self:
+        if self.rag.cache.answers.enabled and self.server.processes > 1 and self.redis.url is None:
+            raise ValueError("rag.cache.answers over several processes (server.processes) needs redis.url")
+        return self
 
     @model_validator(mode="after")
     def _ready_names_configured_services(self) -> Self:

@@ -12,9 +12,11 @@ from hartonomous.core.deadline import Deadline
 class Call:
     """The context of one request, given to pipelines and clients.
 
-    `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one.
+    `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one. `grant` stands for what
+    the caller may see: answers are shared only between callers with the same one.
     """
 
     request_id: str
     deadline: Deadline
     headers: Mapping[str, str] = field(default_factory=dict)
+    grant: str = ""

@@ -304,7 +304,7 @@ class Searcher:
                 scores[hit.chunk.id][using] = hit.score
         if item.request.mode == "hybrid":
             rankings = [[hit.chunk.id for hit in hits] for hits in found.values()]
-            ranked = reciprocal_rank(rankings, k=self._config.rrf_k)
+            ranked = reciprocal_rank(rankings, k=self._config.fusion.k)
         else:
             unit = unit_cosine if item.request.mode == "dense" else unit_bm25
             ranked = [(hit.chunk.id, unit(hit.score)) for hits in found.values() for hit in hits]
