@@ -23,7 +23,7 @@ from hartonomous.log import logger
 from hartonomous.middleware.request_id import call_of
 from hartonomous.pipelines.batch import BatchItem
 from hartonomous.pipelines.query import QueryRequest, QueryResult, SourcesFound, TextDelta
-from hartonomous.pipelines.search import SearchRequest
+from hartonomous.pipelines.questions import SearchRequest
 
 
 async def search(request: web.Request) -> web.Response:

@@ -28,7 +28,7 @@ from hartonomous.handlers.stream import ClientGoneError, EventStream
 from hartonomous.keys import Runtime
 from hartonomous.log import logger
 from hartonomous.pipelines.query import QueryRequest, QueryResult, TextDelta
-from hartonomous.pipelines.search import SearchRequest
+from hartonomous.pipelines.questions import SearchRequest
 
 PREFIX = "rag:"
 

@@ -12,7 +12,7 @@ from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.pipelines.documents import DocumentResult, Status
 from hartonomous.pipelines.ingest import IngestResult
 from hartonomous.pipelines.query import QueryResult
-from hartonomous.pipelines.search import ScoredHit, SearchResult
+from hartonomous.pipelines.questions import ScoredHit, SearchResult
 from hartonomous.pipelines.sweep import Swept
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
 from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
-from hartonomous.pipelines.search import Searcher, SearchResult
+from hartonomous.pipelines.questions import SearchResult
+from hartonomous.pipelines.search import Searcher
 
 
 @dataclass(slots=True, frozen=True)

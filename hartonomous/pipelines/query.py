@@ -30,7 +30,8 @@ from hartonomous.core.prompt import (
 from hartonomous.core.quote import best_quote
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
-from hartonomous.pipelines.search import ScoredHit, Searcher, SearchRequest, SearchResult
+from hartonomous.pipelines.questions import ScoredHit, SearchRequest, SearchResult
+from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 
 # What a chat template puts around each message, at most, in tokens.

@@ -11,7 +11,8 @@ from hartonomous.errors import BackendError, HartonomousError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
-from hartonomous.pipelines.search import Searcher, SearchRequest
+from hartonomous.pipelines.questions import SearchRequest
+from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits, until
 

@@ -11,7 +11,8 @@ from hartonomous.config import Generation, Retrieval
 from hartonomous.errors import BackendError, BackendUnavailableError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResult, SourcesFound, TextDelta
-from hartonomous.pipelines.search import Searcher, SearchRequest
+from hartonomous.pipelines.questions import SearchRequest
+from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits
 

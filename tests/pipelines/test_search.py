@@ -17,7 +17,8 @@ from hartonomous.errors import (
     ValidationFailedError,
 )
 from hartonomous.metrics import Metrics
-from hartonomous.pipelines.search import Searcher, SearchRequest, SearchResult
+from hartonomous.pipelines.questions import SearchRequest, SearchResult
+from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Reranking, Schema, Vectors, call, chunk, hits
 

@@ -1,0 +1,105 @@
+"""What a search is made of: the question as it was asked, on its way through the stages, and its hits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hartonomous.clients.embedding import Vector
+from hartonomous.clients.points import Hit, StoredChunk
+from hartonomous.clients.schema import CollectionInfo
+from hartonomous.errors import HartonomousError
+from hartonomous.metrics import Metrics
+
+Mode = Literal["hybrid", "dense", "sparse"]
+Kind = Literal["dense", "sparse"]
+
+
+@dataclass(slots=True, frozen=True)
+class SearchRequest:
+    """One question to one collection. `filter` is Qdrant's filter, checked already."""
+
+    query: str
+    collection: str
+    top_k: int
+    mode: Mode = "hybrid"
+    filter: Mapping[str, Any] | None = None
+    rerank: bool = True
+    feedback: bool = False
+    score_threshold: float | None = None
+
+
+@dataclass(slots=True)
+class ScoredHit:
+    """A chunk with its final score in 0..1 and the scores that it was made of."""
+
+    chunk: StoredChunk
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(slots=True)
+class SearchResult:
+    """Hits, best first; stages that were left out; milliseconds by stage."""
+
+    hits: list[ScoredHit]
+    degraded: list[str]
+    timings: dict[str, float]
+
+
+@dataclass(slots=True)
+class Question:
+    """A question on its way through the stages. Once `error` is set, the later stages leave it alone."""
+
+    request: SearchRequest
+    info: CollectionInfo | None = None
+    vector: Vector | None = None
+    rankings: dict[Kind, list[Hit]] = field(default_factory=dict)
+    hits: list[ScoredHit] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    error: HartonomousError | None = None
+
+    @property
+    def wants_embedding(self) -> bool:
+        return self.error is None and self.request.mode != "sparse"
+
+    @property
+    def wants_feedback(self) -> bool:
+        return self.error is None and self.request.feedback and self.vector is not None and bool(self.hits)
+
+
+class Account:
+    """Tells the metrics and the questions how long a stage took, and what was left out."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._degraded = metrics.degraded
+        self._stages = {name: metrics.stage.labels(name) for name in ("embed", "search", "rerank")}
+
+    def degrade(self, item: Question, stage: str) -> None:
+        """Note that a stage was left out for a question, because its backend is down."""
+        item.degraded.append(stage)
+        self._degraded.labels(stage).inc()
+
+    def took(self, items: Sequence[Question], stage: str, started: float) -> None:
+        """Note how long a stage took that began at `started` (of `time.perf_counter`)."""
+        took = time.perf_counter() - started
+        self._stages[stage].observe(took)
+        for item in items:
+            item.timings[stage] = round(item.timings.get(stage, 0.0) + took * 1000, 2)
+
+
+def by_collection(items: Sequence[Question]) -> dict[str, list[Question]]:
+    """Return the questions of each collection."""
+    groups: dict[str, list[Question]] = {}
+    for item in items:
+        groups.setdefault(item.request.collection, []).append(item)
+    return groups
+
+
+def fail(items: Sequence[Question], error: HartonomousError) -> None:
+    """Give these questions their error."""
+    for item in items:
+        item.error = error
