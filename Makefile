@@ -1,6 +1,7 @@
 # make run    the trial: small models, vector engine and API on this machine
 # make test   everything: lint, types, all tests (JOBS=2 at a time)
 # make coverage  all tests once more, one after the other, and which lines none of them reaches
+# make clients   LangChain and LlamaIndex, in an environment of their own, against a rag: model
 # make unit   the tests that need no network and no model, in seconds
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ MODEL ?=
 PYTEST_ARGS ?=
 JOBS ?= 2
 
-.PHONY: run test coverage unit lint types clean
+.PHONY: run test coverage clients unit lint types clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -22,6 +23,9 @@ test: lint types $(VENV)/.dev
 coverage: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+clients: $(VENV)/.dev $(VENV)-clients/.made
+	HARTONOMOUS_TEST_CLIENTS=$(abspath $(VENV)-clients/bin/python) $(BIN)/python -m pytest tests/clients -q $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)
@@ -51,5 +55,12 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# They want other versions of what the tests use.
+$(VENV)-clients/.made:
+	@$(PYTHON) -m venv $(VENV)-clients
+	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+		'langchain-openai>=1,<2' 'llama-index-llms-openai-like>=0.5,<1'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
