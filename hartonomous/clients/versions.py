@@ -16,6 +16,11 @@ So that a reader sees one whole version and a crash at any point is mended by se
    older version beside the newest, which the next `states` of that document or a sweep deletes.
 
 `sequence` decides who is newer, never the order in which calls arrive. Many documents go into one call of each kind.
+
+Calls go to a name, behind which a reindex puts another collection between two of them. So what `publish` and
+`set_attributes` have changed they look up again: where nothing as new is visible, nothing was changed, and the document
+must be sent again. `write` promises nothing before that; `delete_document` is one call, on the one collection or on the
+other (`pipelines.reindex` tells which deletions may be undone).
 """
 
 from __future__ import annotations
@@ -113,7 +118,8 @@ class Versions(PointStore):
         """Show these documents, of which none comes twice, and delete what is older of them.
 
         Where a newer version of a document is visible already ours is removed, and all is well. An error stands in
-        the place of a document whose points are missing (deleted meanwhile): it must be ingested again.
+        the place of a document whose points are missing (deleted meanwhile, or in a collection that was replaced): it
+        must be ingested again.
         """
         if not publications:
             return []
@@ -124,13 +130,24 @@ class Versions(PointStore):
             operations += [_show(ours), _delete_never_shown(ours)]
         if operations:
             await self._batch(collection, operations, call)
-        if ours:
-            await self.states(collection, [one.document_id for one in ours], call)
-        return [_changed() if one.document_id in incomplete else None for one in publications]
+        lost = await self._lost(collection, [(one.document_id, one.sequence) for one in ours], call)
+        return [
+            _changed() if one.document_id in incomplete or (one.document_id, one.sequence) in lost else None
+            for one in publications
+        ]
 
-    async def set_attributes(self, collection: str, changes: Sequence[AttributeChange], call: Call) -> None:
-        """Replace what is stored beside the text of these versions, each on all its chunks in one operation."""
+    async def set_attributes(
+        self, collection: str, changes: Sequence[AttributeChange], call: Call
+    ) -> list[HartonomousError | None]:
+        """Replace what is stored beside the text of these versions, each on all its chunks in one operation.
+
+        An error stands in the place of a version that is gone, if no newer one has come: its document must be ingested
+        again.
+        """
         await self._batch(collection, [change.operation() for change in changes], call)
+        wanted = [(change.state.document_id, change.sequence) for change in changes]
+        lost = await self._lost(collection, wanted, call)
+        return [_changed() if one in lost else None for one in wanted]
 
     async def delete_document(self, collection: str, document_id: str, call: Call) -> None:
         """Delete a document; nothing happens when there is none.
@@ -165,6 +182,11 @@ class Versions(PointStore):
         if outdated:
             await self._batch(collection, [_delete_outdated(newest[name]) for name in outdated], call)
         return newest
+
+    async def _lost(self, collection: str, wanted: Sequence[tuple[str, int]], call: Call) -> set[tuple[str, int]]:
+        """Return those of the documents and their sequences of which nothing so new is visible."""
+        states = await self.states(collection, [name for name, _ in wanted], call)
+        return {one for one in wanted if one[0] not in states or states[one[0]].sequence < one[1]}
 
     async def _look(
         self, collection: str, publications: Sequence[Publication], call: Call

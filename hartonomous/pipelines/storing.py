@@ -83,7 +83,7 @@ class Storer:
         self._publications: Grouper[str, Publication, HartonomousError | None] = Grouper(
             self._publish, jobs, most=_WRITTEN, concurrency=_WRITERS
         )
-        self._changes: Grouper[str, AttributeChange, None] = Grouper(
+        self._changes: Grouper[str, AttributeChange, HartonomousError | None] = Grouper(
             self._change, jobs, most=_LOOKED_UP, blames=(BackendRefusedError,)
         )
 
@@ -235,7 +235,9 @@ class Storer:
             sequence=work.sequence,
             updated_at=work.updated_at,
         )
-        await self._changes.do(collection, change, call)
+        error = await self._changes.do(collection, change, call)
+        if error is not None:
+            raise error
         return DocumentResult(document.index, document.id, "updated", work.version, work.state.chunk_count)
 
     async def _look_up(self, collection: str, names: list[str], call: Call) -> list[DocumentState | None]:
@@ -251,9 +253,10 @@ class Storer:
     ) -> list[HartonomousError | None]:
         return await self._vectors.publish(collection, publications, call)
 
-    async def _change(self, collection: str, changes: list[AttributeChange], call: Call) -> list[None]:
-        await self._vectors.set_attributes(collection, changes, call)
-        return [None] * len(changes)
+    async def _change(
+        self, collection: str, changes: list[AttributeChange], call: Call
+    ) -> list[HartonomousError | None]:
+        return await self._vectors.set_attributes(collection, changes, call)
 
 
 def _compare(document: Document, state: DocumentState | None, info: CollectionInfo, target: Target) -> Work | None:

@@ -199,8 +199,11 @@ class Vectors:
             assert one.point_ids == [point.id for point in self.points[one.document_id]]
         return [self.changed.pop(one.document_id, None) for one in publications]
 
-    async def set_attributes(self, collection: str, changes: Sequence[AttributeChange], call: Call) -> None:
+    async def set_attributes(
+        self, collection: str, changes: Sequence[AttributeChange], call: Call
+    ) -> list[HartonomousError | None]:
         self.steps += [("attributes", change.state.document_id) for change in changes]
+        return [self.changed.pop(change.state.document_id, None) for change in changes]
 
 
 class Generative:

@@ -11,6 +11,7 @@ import pytest
 
 from hartonomous.clients.points import DocumentState
 from hartonomous.clients.status import BackendRefusedError
+from hartonomous.clients.versions import DocumentChangedError
 from hartonomous.config import Rag
 from hartonomous.core.fingerprint import attributes_hash, content_hash
 from hartonomous.errors import BackendUnavailableError, ConflictError, ValidationFailedError
@@ -96,6 +97,15 @@ async def test_each_document_is_written_then_published() -> None:
     await parts.ingest(*documents("One.", "Two."))
     for name in "01":
         assert [step for step, document in parts.vectors.steps if document == name] == ["write", "publish"]
+
+
+async def test_attributes_that_met_another_version_are_compared_and_written_again() -> None:
+    parts = Parts()
+    (retitled,) = documents("One.")
+    parts.vectors.known = {"0": known(retitled, attributes_hash="other")}
+    parts.vectors.changed = {"0": DocumentChangedError("changed")}
+    assert statuses(await parts.ingest(retitled)) == ["updated"]
+    assert parts.vectors.steps == [("attributes", "0")] * 2
 
 
 async def test_points_carry_text_offsets_and_the_blanks_between() -> None:

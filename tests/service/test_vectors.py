@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -17,13 +18,20 @@ from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import Search, VectorClient
-from hartonomous.clients.versions import AttributeChange, Publication
+from hartonomous.clients.versions import AttributeChange, DocumentChangedError, Publication
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint, point_id
-from hartonomous.errors import BackendError, BackendUnavailableError, NotFoundError, ValidationFailedError
+from hartonomous.errors import (
+    BackendError,
+    BackendUnavailableError,
+    HartonomousError,
+    NotFoundError,
+    ValidationFailedError,
+)
 from hartonomous.metrics import Metrics
+from tests.service.gate import gate
 
 pytest_plugins = ("tests.service.vector_store",)
 
@@ -347,7 +355,7 @@ async def test_states_tell_of_the_documents_that_exist(client: VectorClient, doc
     assert await client.states(docs, [], _call()) == {}
 
 
-async def _change(client: VectorClient, docs: str, state: DocumentState, sequence: int) -> None:
+async def _change(client: VectorClient, docs: str, state: DocumentState, sequence: int) -> HartonomousError | None:
     when = "2026-02-02T00:00:00Z"
     change = AttributeChange(
         state=state,
@@ -359,13 +367,14 @@ async def _change(client: VectorClient, docs: str, state: DocumentState, sequenc
         sequence=sequence,
         updated_at=when,
     )
-    await client.set_attributes(docs, [change], _call())
+    (error,) = await client.set_attributes(docs, [change], _call())
+    return error
 
 
 async def test_attributes_change_on_all_chunks_and_a_null_removes_one(client: VectorClient, docs: str) -> None:
     await _ingest(client, docs, "h", ["valve", "pump"])
     before = (await client.states(docs, ["h"], _call()))["h"]
-    await _change(client, docs, before, next_sequence())
+    assert await _change(client, docs, before, next_sequence()) is None
     chunks = await client.chunks(docs, "h", _call())
     changed = {(chunk.title, chunk.source, str(chunk.metadata), chunk.version, chunk.updated_at) for chunk in chunks}
     assert changed == {("New", None, "{'k': [1]}", "sha256:2", "2026-02-02T00:00:00Z")}
@@ -376,16 +385,85 @@ async def test_attributes_of_an_older_ingest_do_not_overwrite_those_of_a_newer(c
     late = next_sequence()
     await _ingest(client, docs, "h", ["valve"])
     state = (await client.states(docs, ["h"], _call()))["h"]
-    await _change(client, docs, state, late)
+    assert await _change(client, docs, state, late) is None
     assert (await client.states(docs, ["h"], _call()))["h"] == state
 
 
-async def test_attributes_of_a_version_that_is_gone_change_nothing(client: VectorClient, docs: str) -> None:
+async def test_attributes_of_a_version_that_is_gone_change_nothing_and_are_refused(
+    client: VectorClient, docs: str
+) -> None:
     await _ingest(client, docs, "h", ["valve"])
     gone = (await client.states(docs, ["h"], _call()))["h"]
     await _ingest(client, docs, "h", ["pump"])
-    await _change(client, docs, gone, next_sequence())
+    assert isinstance(await _change(client, docs, gone, next_sequence()), DocumentChangedError)
     assert (await client.states(docs, ["h"], _call()))["h"].title == "Handbook"
+    await client.delete_document(docs, "h", _call())
+    assert isinstance(await _change(client, docs, gone, next_sequence()), DocumentChangedError)
+
+
+@asynccontextmanager
+async def _switched(url: str, docs: str, copied: Sequence[ChunkPoint]) -> AsyncIterator[VectorClient]:
+    """Yield a client of which the first showing or change of attributes meets another collection of that name."""
+
+    def moment(method: str, where: str, body: bytes) -> bool:
+        return "/points/batch" in where and b'"set_payload":{"payload":{' in body
+
+    async with gate(url, moment) as made:
+        behind, before = (Pool("qdrant", (at,), Qdrant(url=at), Metrics()) for at in (made.url, url))
+
+        async def switch() -> None:
+            await made.reached.wait()
+            targets = Schema(before, Qdrant(url=url)).targets
+            name = await targets.build(docs, EmbeddingFingerprint("tiny", 4, "", "new"), "english", _call())
+            if copied:
+                client = VectorClient(before)
+                await client.write(name, copied, _call())
+                await _publish(client, name, copied)
+            await targets.switch(docs, name, _call())
+            made.open()
+
+        switching = asyncio.create_task(switch())
+        try:
+            yield VectorClient(behind)
+            await switching
+        finally:
+            switching.cancel()
+            await behind.close()
+            await before.close()
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+async def test_a_publication_that_meets_another_collection_is_refused_and_succeeds_when_it_is_done_again(
+    client: VectorClient, vector_url: str, docs: str, is_copied: bool
+) -> None:
+    old = _points("h", ["valve"], next_sequence())
+    await client.write(docs, old, _call())
+    await _publish(client, docs, old)
+    points = _points("h", ["pump"], next_sequence())
+    await client.write(docs, points, _call())
+    async with _switched(vector_url, docs, old if is_copied else ()) as switched:
+        with pytest.raises(DocumentChangedError):
+            await _publish(switched, docs, points)
+        assert await _words(switched, docs, "h") == ["valve"] * is_copied
+        await switched.write(docs, points, _call())
+        await _publish(switched, docs, points)
+        assert await _words(switched, docs, "h") == ["pump"]
+
+
+async def test_a_change_of_attributes_that_meets_another_collection_is_refused(
+    client: VectorClient, vector_url: str, docs: str
+) -> None:
+    old = _points("h", ["valve"], next_sequence())
+    await client.write(docs, old, _call())
+    await _publish(client, docs, old)
+    state = (await client.states(docs, ["h"], _call()))["h"]
+    new = _points("h", ["pump"], state.sequence)  # the same document cut in another way
+    async with _switched(vector_url, docs, new) as switched:
+        assert isinstance(await _change(switched, docs, state, next_sequence()), DocumentChangedError)
+        state = (await client.states(docs, ["h"], _call()))["h"]
+        assert state.title == "Handbook"
+        assert await _change(switched, docs, state, next_sequence()) is None
+        assert (await client.states(docs, ["h"], _call()))["h"].title == "New"
 
 
 async def test_a_deleted_document_is_gone_and_deleting_it_again_is_fine(
