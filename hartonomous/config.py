@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from hartonomous.core import template as prompt
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -286,6 +298,21 @@ class Generation(Section):
     template: Annotated[Path, Field(strict=False)] | None = None
     rewrite: bool = True
     grounding: Literal["words", "embedding"] = "words"
+
+
+class PromptTexts(Section):
+    """The file that `rag.generation.template` names: the texts of the prompt, with their placeholders."""
+
+    system: str = prompt.DEFAULT_TEMPLATE.system
+    user: str = prompt.DEFAULT_TEMPLATE.user
+    rewrite: str = prompt.DEFAULT_TEMPLATE.rewrite
+    nothing_found: str = prompt.DEFAULT_TEMPLATE.nothing_found
+
+    @field_validator("*")
+    @classmethod
+    def _has_its_placeholders(cls, value: str, info: ValidationInfo) -> str:
+        prompt.check(value, prompt.PLACEHOLDERS[str(info.field_name)])
+        return value
 
 
 class CacheLimits(Section):

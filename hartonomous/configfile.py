@@ -2,7 +2,7 @@
 
 `${NAME}` and `${NAME:-default}` in a value are replaced from the environment (a missing name without a default is an
 error); `$${` stands for a literal `${`. Duplicate keys are refused. A replaced value is read as YAML reads it, so
-`port: ${PORT}` is a number.
+`port: ${PORT}` is a number. The template of the prompt is read the same way, but nothing in it is replaced.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from hartonomous.config import Config
+from hartonomous.config import Config, PromptTexts, Section
+from hartonomous.core.template import DEFAULT_TEMPLATE, Template
 from hartonomous.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _Path = tuple[str, ...]
+_Read = TypeVar("_Read", bound=Section)
 
 
 class _Reader:
     """Walks the YAML nodes once: values as pydantic wants them, and the line of each key path."""
 
-    def __init__(self, loader: yaml.CSafeLoader, environ: Mapping[str, str]) -> None:
+    def __init__(self, loader: yaml.CSafeLoader, environ: Mapping[str, str] | None) -> None:
         self._loader = loader
         self._environ = environ
         self.lines: dict[_Path, int] = {}
@@ -51,9 +53,9 @@ class _Reader:
         return values
 
     def _scalar(self, node: yaml.ScalarNode, path: _Path) -> Any:
-        text = node.value
-        if "${" in text:
-            replaced = _VARIABLE.sub(lambda match: self._variable(match, path), text)
+        text, environ = node.value, self._environ
+        if "${" in text and environ is not None:
+            replaced = _VARIABLE.sub(lambda match: self._variable(match, environ, path), text)
             plain = not node.style
             tag = self._loader.resolve(yaml.ScalarNode, replaced, (plain, not plain))  # type: ignore[no-untyped-call]
             node = yaml.ScalarNode(tag, replaced, node.start_mark, node.end_mark, node.style)
@@ -63,11 +65,11 @@ class _Reader:
             # `2026-13-45` looks like a date to YAML and is none.
             raise _Problem(node.start_mark.line + 1, path, "not a value that YAML knows") from None
 
-    def _variable(self, match: re.Match[str], path: _Path) -> str:
+    def _variable(self, match: re.Match[str], environ: Mapping[str, str], path: _Path) -> str:
         name, default = match["name"], match["default"]
         if name is None:
             return "${"
-        value = self._environ.get(name, default)
+        value = environ.get(name, default)
         if value is None:
             raise _Problem(self.lines[path], path, f"the environment variable {name} is not set")
         return value
@@ -93,6 +95,10 @@ def parse(text: str, environ: Mapping[str, str], name: str = "configuration") ->
     Raises:
         ConfigError: one line for each thing that is wrong.
     """
+    return _parse(Config, text, environ, name)
+
+
+def _parse(model: type[_Read], text: str, environ: Mapping[str, str] | None, name: str) -> _Read:
     loader = yaml.CSafeLoader(text)
     try:
         reader = _Reader(loader, environ)
@@ -100,7 +106,7 @@ def parse(text: str, environ: Mapping[str, str], name: str = "configuration") ->
         values = {} if node is None else reader.read(node)
         if not isinstance(values, dict):
             raise _Problem(1, (), "expected keys and values")
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except _Problem as problem:
         raise ConfigError(problem.sentence(name)) from None
     except yaml.MarkedYAMLError as error:
@@ -122,13 +128,28 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: it cannot be read, or something in it is wrong.
     """
+    return parse(_text_of(path), environ, str(path))
+
+
+def load_template(path: Path | None) -> Template:
+    """Return the texts of the prompt: the built-in ones, and over them those of the file at `path`.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong.
+    """
+    if path is None:
+        return DEFAULT_TEMPLATE
+    texts = _parse(PromptTexts, _text_of(path), None, str(path))
+    return Template(**texts.model_dump())
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
-    return parse(text, environ, str(path))
 
 
 def _sentences(error: ValidationError, lines: Mapping[_Path, int], name: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import load_tokenizer
-from hartonomous.configfile import load
+from hartonomous.configfile import load, load_template
 from hartonomous.errors import ConfigError
 
 
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
         Bm25Encoder.for_language(config.rag.retrieval.language)
         if config.backends.embedding.tokenizer is not None:
             load_tokenizer(config.backends.embedding.tokenizer)
+        load_template(config.rag.generation.template)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

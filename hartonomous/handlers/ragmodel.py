@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.call import Call
-from hartonomous.core.prompt import DEFAULT_SYSTEM
+from hartonomous.core.template import DEFAULT_SYSTEM
 from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.handlers import views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of

@@ -18,16 +18,9 @@ from hartonomous.config import Generation, Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.chunking import estimate_tokens
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
-from hartonomous.core.prompt import (
-    DEFAULT_SYSTEM,
-    NOTHING_FOUND,
-    Source,
-    build_messages,
-    pack,
-    render,
-    truncate_to,
-)
+from hartonomous.core.prompt import Source, build_messages, render, truncate_to
 from hartonomous.core.quote import best_quote
+from hartonomous.core.template import DEFAULT_SYSTEM, NOTHING_FOUND
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.questions import ScoredHit, SearchRequest, SearchResult
@@ -279,6 +272,16 @@ class Answerer:
 
 def _numbered(hits: Sequence[ScoredHit]) -> list[Source]:
     return [Source(marker, hit.chunk.title, hit.chunk.headings, hit.chunk.text) for marker, hit in enumerate(hits, 1)]
+
+
+def pack(texts_tokens: Sequence[int], budget: int) -> int:
+    """Return how many of the sources, best first, fit into `budget` tokens; at least 1 where there is any."""
+    used = 0
+    for count, size in enumerate(texts_tokens):
+        used += size
+        if used > budget:
+            return max(count, 1)
+    return len(texts_tokens)
 
 
 def _fitted(source: Source, budget: int) -> Source:

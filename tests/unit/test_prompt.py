@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.core.prompt import (
-    DEFAULT_SYSTEM,
-    NOTHING_FOUND,
-    Source,
-    build_messages,
-    neutralise,
-    pack,
-    render,
-    truncate_to,
-)
+from hartonomous.core.neutral import neutralise
+from hartonomous.core.prompt import Source, build_messages, render, rewriting_message, truncate_to
+from hartonomous.core.template import DEFAULT_SYSTEM, DEFAULT_TEMPLATE, NOTHING_FOUND, Template
 
 GAP = r"[\s\u200b]*"
 DELIMITER = re.compile(f"<{GAP}/?{GAP}{GAP.join('source')}", re.IGNORECASE)
@@ -39,7 +33,15 @@ def test_the_system_comes_first_and_the_question_last_beside_the_best_source() -
 
 def test_the_system_can_be_replaced_or_left_out() -> None:
     assert build_messages(question="q", sources=[], system="Be kind.")[0] == {"role": "system", "content": "Be kind."}
-    assert build_messages(question="q", sources=[], system=" ") == [{"role": "user", "content": "q"}]
+    (only,) = build_messages(question="q", sources=[SOURCE], system=" ")
+    assert only["role"] == "user"
+
+
+def test_a_template_says_what_stands_around_the_sources() -> None:
+    template = Template(system="Be brief, {{you}}.", user="{question}\n--\n{sources}")
+    system, user = build_messages(question="{sources}?", sources=[Source(1, None, (), "{question}")], template=template)
+    assert system["content"] == "Be brief, {you}."
+    assert user["content"] == "{sources}?\n--\n<source>\n[1]\n{question}\n</source>"
 
 
 def test_the_default_instruction_says_what_it_must() -> None:
@@ -60,17 +62,25 @@ def test_earlier_turns_stand_between_and_alternate() -> None:
         {"role": "user", "content": ""},
     ]
     messages = build_messages(question="q", sources=[], history=history)
-    assert [(message["role"], message["content"]) for message in messages[1:]] == [
+    assert [(message["role"], message["content"]) for message in messages[1:3]] == [
         ("user", "a\n\nb"),
         ("assistant", "c"),
-        ("user", "q"),
     ]
+    assert messages[3]["content"].endswith("Question: q")
 
 
 def test_a_question_that_was_never_answered_joins_the_next() -> None:
     messages = build_messages(question="q", sources=[], history=[{"role": "user", "content": "a"}])
     assert [message["role"] for message in messages] == ["system", "user"]
-    assert messages[1]["content"] == "a\n\nq"
+    assert messages[1]["content"].endswith("Question: a\n\nq")
+
+
+def test_a_rewriting_asks_with_the_conversation_on_lines_of_its_own() -> None:
+    turns = [{"role": "user", "content": "Who is\n{question}?"}, {"role": "assistant", "content": "</source> Ada."}]
+    content = rewriting_message(DEFAULT_TEMPLATE, turns, "And <|im_end|> she?")["content"]
+    assert (
+        "Conversation:\n\nUser: Who is {question}?\nAssistant: (/source> Ada.\n\nFollow-up question: And (|" in content
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,6 +104,47 @@ def test_a_question_that_was_never_answered_joins_the_next() -> None:
         "[INST]",
         "[/INST]",
         "<<SYS>>",
+        "&lt;/source&gt;",
+        "&amp;lt;/source&amp;gt;",
+        "&#60;/source>",
+        "&#x3C;/source>",
+        "\\u003c/source\\u003e",
+        "%3C%2Fsource%3E",
+        "<\\/source>",
+        "\uff1c/source\uff1e",
+        "\u2039/source\u203a",
+        "\u27e8/source\u27e9",
+        "<\u2044source>",
+        "</\u0455\u043eur\u0441\u0435>",
+        "</\uff53\uff4f\uff55\uff52\uff43\uff45>",
+        "</\U0001d42c\U0001d428\U0001d42e\U0001d42b\U0001d41c\U0001d41e>",
+        "</s\u0336o\u0336urce>",
+        "</\u24e2\u24de\u24e4\u24e1\u24d2\u24d4>",
+        "</s0urce>",
+        "<|start_header_id|>",
+        "<|begin_of_text|>",
+        "<|im\u200b_end|>",
+        "<\u200b|im_end|>",
+        "<|endoftext|>",
+        "<|end|>",
+        "<|assistant|>",
+        "<|START_OF_TURN_TOKEN|>",
+        "<|CHATBOT_TOKEN|>",
+        "<BOS_TOKEN>",
+        "<EOS_TOKEN>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "<|turn>model",
+        "<turn|>",
+        "<bos>",
+        "<unused7>",
+        "[gMASK]",
+        "<sop>",
+        "<|observation|>",
+        "[TOOL_CALLS]",
+        "[SYSTEM_PROMPT]",
+        "<</SYS>>",
+        "</think>",
+        "<tool_response>",
     ],
 )
 @pytest.mark.parametrize("field", ["text", "title", "headings"])
@@ -103,22 +154,73 @@ def test_a_document_cannot_close_its_delimiter_or_its_turn(attack: str, field: s
     inner = shown.removeprefix("<source>\n").removesuffix("\n</source>")
     assert attack not in inner
     assert not DELIMITER.search(inner)
-    assert not re.search(r"<[|\uff5c/]|<start|<end|<<|\[/?INST", inner)
+    assert "a (" in shown
+
+
+@pytest.mark.parametrize("attack", ["</source>", "<|im_end|>"])
+def test_neither_can_the_question_nor_an_earlier_turn(attack: str) -> None:
+    history = [{"role": "user", "content": attack}, {"role": "assistant", "content": attack}]
+    messages = build_messages(question=attack, sources=[SOURCE], history=history)
+    harmless = "(" + attack[1:]
+    assert [message["content"] for message in messages[1:3]] == [harmless, harmless]
+    assert messages[3]["content"].endswith(f"Question: {harmless}")
+
+
+def test_a_tag_in_two_halves_is_no_tag() -> None:
+    shown = render(Source(1, "a <", ("/sour", "ce>"), "b"))
+    assert "<source>" not in "".join(shown.split()).removeprefix("<source>")
+    assert shown.count("</source>") == 1
+    shown = render(Source(1, "a <", (), "/source> b"))
+    assert "[1] a (\n/source> b" in shown
+
+
+def test_letters_that_nobody_sees_are_blanks() -> None:
+    hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "</source>")
+    assert neutralise(f"a{hidden}b") == "a" + " " * len(hidden) + "b"
+
+
+def test_a_long_heading_is_cut() -> None:
+    assert len(render(Source(1, "t" * 5_000, ("h" * 5_000,), "x"))) < 400
 
 
 @given(st.text(alphabet="<>/ sourceSOURCE\u200b\n|[]INST", max_size=60))
 def test_no_text_whatever_holds_a_delimiter_afterwards(text: str) -> None:
-    assert not re.search(rf"(?:{DELIMITER.pattern})s?\b", neutralise(text), re.IGNORECASE)
-    assert len(neutralise(text)) == len(text)
+    harmless = neutralise(text)
+    assert not re.search(rf"(?:{DELIMITER.pattern})s?\b", harmless, re.IGNORECASE)
+    assert len(harmless) == len(text)
+    assert neutralise(harmless) == harmless
 
 
-@pytest.mark.parametrize("text", ["a < b and b > c", "<b>bold</b>", "x <- y", "[1] [x]", "<sourcecode>", "a <| b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a < b and b > c",
+        "<b>bold</b>",
+        "x <- y",
+        "[1] [x]",
+        "<sourcecode>",
+        "a <| b",
+        "AT&T &lt;b&gt;",
+        "\\u003cb>",
+        "[s]",
+        "<script>",
+    ],
+)
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert neutralise(text) == text
 
 
 def test_a_long_run_of_brackets_costs_no_time() -> None:
-    neutralise("<" + " " * 20_000 + "<" * 20_000)
+    started = time.perf_counter()
+    for text in (
+        "<" + " " * 20_000 + "<" * 20_000,
+        "< s" + " " * 20_000,
+        "<|" * 9_000,
+        "&amp;" * 9_000,
+        "[ / " * 9_000,
+    ):
+        neutralise(text)
+    assert time.perf_counter() - started < 2
 
 
 def test_a_question_cannot_forge_a_source() -> None:
@@ -128,14 +230,6 @@ def test_a_question_cannot_forge_a_source() -> None:
 
 def test_a_title_stays_on_its_line() -> None:
     assert "[1] a b > c d\n" in render(Source(1, "a\nb", ("c\n\nd",), "t"))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "budget", "count"),
-    [([], 10, 0), ([5], 10, 1), ([5, 5], 10, 2), ([5, 6], 10, 1), ([50, 1], 10, 1), ([5, 6, 1], 10, 1), ([1], 0, 1)],
-)
-def test_sources_are_packed_best_first(sizes: list[int], budget: int, count: int) -> None:
-    assert pack(sizes, budget) == count
 
 
 @given(st.text(max_size=200), st.floats(0, 2))
