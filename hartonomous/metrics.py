@@ -8,6 +8,7 @@ chose. `labels()` costs a lock and a dictionary on each call, so what the hot pa
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
@@ -32,6 +33,21 @@ class ServiceMetrics:
     def _child(self, outcome: str) -> Counter:
         """Return the counter of calls that ended so: a status class ("2xx") or a kind of failure ("timeout")."""
         return self._requests.labels(self._service, outcome)
+
+
+class CacheMetrics:
+    """The children of one cache, made once. `joined` are look-ups that waited for what another was asking already."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        outcomes = (metrics.cache_requests.labels(name, outcome) for outcome in ("hit", "miss", "joined"))
+        self.hits, self.misses, self.joined = outcomes
+        self.evicted = metrics.cache_evictions.labels(name)
+        self._entries, self._bytes = metrics.cache_entries.labels(name), metrics.cache_bytes.labels(name)
+
+    def watch(self, entries: Callable[[], float], size: Callable[[], float]) -> None:
+        """Let the cache be looked at when the metrics are read, so that no operation pays for it."""
+        self._entries.set_function(entries)
+        self._bytes.set_function(size)
 
 
 class Metrics:
@@ -107,9 +123,37 @@ class Metrics:
             ("service",),
             registry=registry,
         )
+        self.cache_requests = Counter(
+            "hartonomous_cache_requests_total",
+            "Look-ups in a cache, by outcome (hit, miss; joined: another was asking for the same already).",
+            ("cache", "outcome"),
+            registry=registry,
+        )
+        self.cache_evictions = Counter(
+            "hartonomous_cache_evictions_total",
+            "Entries that made room for others before their time.",
+            ("cache",),
+            registry=registry,
+        )
+        self.cache_entries = Gauge(
+            "hartonomous_cache_entries", "Entries of a cache in this process.", ("cache",), registry=registry
+        )
+        self.cache_bytes = Gauge(
+            "hartonomous_cache_bytes", "Memory that a cache in this process takes.", ("cache",), registry=registry
+        )
+        self.redis_up = Gauge(
+            "hartonomous_redis_up",
+            "Whether Redis answered when it was last asked (1), did not (0), or was not asked (-1).",
+            registry=registry,
+        )
+        self.redis_up.set(-1)
         self.service = cache(self._service)
+        self.cache = cache(self._cache)
         self.route_latency = cache(self.latency.labels)
         self.route_requests = cache(self.requests.labels)
 
     def _service(self, name: str) -> ServiceMetrics:
         return ServiceMetrics(self, name)
+
+    def _cache(self, name: str) -> CacheMetrics:
+        return CacheMetrics(self, name)
