@@ -1,40 +1,22 @@
-"""How many tokens the embedding service makes of a text: exactly, by its own `/tokenize` or by a tokenizer file.
-
-llama.cpp's `/tokenize` takes a list of texts and token ids and answers one list of tokens. Its first text alone gets
-the special tokens: that is an empty one here, which shows how many there are. The others follow, each behind a row of
-ids that no text makes; where one does make it, the numbers do not come out and the texts are asked for one by one. So
-a hundred texts cost one call, and nothing has to be known of the model.
-
-A server without `/tokenize` is asked again after 30 s, so that a service restarted as another one is noticed.
-"""
+"""How many tokens the embedding service makes of a text: exactly, by its own `/tokenize` or by a tokenizer file."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hartonomous import codec
-from hartonomous.clients.pool import Answer, Pool
-from hartonomous.clients.status import raise_for_status
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.tokenize import Tokenize
 from hartonomous.config import Embedding
 from hartonomous.core.call import Call
-from hartonomous.errors import BackendError, ConfigError
+from hartonomous.errors import ConfigError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TTL_S = 30.0
-# Statuses of a server without `/tokenize`, and of one whose `/tokenize` is asked otherwise (vLLM, TEI).
-_MISSING = frozenset({404, 405, 501})
-_FOREIGN = frozenset({400, 415, 422})
-_TEXTS = 256
-_BYTES = 512 * 1024
-# Ids that every vocabulary has, in an order that no text makes by itself. No beginning of the row is an end of it: two
-# of them cannot overlap, so each that is found where as many were sent is one that was sent.
-_SEPARATOR = [0, 0, 0, 1]
 # Tokenizing by a file takes the interpreter for about a microsecond a character: beyond so many a thread does it.
 _CHARACTERS_IN_THREAD = 2_000
 
@@ -43,12 +25,10 @@ class TokenCounter:
     """Counts as the embedding service does; `check` says at the start whether the tokenizer file is of use."""
 
     def __init__(self, pool: Pool, config: Embedding, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pool = pool
+        self._tokenize = Tokenize(pool, clock)
         self._prefix = config.document_prefix
         self._path = config.tokenizer
         self._tokenizer: Tokenizer | None = None
-        self._clock = clock
-        self._missing_until = self._known_until = -1.0
 
     async def check(self) -> None:
         """Load the tokenizer file, if one is configured; raise ConfigError when it cannot be read, or is none."""
@@ -64,13 +44,7 @@ class TokenCounter:
         prefixed = [self._prefix + text for text in texts]
         if self._path is not None:
             return await self._count_by_file(prefixed)
-        counts: list[int] = []
-        for batch in _batches(prefixed):
-            some = await self._count_batch(batch, call)
-            if some is None:
-                return None
-            counts += some
-        return counts
+        return await self._tokenize.count(prefixed, call)
 
     async def _count_by_file(self, texts: Sequence[str]) -> list[int]:
         await self.check()
@@ -78,100 +52,6 @@ class TokenCounter:
         if sum(map(len, texts)) <= _CHARACTERS_IN_THREAD:
             return _encode(self._tokenizer, texts)
         return await asyncio.to_thread(_encode, self._tokenizer, texts)
-
-    async def _count_batch(self, texts: Sequence[str], call: Call) -> list[int] | None:
-        content: list[str | int] = [""]
-        for text in texts:
-            content += [*_SEPARATOR, text]
-        tokens = await self._tokenize(content, call)
-        if tokens is None:
-            return None
-        special, *counts = _sizes(tokens)
-        if len(counts) == len(texts):
-            return [special + count for count in counts]
-        return await self._count_one_by_one(texts, call)
-
-    async def _count_one_by_one(self, texts: Sequence[str], call: Call) -> list[int] | None:
-        counts = []
-        for text in texts:
-            tokens = await self._tokenize(text, call)
-            if tokens is None:
-                return None
-            counts.append(len(tokens))
-        return counts
-
-    async def _tokenize(self, content: str | list[str | int], call: Call) -> list[int] | None:
-        """Return the tokens; None where the service has no llama.cpp's `/tokenize`."""
-        if self._clock() < self._missing_until:
-            return None
-        # As `/v1/embeddings` reads its input.
-        body = codec.dumps({"content": content, "add_special": True, "parse_special": True})
-        answer = await self._post(body, call)
-        tokens = _tokens(answer)
-        now = self._clock()
-        if tokens is not None:
-            self._known_until = now + _TTL_S
-        elif answer.status in _MISSING or now >= self._known_until:
-            self._missing_until = now + _TTL_S
-        else:
-            # It was there a moment ago: a fault, and no reason to go on with an estimate.
-            self._known_until = now
-            raise BackendError(f"The {self._pool.name} service answered something that is no list of tokens.")
-        return tokens
-
-    async def _post(self, body: bytes, call: Call) -> Answer:
-        """Return the answer, also one that says that there is no `/tokenize`; any other bad status raises."""
-        try:
-            answer = await self._post_once(body, call)
-        except BackendError:
-            # A connection that was kept alive may have been closed meanwhile: counting twice does no harm.
-            answer = await self._post_once(body, call)
-        if answer.status not in _MISSING | _FOREIGN:
-            raise_for_status(self._pool.name, answer.status, answer.body, answer.headers)
-        return answer
-
-    async def _post_once(self, body: bytes, call: Call) -> Answer:
-        async with self._pool.open("POST", "/tokenize", call, body) as opened:
-            return Answer(opened.status, await opened.read(), opened.headers)
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the texts in batches of a size that a server takes; a text that is too large goes alone."""
-    batch: list[str] = []
-    room = _BYTES
-    for text in texts:
-        size = len(text) if text.isascii() else len(text.encode())
-        if batch and (size > room or len(batch) == _TEXTS):
-            yield batch
-            batch, room = [], _BYTES
-        batch.append(text)
-        room -= size
-    if batch:
-        yield batch
-
-
-def _tokens(answer: Answer) -> list[int] | None:
-    """Return the tokens of llama.cpp's answer, None for another one."""
-    try:
-        tokens: Any = codec.loads(answer.body)["tokens"]
-    except (codec.NotJsonError, KeyError, TypeError):
-        return None
-    return tokens if isinstance(tokens, list) and {int}.issuperset(map(type, tokens)) else None
-
-
-def _sizes(tokens: list[int]) -> list[int]:
-    """Return how many tokens stand before, between and behind the separators."""
-    sizes: list[int] = []
-    start = place = 0
-    width, last = len(_SEPARATOR), _SEPARATOR[-1]
-    try:
-        while True:
-            place = tokens.index(last, place) + 1
-            if place >= width and tokens[place - width : place] == _SEPARATOR:
-                sizes.append(place - width - start)
-                start = place
-    except ValueError:
-        return [*sizes, len(tokens) - start]
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
