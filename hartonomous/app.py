@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from hartonomous.clients.generative import GenerativeClient
-from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Config
 from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
 from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
@@ -29,9 +28,8 @@ from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
 from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.query import Answerer
-from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.sweep import Sweeper
-from hartonomous.wiring import open_pool, open_storage
+from hartonomous.wiring import open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
@@ -79,15 +77,13 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
     storage = open_storage(config, metrics, stack)
     await storage.tokens.check()
     embedding, vectors, schema, traffic = storage.embedding, storage.vectors, storage.schema, storage.traffic
+    search = open_search(config, storage, metrics, stack)
+    searcher, reranking = search.searcher, search.reranking
     pools = storage.pools | {
-        "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, stack)
+        "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, stack),
+        **search.pools,
     }
     generative = GenerativeClient(pools["generative"], backends.generative, metrics)
-    reranking = None
-    if backends.reranking is not None:
-        pools["reranking"] = open_pool("reranking", backends.reranking.urls, backends.reranking, metrics, stack)
-        reranking = RerankingClient(pools["reranking"], backends.reranking, metrics)
-    searcher = Searcher(embedding, reranking, vectors, schema, settings.retrieval, metrics, traffic)
     answerer = Answerer(searcher, generative, settings.retrieval, settings.generation, metrics, traffic)
     monitor = Monitor(list(pools.values()), config.health, metrics)
     await _background(stack, monitor.run())

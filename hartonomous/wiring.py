@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hartonomous.clients.creation import write_options
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.pool import Pool
+from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import TokenCounter
@@ -20,6 +21,7 @@ from hartonomous.metrics import Metrics
 from hartonomous.parsing.parser import Parser
 from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.jobs import Jobs
+from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 
 
@@ -34,6 +36,15 @@ class Storage:
     schema: Schema
     ingestor: Ingestor
     traffic: Traffic
+
+
+@dataclass(slots=True, frozen=True)
+class Search:
+    """The reranking service, if there is one, and what answers questions with hits."""
+
+    pools: dict[str, Pool]
+    reranking: RerankingClient | None
+    searcher: Searcher
 
 
 def open_pool(name: str, urls: tuple[str, ...], service: Service, metrics: Metrics, stack: AsyncExitStack) -> Pool:
@@ -66,3 +77,16 @@ def open_storage(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Sto
     stack.push_async_callback(ingestor.close)
     stack.push_async_callback(jobs.drain)
     return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic)
+
+
+def open_search(config: Config, storage: Storage, metrics: Metrics, stack: AsyncExitStack) -> Search:
+    """Return what searches are made with, over the same services as `storage`."""
+    service, settings = config.backends.reranking, config.rag.retrieval
+    pools, reranking = {}, None
+    if service is not None:
+        pools["reranking"] = open_pool("reranking", service.urls, service, metrics, stack)
+        reranking = RerankingClient(pools["reranking"], service, metrics)
+    searcher = Searcher(
+        storage.embedding, reranking, storage.vectors, storage.schema, settings, metrics, storage.traffic
+    )
+    return Search(pools, reranking, searcher)
