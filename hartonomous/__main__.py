@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hartonomous import __version__
 from hartonomous.cli import check, engine, export, import_, ingest, reindex, serve, sweep, trial
+from hartonomous.cli import eval as eval_
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hartonomous", description="One dependable RAG API for llama.cpp and Qdrant.")
     parser.add_argument("--version", action="version", version=f"hartonomous {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, engine, ingest, export, import_, reindex, sweep, trial, check):
+    for command in (serve, engine, ingest, export, import_, reindex, sweep, eval_, trial, check):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)

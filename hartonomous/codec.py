@@ -17,6 +17,7 @@ NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
 dumps = orjson.dumps
+INDENTED = orjson.OPT_INDENT_2
 
 
 class NotJsonError(ValueError):

@@ -18,6 +18,7 @@ FLOORS = (
     {"config", "configfile", "metrics", "log", "tracing", "audit"},
     {"clients", "parsing", "cache"},
     {"monitor", "pipelines"},
+    {"evaluation"},
     {"keys"},
     {"middleware", "handlers"},
     {"app", "wiring"},
