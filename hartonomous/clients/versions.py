@@ -226,8 +226,11 @@ def _relevant(publications: Iterable[Publication]) -> dict[str, Any]:
     """Return the filter for the points of these ingests, and for the first chunks that are visible beside them."""
     some = list(publications)
     names = {"key": "document_id", "match": {"any": [one.document_id for one in some]}}
-    points = {"has_id": [point for one in some for point in one.point_ids]}
-    return {"must": [names], "should": [points, {"must": [VISIBLE, FIRST_CHUNK]}]}
+    return {"must": [names], "should": [_points(some), {"must": [VISIBLE, FIRST_CHUNK]}]}
+
+
+def _points(publications: Iterable[Publication]) -> dict[str, Any]:
+    return {"has_id": [point for one in publications for point in one.point_ids]}
 
 
 def _newer(unsure: Mapping[str, Publication], known: Mapping[str, tuple[str, int]]) -> set[str]:
@@ -245,18 +248,21 @@ def _changed() -> DocumentChangedError:
 
 
 def _show(publications: Sequence[Publication]) -> dict[str, Any]:
-    points = {"has_id": [point for one in publications for point in one.point_ids]}
-    return {"set_payload": {"payload": {"visible": True}, "filter": {"must": [points], "must_not": [VISIBLE]}}}
+    return {
+        "set_payload": {
+            "payload": {"visible": True},
+            "filter": {"must": [_points(publications)], "must_not": [VISIBLE]},
+        }
+    }
 
 
 def _delete_never_shown(publications: Sequence[Publication]) -> dict[str, Any]:
-    points = {"has_id": [point for one in publications for point in one.point_ids]}
     older = [{"must": [match("document_id", one.document_id), below(one.sequence)]} for one in publications]
-    return {"delete": {"filter": {"should": older, "must_not": [points, VISIBLE]}}}
+    return {"delete": {"filter": {"should": older, "must_not": [_points(publications), VISIBLE]}}}
 
 
 def _drop_unseen(one: Publication) -> dict[str, Any]:
-    ours = [match("document_id", one.document_id), {"has_id": list(one.point_ids)}, match("sequence", one.sequence)]
+    ours = [match("document_id", one.document_id), _points([one]), match("sequence", one.sequence)]
     return {"delete": {"filter": {"must": ours, "must_not": [VISIBLE]}}}
 
 

@@ -26,7 +26,7 @@ from hartonomous.errors import ValidationFailedError
 from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.measuring import Counter, Ruler, Sizes, make_sizes
 
-__all__ = ["Counter", "Cut", "Sizes", "cut_document", "make_sizes", "recut"]
+__all__ = ["Counter", "Cut", "Sizes", "cut_document", "make_sizes", "not_embeddable", "recut"]
 
 # The chunks of a document, and what of each is embedded.
 Cut = tuple[list[Chunk], list[str]]
@@ -73,6 +73,13 @@ async def recut(
     Raises ValidationFailedError when one of them cannot be made smaller, and what `counter` raises.
     """
     return await _Cutter(document, sizes, counter, turn).recut(cut, refused) if refused else cut
+
+
+def not_embeddable(document: Document) -> ValidationFailedError:
+    """Return the error of a document of which the service refuses even the smallest chunk."""
+    return ValidationFailedError(
+        "The embedding service takes no part of the text.", param=document.param("text"), code="input_too_long"
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -141,11 +148,7 @@ class _Cutter:
         if not refused.is_smallest:
             return _Piece(chunk, self._size, self._variants(chunk))
         if refused.embedded == chunk.text:
-            raise ValidationFailedError(
-                "The embedding service takes no part of the text.",
-                param=self._document.param("text"),
-                code="input_too_long",
-            )
+            raise not_embeddable(self._document)
         return _Piece(chunk, self._size, [chunk.text])
 
     async def _work(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

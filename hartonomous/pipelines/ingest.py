@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,6 @@ class Ingestor:
         metrics: Metrics,
     ) -> None:
         self._embedding = embedding
-        self._vectors = vectors
         self._schema = schema
         self._parser = parser
         self._jobs = jobs
@@ -238,21 +238,17 @@ class Ingestor:
         await self._tell(result, on_result)
 
     async def _store(self, run: _Run, document: Document, call: Call) -> DocumentResult:
-        """Store a document; once more where somebody else changed it or deleted its collection in between."""
-        for attempt in range(_ATTEMPTS):
-            info = await self._info(run, call)
-            try:
-                return await self._storer.store(document, run.target, info, call)
-            except DocumentChangedError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-            except NotFoundError:
-                # It is made again, as if it had never been there.
-                self._schema.forget(run.target.collection)
-                run.asked = 0.0
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+        """Store a document; again where somebody else changed it, or deleted or replaced its collection, in between."""
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(DocumentChangedError, NotFoundError):
+                return await self._store_once(run, document, call)
+            # Another collection may be behind the name, or none: then it is made, as if it had never been there.
+            self._schema.forget(run.target.collection)
+            run.asked = 0.0
+        return await self._store_once(run, document, call)
+
+    async def _store_once(self, run: _Run, document: Document, call: Call) -> DocumentResult:
+        return await self._storer.store(document, run.target, await self._info(run, call), call)
 
     async def _parsed(self, document: Document, call: Call) -> Document:
         """Return the document with its text, where that has to be made first."""
@@ -280,11 +276,7 @@ class Ingestor:
         try:
             if await self._schema.describe(target.collection, call) is None:
                 self._embedding.forget()
-        except ConflictError as error:
-            error.param = "collection"
-            raise
-        current = await self._embedding.fingerprint(call)
-        try:
+            current = await self._embedding.fingerprint(call)
             return await self._schema.ensure(target.collection, current, self._config.retrieval.language, call)
         except ConflictError as error:
             error.param = "collection"

@@ -23,7 +23,7 @@ from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.pipelines.batching import Announcement, EmbeddingQueue
 from hartonomous.pipelines.counting import SharedCounter
-from hartonomous.pipelines.cutting import cut_document, make_sizes, recut
+from hartonomous.pipelines.cutting import cut_document, make_sizes, not_embeddable, recut
 from hartonomous.pipelines.documents import (
     Document,
     DocumentResult,
@@ -149,11 +149,7 @@ class Storer:
         while refused := await self._store_parts(work, collection, info, call):
             rounds += 1
             if rounds > _RECUTS:
-                raise ValidationFailedError(
-                    "The embedding service takes no part of the text.",
-                    param=work.document.param("text"),
-                    code="input_too_long",
-                )
+                raise not_embeddable(work.document)
             assert work.sizes is not None
             cut = (work.chunks, work.embedded_texts)
             work.chunks, work.embedded_texts = await recut(
