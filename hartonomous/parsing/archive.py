@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from typing import Final
 
-from lxml import etree  # type: ignore[import-untyped]  # see trees
+from lxml import etree
 
 from hartonomous.parsing.refusal import RefusedError
 

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import docx
 from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.opc.exceptions import OpcError
-from lxml import etree  # type: ignore[import-untyped]  # see trees
+from lxml import etree
 
 from hartonomous.parsing.archive import safe_package
 from hartonomous.parsing.docx_styles import Styles, w

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lxml import etree  # type: ignore[import-untyped]  # see trees
+from lxml import etree
 
 from hartonomous.parsing.boilerplate import marked_content, page_form, text_length
 from hartonomous.parsing.cleaning import without_controls

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-import pypdfium2  # type: ignore[import-untyped]  # it comes without a py.typed marker
+import pypdfium2
 
 from hartonomous.parsing.cleaning import join_pages
 from hartonomous.parsing.refusal import RefusedError

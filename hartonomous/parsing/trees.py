@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lxml import etree  # type: ignore[import-untyped]  # no stubs among the packages that the project needs
+from lxml import etree
 
 Element = Any  # lxml.etree._Element
 
