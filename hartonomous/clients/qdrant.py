@@ -41,6 +41,23 @@ class Search:
     score_threshold: float | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class BestVectors:
+    """The dense vectors of the `limit` best points of some searches, as the store fuses them by reciprocal rank.
+
+    Its constant `k` has the meaning that `core.fusion.reciprocal_rank` gives it. One of the searches is dense.
+    """
+
+    searches: Sequence[Search]
+    limit: int
+    k: int
+
+    @property
+    def dimension(self) -> int:
+        """How long the vectors are."""
+        return next(len(search.vector) for search in self.searches if search.using == "dense")
+
+
 def read_result(answer: Answer) -> Any:
     """Return what stands under `result` in an answer of Qdrant; raise BackendError when there is no such thing."""
     try:
@@ -66,17 +83,32 @@ def is_empty(search: Search) -> bool:
 
 def search_json(search: Search) -> dict[str, Any]:
     """Return one search of `points/query/batch`."""
+    wanted = {**_ranking_json(search), "with_payload": True}
+    return wanted if search.score_threshold is None else wanted | {"score_threshold": search.score_threshold}
+
+
+def best_json(best: BestVectors) -> dict[str, Any]:
+    """Return the search of `points/query/batch` for vectors alone; Qdrant counts ranks from 0, so its k is one more."""
+    return {
+        "prefetch": [_ranking_json(search) for search in best.searches if not is_empty(search)],
+        "query": {"rrf": {"k": best.k + 1}},
+        "limit": best.limit,
+        "with_payload": False,
+        "with_vector": ["dense"],
+    }
+
+
+def _ranking_json(search: Search) -> dict[str, Any]:
     vector = search.vector
     wanted: dict[str, Any] = {
         "query": {"indices": vector[0], "values": vector[1]} if search.using == "sparse" else list(vector),
         "using": search.using,
         "limit": search.limit,
         "filter": visible_filter(search.filter),
-        "with_payload": True,
     }
     if search.using == "dense":
         wanted["params"] = dict(RESCORED)
-    return wanted if search.score_threshold is None else wanted | {"score_threshold": search.score_threshold}
+    return wanted
 
 
 def hits(answer: Any) -> list[Hit]:
@@ -94,10 +126,10 @@ def hits(answer: Any) -> list[Hit]:
     return ranking
 
 
-def dense_vectors(records: Any, dimension: int) -> list[list[float]]:
-    """Read the dense vectors of retrieved points; raise BackendError for another dimension or a number not finite."""
+def dense_vectors(answer: Any, dimension: int) -> list[list[float]]:
+    """Read the dense vectors of found points; raise BackendError for another dimension or a number not finite."""
     try:
-        vectors = [record["vector"]["dense"] for record in records]
+        vectors = [point["vector"]["dense"] for point in answer["points"]]
         if not all(len(vector) == dimension and math.isfinite(math.fsum(vector)) for vector in vectors):
             nonsense()
     except (TypeError, KeyError, OverflowError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from hartonomous import codec
 from hartonomous.clients.points import (
     STATE_FIELDS,
     DocumentState,
@@ -19,7 +18,9 @@ from hartonomous.clients.points import (
     visible_filter,
 )
 from hartonomous.clients.qdrant import (
+    BestVectors,
     Search,
+    best_json,
     decode_cursor,
     dense_vectors,
     encode_cursor,
@@ -27,16 +28,14 @@ from hartonomous.clients.qdrant import (
     is_empty,
     match,
     nonsense,
-    read_result,
     search_json,
 )
-from hartonomous.clients.store import path
 from hartonomous.clients.versions import FIRST_CHUNK, Versions, newest_versions
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import document_start
 from hartonomous.errors import BackendError
 
-__all__ = ["Search", "VectorClient"]
+__all__ = ["BestVectors", "Search", "VectorClient"]
 
 _REREADS = 3
 _REREAD_WAIT_S = 0.02
@@ -50,24 +49,30 @@ class VectorClient(Versions):
 
         Of a document only the newest version stays among all the hits, so that rankings that are fused never mix.
         """
+        rankings, _ = await self.search_with_vectors(collection, searches, (), call)
+        return rankings
+
+    async def search_with_vectors(
+        self, collection: str, searches: Sequence[Search], best: Sequence[BestVectors], call: Call
+    ) -> tuple[list[list[Hit]], list[list[list[float]]]]:
+        """Return what `search` returns, and for each of `best` its vectors, of length 1 where the store so keeps them.
+
+        All of it is one call.
+        """
         asked = [index for index, search in enumerate(searches) if not is_empty(search)]
         rankings: list[list[Hit]] = [[] for _ in searches]
-        if asked:
-            body = {"searches": [search_json(searches[index]) for index in asked]}
-            answers = await self._post(collection, "query/batch", body, call)
-            if not isinstance(answers, list) or len(answers) != len(asked):
-                nonsense()
-            for index, answer in zip(asked, answers, strict=True):
-                rankings[index] = hits(answer)
-        return newest_only(rankings)
-
-    async def dense_vectors(
-        self, collection: str, point_ids: Sequence[str], dimension: int, call: Call
-    ) -> list[list[float]]:
-        """Return the dense vectors, of length 1, of those of the points that exist, in no order."""
-        body = {"ids": list(point_ids), "with_payload": False, "with_vector": ["dense"]}
-        answer = await self._pool.request("POST", path(collection), call, codec.dumps(body))
-        return dense_vectors(read_result(answer), dimension)
+        wanted = [*(search_json(searches[index]) for index in asked), *map(best_json, best)]
+        if not wanted:
+            return rankings, []
+        answers = await self._post(collection, "query/batch", {"searches": wanted}, call)
+        if not isinstance(answers, list) or len(answers) != len(wanted):
+            nonsense()
+        for index, answer in zip(asked, answers, strict=False):
+            rankings[index] = hits(answer)
+        vectors = [
+            dense_vectors(answer, one.dimension) for answer, one in zip(answers[len(asked) :], best, strict=True)
+        ]
+        return newest_only(rankings), vectors
 
     async def chunks(self, collection: str, document_id: str, call: Call) -> list[StoredChunk]:
         """Return the newest whole version of a document in order; empty when there is no such document.

@@ -1,12 +1,33 @@
-"""Scores from different worlds made comparable: rank fusion, and maps of single scores to 0..1."""
+"""Scores from different worlds made comparable: fusion of rankings, and maps of single scores to 0..1."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+Rule = Literal["rrf", "relative", "dbsf"]
+"""How rankings are fused: by rank, or by scores scaled by their range or by their distribution."""
+
+Ranking = Sequence[tuple[str, float]]
+"""Ids with their scores, best first."""
 
 BM25_HALF = 8.0
 """The BM25 score that maps to one half: what a good match of a few words gets."""
+
+
+def fuse(
+    rankings: Sequence[Ranking], *, rule: Rule = "rrf", k: int = 60, weights: Sequence[float] | None = None
+) -> list[tuple[str, float]]:
+    """Fuse rankings of (id, score), best first, by a rule; return (id, score), best first, scores in 0..1.
+
+    `k` is the constant of `rrf`. Ties go to the better single rank, then to the ranking named first, then to the
+    smaller id. Raises ValueError as the rule does.
+    """
+    if rule == "rrf":
+        return reciprocal_rank([[name for name, _ in ranking] for ranking in rankings], k=k, weights=weights)
+    return relative_score(rankings, weights) if rule == "relative" else distribution_based(rankings, weights)
 
 
 def reciprocal_rank(
@@ -15,29 +36,60 @@ def reciprocal_rank(
     """Fuse rankings of ids, best first, by reciprocal rank; return (id, score), best first, scores in 0..1.
 
     score(d) = sum_i w_i / (k + rank_i(d)) / sum_i w_i / (k + 1), ranks from 1: an id that leads every ranking scores
-    1. An id that comes twice in one ranking counts by its first place. Ties go to the better single rank, then to the
-    ranking named first, then to the smaller id. Raises ValueError for weights that do not fit the rankings.
+    1. An id that comes twice in one ranking counts by its first place. Raises ValueError for a negative `k` and for
+    weights that do not fit the rankings.
 
     Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
     SIGIR 2009.
     """
-    shares = _shares(len(rankings), k, weights)
-    parts: dict[str, list[float]] = {}
+    if k < 0:
+        raise ValueError(f"k must not be negative, not {k!r}")
+    return _sum(
+        [{name: (k + 1) / (k + rank) for rank, name in enumerate(dict.fromkeys(ranking), 1)} for ranking in rankings],
+        weights,
+    )
+
+
+def relative_score(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[str, float]]:
+    """Fuse rankings of (id, score) by their scores, each ranking stretched over 0..1; scores in 0..1, best first.
+
+    score(d) = sum_i w_i (s_i(d) - min_i) / (max_i - min_i) / sum_i w_i; where all scores of a ranking are equal (a
+    single one is) each counts 1. The last of a ranking counts as much as what is not in it: nothing. So does a score
+    that is not finite. Raises ValueError for weights that do not fit the rankings.
+
+    Min-max normalisation, CombSUM: Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994; Weaviate's
+    `relativeScoreFusion`.
+    """
+    return _sum([_scaled(ranking, *_range(ranking), constant=1.0) for ranking in rankings], weights)
+
+
+def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[str, float]]:
+    """Fuse rankings of (id, score) by their scores, each seen against its ranking's mean; scores in 0..1, best first.
+
+    score(d) = sum_i w_i (s_i(d) - (mean_i - 3 sd_i)) / (6 sd_i) / sum_i w_i, each term cut to 0..1, with the sample's
+    standard deviation; where all scores of a ranking are equal (a single one is) each counts 0.5. A score that is not
+    finite counts nothing. Raises ValueError for weights that do not fit the rankings.
+
+    Mazzeschi, "Distribution-Based Score Fusion (DBSF)", 2023; Qdrant's `dbsf`, which has neither weights nor a cut.
+    """
+    return _sum([_scaled(ranking, *_three_deviations(ranking), constant=0.5) for ranking in rankings], weights)
+
+
+def _sum(parts: Sequence[Mapping[str, float]], weights: Sequence[float] | None) -> list[tuple[str, float]]:
+    """Return the weighted mean of what each ranking gives an id (nothing where it is not in it), best first."""
+    terms: dict[str, list[float]] = {}
     best: dict[str, tuple[int, int]] = {}
-    for which, ranking in enumerate(rankings):
-        for rank, name in enumerate(dict.fromkeys(ranking), 1):
-            parts.setdefault(name, []).append(shares[which] * (k + 1) / (k + rank))
-            place = (rank, which)
-            best[name] = min(best.get(name, place), place)
+    for which, (part, share) in enumerate(zip(parts, _shares(len(parts), weights), strict=True)):
+        for rank, (name, value) in enumerate(part.items()):
+            terms.setdefault(name, []).append(share * value)
+            best[name] = min(best.get(name, (rank, which)), (rank, which))
     # Rounded, so that ties do not hang on the order in which equal parts were added.
-    fused = [(name, min(1.0, round(math.fsum(terms), 12))) for name, terms in parts.items()]
+    fused = [(name, min(1.0, round(math.fsum(values), 12))) for name, values in terms.items()]
     return sorted(fused, key=lambda item: (-item[1], best[item[0]], item[0]))
 
 
-def _shares(count: int, k: int, weights: Sequence[float] | None) -> list[float]:
+def _shares(count: int, weights: Sequence[float] | None) -> list[float]:
     """Return each ranking's share of the best possible score; the shares add up to 1."""
-    if k < 0:
-        raise ValueError(f"k must not be negative, not {k!r}")
     given = [1.0] * count if weights is None else list(weights)
     if len(given) != count or not all(0 <= weight < math.inf for weight in given):
         raise ValueError(f"{count} rankings cannot have the weights {given!r}")
@@ -47,18 +99,53 @@ def _shares(count: int, k: int, weights: Sequence[float] | None) -> list[float]:
     return [weight / total for weight in given]
 
 
+def _scaled(ranking: Ranking, low: float, high: float, *, constant: float) -> dict[str, float]:
+    """Return where each score lies between `low` and `high`, cut to 0..1; of an id that comes twice the first."""
+    scaled: dict[str, float] = {}
+    for name, score in ranking:
+        if not math.isfinite(score):
+            value = 0.0
+        elif not low < high:
+            value = constant
+        else:
+            value = min(1.0, max(0.0, (score - low) / (high - low)))
+        scaled.setdefault(name, value)
+    return scaled
+
+
+def _range(ranking: Ranking) -> tuple[float, float]:
+    scores = [score for _, score in ranking if math.isfinite(score)]
+    return min(scores, default=0.0), max(scores, default=0.0)
+
+
+def _three_deviations(ranking: Ranking) -> tuple[float, float]:
+    scores = [score for _, score in ranking if math.isfinite(score)]
+    if len(scores) < 2 or min(scores) == max(scores):  # equal ones can have a deviation by rounding
+        return 0.0, 0.0
+    mean, reach = statistics.fmean(scores), 3 * statistics.stdev(scores)
+    return mean - reach, mean + reach
+
+
 def rocchio(
     query: Sequence[float], relevant: Sequence[Sequence[float]], *, alpha: float = 1.0, beta: float = 0.75
 ) -> list[float]:
     """Return a query vector moved towards the mean of vectors taken for relevant: alpha q + beta mean(d).
 
+    All vectors count with length 1, and the result has the length of the query, so that the scores of a dot product
+    stay on one scale. Vectors without a direction (zero) say nothing; without any other it is the query.
+
     Rocchio, "Relevance Feedback in Information Retrieval", 1971, without its negative part; the weights are those of
-    Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, 9.1. Without vectors it is the query.
+    Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, 9.1.
     """
-    if not relevant:
+    length = math.hypot(*query)
+    directions = [[value / size for value in vector] for vector in relevant if (size := math.hypot(*vector)) > 0]
+    if not directions or not length:
         return list(query)
-    share = beta / len(relevant)
-    return [alpha * q + share * math.fsum(column) for q, column in zip(query, zip(*relevant, strict=True), strict=True)]
+    share = beta / len(directions)
+    totals = map(sum, zip(*directions, strict=True))
+    moved = [alpha * value / length + share * total for value, total in zip(query, totals, strict=True)]
+    size = math.hypot(*moved)
+    return [value * length / size for value in moved] if size else list(query)
 
 
 def unit_cosine(score: float) -> float:

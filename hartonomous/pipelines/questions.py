@@ -51,12 +51,18 @@ class SearchResult:
 
 @dataclass(slots=True)
 class Question:
-    """A question on its way through the stages. Once `error` is set, the later stages leave it alone."""
+    """A question on its way through the stages. Once `error` is set, the later stages leave it alone.
+
+    `best_vectors` are those of the best hits, for feedback; after it `rankings` has the moved question's dense ranking,
+    and `asked` the one of the question as it was asked.
+    """
 
     request: SearchRequest
     info: CollectionInfo | None = None
     vector: Vector | None = None
     rankings: dict[Kind, list[Hit]] = field(default_factory=dict)
+    best_vectors: list[list[float]] = field(default_factory=list)
+    asked: list[Hit] | None = None
     hits: list[ScoredHit] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -68,7 +74,7 @@ class Question:
 
     @property
     def wants_feedback(self) -> bool:
-        return self.error is None and self.request.feedback and self.vector is not None and bool(self.hits)
+        return self.error is None and self.request.feedback and self.vector is not None
 
 
 class Account:

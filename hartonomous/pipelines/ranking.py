@@ -1,22 +1,38 @@
 """The last stages of a search: rankings fused into one, its best hits reranked.
 
-How `score` in 0..1 is made: `dense` is the cosine similarity, `sparse` BM25's s / (s + 8), `hybrid` the fused
-reciprocal rank as a share of the best possible one; where a reranker answered, its calibrated score takes over. When
-the reranker is down the order of the search stays.
+How `score` in 0..1 is made, comparable within one answer:
+
+- `dense`: the cosine similarity, below 0 cut to 0. With feedback it is that to the moved question.
+- `sparse`: BM25's s, which has no upper end, as s / (s + 8).
+- `hybrid`: by `rag.retrieval.fusion.rule` a share of the best possible: a hit that leads both rankings has 1, one that
+  a single search found has that search's share at most (0.5 with equal weights). `rrf` adds 1 / (k + rank), `relative`
+  and `dbsf` add the scores, scaled by their ranking's range or by its mean and deviation (`core.fusion`). A search that
+  found nothing is a ranking like others. One that did not run, for want of an embedding, is none: then `score` is that
+  of `sparse`.
+- where a reranker answered: w * rerank + (1 - w) * the score above, w being `rag.retrieval.rerank_weight`. Its own
+  score is in 0..1 already (`clients.reranking`). Without it, or when its answer tells nothing, order and score stay.
+
+`scores` keeps what the score is made of: the cosine similarity to the question as it was asked, the BM25 sum, the
+reranker's score in 0..1. A chunk that only one search had among its `candidates` lacks the other's score; it is not 0,
+only unknown and no higher than those that are known. A chunk that only the moved question of feedback found has for its
+similarity the lowest that the first search found, or less: it can have no more.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
-from hartonomous.config import Retrieval
+from hartonomous.config import Fusion, Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
-from hartonomous.core.fusion import reciprocal_rank, unit_bm25, unit_cosine
+from hartonomous.core.fusion import fuse as fuse_rankings
+from hartonomous.core.fusion import unit_bm25, unit_cosine
 from hartonomous.errors import HartonomousError
-from hartonomous.pipelines.questions import Account, Question, ScoredHit
+from hartonomous.pipelines.questions import Account, Kind, Question, ScoredHit
 
 
 def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
@@ -24,16 +40,35 @@ def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     found = item.rankings
     chunks = {hit.chunk.id: hit.chunk for hits in found.values() for hit in hits}
     scores: dict[str, dict[str, float]] = {chunk_id: {} for chunk_id in chunks}
-    for using, hits in found.items():
+    for kind, hits in found.items():
         for hit in hits:
-            scores[hit.chunk.id][using] = hit.score
-    if item.request.mode == "hybrid":
-        rankings = [[hit.chunk.id for hit in hits] for hits in found.values()]
-        ranked = reciprocal_rank(rankings, k=config.fusion.k)
-    else:
-        unit = unit_cosine if item.request.mode == "dense" else unit_bm25
-        ranked = [(hit.chunk.id, unit(hit.score)) for hits in found.values() for hit in hits]
+            scores[hit.chunk.id][kind] = hit.score
+    ranked = _fused(found, config.fusion) if len(found) > 1 else _alone(found)
+    if item.asked is not None:
+        _unmoved(scores, item.asked)
     return [ScoredHit(chunks[chunk_id], score, scores[chunk_id]) for chunk_id, score in ranked]
+
+
+def _fused(found: Mapping[Kind, Sequence[Hit]], config: Fusion) -> list[tuple[str, float]]:
+    weights = {"dense": config.dense_weight, "sparse": config.sparse_weight}
+    rankings = [[(hit.chunk.id, hit.score) for hit in hits] for hits in found.values()]
+    return fuse_rankings(rankings, rule=config.rule, k=config.k, weights=[weights[kind] for kind in found])
+
+
+def _alone(found: Mapping[Kind, Sequence[Hit]]) -> list[tuple[str, float]]:
+    units = {"dense": unit_cosine, "sparse": unit_bm25}
+    return [(hit.chunk.id, units[kind](hit.score)) for kind, hits in found.items() for hit in hits]
+
+
+def _unmoved(scores: Mapping[str, dict[str, float]], asked: Sequence[Hit]) -> None:
+    """Put the similarities to the question as it was asked in the place of those to the moved one."""
+    known = {hit.chunk.id: hit.score for hit in asked}
+    lowest = min(known.values(), default=0.0)
+    for chunk_id, by_kind in scores.items():
+        if chunk_id in known:
+            by_kind["dense"] = known[chunk_id]
+        elif "dense" in by_kind:
+            by_kind["dense"] = min(by_kind["dense"], lowest)
 
 
 class Reranker:
@@ -45,7 +80,10 @@ class Reranker:
         self._account = account
 
     async def rerank(self, item: Question, call: Call) -> None:
-        """Sort the best hits of a question by the reranker's scores; without it their order stays."""
+        """Sort the best hits of a question by their scores with the reranker's; without it their order stays.
+
+        They are `rerank_candidates`, or as many as are asked for if those are more: one order needs one kind of score.
+        """
         candidates = item.hits[: max(self._config.rerank_candidates, item.request.top_k)]
         if self._reranking is None or not item.request.rerank or not candidates:
             return
@@ -61,8 +99,10 @@ class Reranker:
             else:
                 self._account.degrade(item, "reranking")
             return
+        weight = self._config.rerank_weight
         for hit, score in zip(candidates, scores, strict=True):
-            hit.score = hit.scores["rerank"] = score
+            hit.scores["rerank"] = score
+            hit.score = weight * score + (1 - weight) * hit.score
         # A stable sort: equal scores keep the order of the search.
         item.hits = sorted(candidates, key=lambda hit: -hit.score)
         self._account.took([item], "rerank", started)

@@ -1,29 +1,34 @@
 """The search pipeline: questions to ranked hits, for one question or for many at once.
 
 Many questions cost one embedding call for each full batch (`pipelines.vectorizing`), one call to the vector store for
-each collection (more where one answer cannot hold all hits), and a reranking each, side by side (`pipelines.ranking`).
-One question is the same with a list of one. What fails for one question stays its own: `search_many` returns an error
-in its place. A stage that is left out because its backend is down is named in `degraded`.
+each collection (`pipelines.lookup`), and a reranking each, side by side (`pipelines.ranking`). One question is the same
+with a list of one. What fails for one question stays its own: `search_many` returns an error in its place. A stage that
+is left out because its backend is down is named in `degraded`.
+
+Feedback costs one more call to the vector store for each collection. The vectors of the best hits come with the first
+one: the store fuses both rankings itself, by reciprocal rank whatever rule and weights are configured, and answers the
+vectors of its best five. (Qdrant's own `recommend` would leave the five out of what it finds.) When the second call
+fails the question is answered by the first alone, with `feedback` in `degraded`. Without a vector, for BM25 alone,
+there is nothing to move.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 from hartonomous.clients.embedding import EmbeddingClient
-from hartonomous.clients.points import newest_only
+from hartonomous.clients.points import Hit, newest_only
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
-from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
-from hartonomous.clients.vectors import Search, VectorClient
+from hartonomous.clients.vectors import BestVectors, Search, VectorClient
 from hartonomous.config import Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.fusion import rocchio
-from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
+from hartonomous.errors import HartonomousError, NotFoundError
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines.lookup import Lookup, Plan
 from hartonomous.pipelines.questions import Account, Question, SearchRequest, SearchResult, by_collection, fail
 from hartonomous.pipelines.ranking import Reranker, fuse
 from hartonomous.pipelines.traffic import Traffic
@@ -47,10 +52,10 @@ class Searcher:
         traffic: Traffic,
     ) -> None:
         self._traffic = traffic
-        self._vectors = vectors
         self._schema = schema
         self._config = config
         self._account = Account(metrics)
+        self._lookup = Lookup(vectors, self._account)
         self._vectorizer = Vectorizer(embedding, schema, self._account)
         self._reranker = Reranker(reranking, config, self._account)
 
@@ -68,7 +73,7 @@ class Searcher:
             await self._describe(items, call)
             await self._vectorizer.embed([item for item in items if item.wants_embedding], call)
             await self._search(items, call)
-            await asyncio.gather(*(self._feedback(item, call) for item in items if item.wants_feedback))
+            await self._feedback(items, call)
             await asyncio.gather(*(self._reranker.rerank(item, call) for item in items if item.error is None))
         return [item.error or self._result(item) for item in items]
 
@@ -85,48 +90,17 @@ class Searcher:
                 item.info = info
 
     async def _search(self, items: Sequence[Question], call: Call) -> None:
-        groups = by_collection([item for item in items if item.error is None])
-        await asyncio.gather(*(self._search_collection(name, group, call) for name, group in groups.items()))
-
-    async def _search_collection(self, name: str, items: Sequence[Question], call: Call) -> None:
-        started = time.perf_counter()
-        plans = [self._searches(item) for item in items]
-        flat = [search for plan in plans for search in plan]
-        try:
-            rankings = await self._vectors.search(name, flat, call)
-        except AnswerTooLargeError as error:
-            if len(items) == 1:
-                fail(items, error)
-                return
-            middle = len(items) // 2
-            await self._search_collection(name, items[:middle], call)
-            await self._search_collection(name, items[middle:], call)
-            return
-        except HartonomousError as error:
-            if isinstance(error, (BackendRefusedError, ValidationFailedError)):
-                await self._search_apart(name, items, call, error)
-            else:
-                fail(items, error)
-            return
-        start = 0
-        for item, plan in zip(items, plans, strict=True):
-            found = dict(zip((search.using for search in plan), rankings[start : start + len(plan)], strict=True))
-            item.rankings = found
+        plans = [self._plan(item) for item in items if item.error is None]
+        await self._lookup.run(plans, call)
+        for plan in plans:
+            item = plan.item
+            item.error = plan.error
+            item.rankings = {search.using: found for search, found in zip(plan.searches, plan.rankings, strict=False)}
+            item.best_vectors = plan.vectors
             item.hits = fuse(item, self._config)
-            start += len(plan)
-        self._account.took(items, "search", started)
 
-    async def _search_apart(self, name: str, items: Sequence[Question], call: Call, error: HartonomousError) -> None:
-        """The store called something in the batch wrong: find whose it was; it is the filter that a caller gave."""
-        if len(items) > 1:
-            await asyncio.gather(*(self._search_collection(name, [item], call) for item in items))
-        elif items[0].request.filter is not None:
-            items[0].error = ValidationFailedError("The vector store refused the filter.", param="filter")
-        else:
-            items[0].error = error
-
-    def _searches(self, item: Question) -> list[Search]:
-        request, limit = item.request, max(self._config.candidates, item.request.top_k)
+    def _plan(self, item: Question) -> Plan:
+        request, limit = item.request, self._depth(item.request)
         searches = []
         if item.vector is not None:
             searches.append(Search("dense", item.vector, limit, request.filter))
@@ -134,29 +108,36 @@ class Searcher:
             assert item.info is not None
             words = Bm25Encoder.for_language(item.info.language).query(request.query)
             searches.append(Search("sparse", words, limit, request.filter))
-        return searches
+        best = BestVectors(searches, _FEEDBACK_HITS, self._config.fusion.k) if item.wants_feedback else None
+        return Plan(item, searches, best)
 
-    async def _feedback(self, item: Question, call: Call) -> None:
-        """Search once more with the question moved towards its best hits (pseudo-relevance feedback after Rocchio)."""
-        started = time.perf_counter()
-        request, best = item.request, [hit.chunk.id for hit in item.hits[:_FEEDBACK_HITS]]
-        assert item.vector is not None
-        try:
-            vectors = await self._vectors.dense_vectors(request.collection, best, len(item.vector), call)
-            moved = rocchio(item.vector, vectors)
-            limit = max(self._config.candidates, request.top_k)
-            (dense,) = await self._vectors.search(
-                request.collection, [Search("dense", moved, limit, request.filter)], call
-            )
-        except HartonomousError as error:
-            item.error = error
-            return
+    def _depth(self, request: SearchRequest) -> int:
+        return max(self._config.candidates, request.top_k)
+
+    async def _feedback(self, items: Sequence[Question], call: Call) -> None:
+        """Search once more with each question moved towards its best hits (pseudo-relevance feedback after Rocchio)."""
+        plans = []
+        for item in items:
+            if item.error is None and item.vector is not None and item.best_vectors:
+                moved = rocchio(item.vector, item.best_vectors)
+                plans.append(Plan(item, [Search("dense", moved, self._depth(item.request), item.request.filter)]))
+        await self._lookup.run(plans, call)
+        for plan in plans:
+            if plan.error is None:
+                self._take(plan.item, plan.rankings[0])
+            elif call.deadline.expired:
+                plan.item.error = plan.error
+            else:
+                self._account.degrade(plan.item, "feedback")
+
+    def _take(self, item: Question, moved: list[Hit]) -> None:
+        """Put the ranking of the moved question in the place of the dense one, and fuse again."""
+        item.asked = item.rankings["dense"]
         # A document may have been replaced between the two searches: of one document only one version may stay.
         others = [kind for kind in item.rankings if kind != "dense"]
-        rankings = newest_only([dense, *(item.rankings[kind] for kind in others)])
+        rankings = newest_only([moved, *(item.rankings[kind] for kind in others)])
         item.rankings = dict(zip(("dense", *others), rankings, strict=True))
         item.hits = fuse(item, self._config)
-        self._account.took([item], "search", started)
 
     @staticmethod
     def _result(item: Question) -> SearchResult:

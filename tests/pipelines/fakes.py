@@ -11,7 +11,7 @@ from hartonomous.clients.generative import Delta, Usage
 from hartonomous.clients.models import ModelInfo
 from hartonomous.clients.points import ChunkPoint, DocumentState, Hit, StoredChunk
 from hartonomous.clients.schema import CollectionInfo
-from hartonomous.clients.vectors import Search
+from hartonomous.clients.vectors import BestVectors, Search
 from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -149,6 +149,7 @@ class Vectors:
     def __init__(self, dense: Sequence[Hit] = (), sparse: Sequence[Hit] = ()) -> None:
         self.rankings: dict[str, Sequence[Hit]] = {"dense": dense, "sparse": sparse}
         self.searches: list[tuple[str, list[Search]]] = []
+        self.best: list[BestVectors] = []
         self.error: HartonomousError | None = None
         self.refuses: Mapping[str, Any] | None = None
         self.known: dict[str, DocumentState] = {}
@@ -161,16 +162,16 @@ class Vectors:
         self.written: list[ChunkPoint] = []
         self.changed: dict[str, HartonomousError] = {}
 
-    async def search(self, collection: str, searches: Sequence[Search], call: Call) -> list[list[Hit]]:
+    async def search_with_vectors(
+        self, collection: str, searches: Sequence[Search], best: Sequence[BestVectors], call: Call
+    ) -> tuple[list[list[Hit]], list[list[list[float]]]]:
         self.searches.append((collection, list(searches)))
+        self.best += best
         if self.error is not None and (
             self.refuses is None or any(search.filter == self.refuses for search in searches)
         ):
             raise self.error
-        return [list(self.rankings[search.using]) for search in searches]
-
-    async def dense_vectors(self, collection: str, ids: Sequence[str], dimension: int, call: Call) -> list[list[float]]:
-        return [[0.0, 1.0] for _ in ids]
+        return [list(self.rankings[search.using]) for search in searches], [[[0.0, 1.0]] for _ in best]
 
     async def states(self, collection: str, ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         return {name: self.known[name] for name in ids if name in self.known}
@@ -223,6 +224,12 @@ class Generative:
         if self.context_error is not None:
             raise self.context_error
         return self.context
+
+    async def render(self, request: Mapping[str, Any], call: Call) -> str | None:
+        return None
+
+    async def count_tokens(self, texts: Sequence[str], call: Call) -> list[int] | None:
+        return None
 
     async def chat(self, request: Mapping[str, Any], call: Call) -> Delta:
         self.asked.append(request)

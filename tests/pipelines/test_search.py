@@ -7,11 +7,13 @@ from typing import Any, cast
 import pytest
 
 from hartonomous.clients.points import Hit
-from hartonomous.clients.status import BackendRefusedError
+from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
 from hartonomous.config import Retrieval
+from hartonomous.core.fusion import rocchio
 from hartonomous.errors import (
     BackendUnavailableError,
     ConflictError,
+    DeadlineExceededError,
     HartonomousError,
     NotFoundError,
     ValidationFailedError,
@@ -22,6 +24,7 @@ from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import Embedding, Reranking, Schema, Vectors, call, chunk, hits
 
+LATE = (BackendUnavailableError, DeadlineExceededError)
 DOWN = BackendUnavailableError("down", retry_after=1)
 
 
@@ -108,7 +111,7 @@ async def test_when_the_deadline_has_passed_nothing_is_called_degraded() -> None
     with pytest.raises(BackendUnavailableError):
         await parts.searcher.search(ask(mode="sparse"), call(0))
     parts.embedding.error = DOWN
-    with pytest.raises(BackendUnavailableError):
+    with pytest.raises(LATE):
         await parts.searcher.search(ask(), call(0))
 
 
@@ -190,19 +193,125 @@ async def test_a_store_that_is_down_fails_every_question_without_a_second_try() 
     assert len(parts.vectors.searches) == 1
 
 
-async def test_feedback_searches_once_more_with_a_moved_question_and_never_mixes_versions() -> None:
+def moving(**scores: float) -> Vectors:
+    """Return a store whose dense ranking is this one from the second call on."""
+
+    class Moving(Vectors):
+        async def search_with_vectors(self, *arguments: Any) -> Any:
+            found = await super().search_with_vectors(*arguments)
+            self.rankings["dense"] = hits(**scores)
+            return found
+
+    return Moving(dense=hits(a=0.9, b=0.8, c=0.1), sparse=hits(c=9.0, b=8.0, d=1.0))
+
+
+async def test_feedback_is_one_more_search_with_a_moved_question() -> None:
+    vectors = moving(c=0.95, e=0.9, a=0.7)
+    result = await Parts(vectors).searcher.search(ask("words", feedback=True), call())
+    assert [hit.chunk.id for hit in result.hits] == ["c", "e", "b", "a", "d"]
+    (best,) = vectors.best
+    assert ([search.using for search in best.searches], best.limit, best.k) == (["dense", "sparse"], 5, 60)
+    first, second = (searches for _, searches in vectors.searches)
+    assert [float(value) for value in cast("Any", first[0].vector)] == [1.0, 5.0]
+    (moved,) = second
+    assert (moved.using, moved.limit) == ("dense", first[0].limit)
+    assert moved.vector == pytest.approx(rocchio([1.0, 5.0], [[0.0, 1.0]]))
+
+
+async def test_after_feedback_the_similarities_are_still_those_to_the_question_as_asked() -> None:
+    result = await Parts(moving(c=0.95, e=0.9, a=0.7)).searcher.search(ask(feedback=True), call())
+    similarities = {hit.chunk.id: hit.scores.get("dense") for hit in result.hits}
+    assert similarities == {"c": 0.1, "b": 0.8, "e": 0.1, "a": 0.9, "d": None}
+    dense = await Parts(moving(c=0.95, a=0.7)).searcher.search(ask(feedback=True, mode="dense"), call())
+    assert [(hit.chunk.id, hit.score, hit.scores["dense"]) for hit in dense.hits] == [("c", 0.95, 0.1), ("a", 0.7, 0.9)]
+
+
+async def test_feedback_that_fails_is_left_out() -> None:
+    class Failing(Vectors):
+        async def search_with_vectors(self, *arguments: Any) -> Any:
+            found = await super().search_with_vectors(*arguments)
+            self.error = DOWN
+            return found
+
+    plain = await Parts(both()).searcher.search(ask(), call())
+    result = await Parts(Failing(hits(a=0.9, b=0.8, c=0.1), hits(c=9.0, b=8.0, d=1.0))).searcher.search(
+        ask(feedback=True), call()
+    )
+    assert (result.hits, result.degraded) == (plain.hits, ["feedback"])
+    with pytest.raises(LATE):
+        await Parts(Failing(hits(a=0.9))).searcher.search(ask(feedback=True), call(0))
+
+
+async def test_feedback_of_many_questions_is_one_call_more() -> None:
+    parts = Parts(both())
+    found = await parts.searcher.search_many(
+        [ask(str(number), feedback=number % 2 == 0) for number in range(9)], call()
+    )
+    assert all(isinstance(outcome, SearchResult) for outcome in found)
+    assert [len(searches) for _, searches in parts.vectors.searches] == [18, 5]
+
+
+async def test_without_vectors_or_wish_for_it_there_is_no_feedback() -> None:
+    parts = Parts(both())
+    await parts.searcher.search(ask(mode="sparse", feedback=True), call())
+    parts.embedding.error = DOWN
+    assert (await parts.searcher.search(ask(feedback=True), call())).degraded == ["embedding"]
+    assert len(parts.vectors.searches) == 2
+
+
+async def test_feedback_never_mixes_versions() -> None:
     old = Hit(chunk("old", document="d", content="1", sequence=1), 5.0)
     new = Hit(chunk("new", document="d", content="2", sequence=2), 0.9)
 
     class Replaced(Vectors):
-        async def dense_vectors(self, collection: str, ids: Any, dimension: int, call: Any) -> list[list[float]]:
+        async def search_with_vectors(self, *arguments: Any) -> Any:
+            found = await super().search_with_vectors(*arguments)
             self.rankings["dense"] = [new]
-            return [[0.0, 1.0]]
+            return found
 
-    vectors = Replaced(dense=[Hit(old.chunk, 0.8)], sparse=[old])
-    parts = Parts(vectors)
-    result = await parts.searcher.search(ask("words", feedback=True), call())
-    assert [hit.chunk.id for hit in result.hits] == ["new"]
-    first, second = (searches for _, searches in vectors.searches)
-    assert first[0].vector == [1.0, 5.0]
-    assert second[0].vector == [1.0, 5.75]
+    parts = Parts(Replaced(dense=[Hit(old.chunk, 0.8)], sparse=[old]))
+    assert await parts.names(ask(feedback=True)) == ["new"]
+
+
+async def test_the_rule_the_constant_and_the_weights_are_configured() -> None:
+    fusion: dict[str, Any] = {"k": 1, "dense_weight": 3.0}
+    result = await Parts(both(), fusion=fusion).searcher.search(ask(), call())
+    assert [hit.chunk.id for hit in result.hits] == ["a", "b", "c", "d"]
+    fused = [("a", 0.75), ("b", 0.875 * 0.75 + 0.875 * 0.25), ("c", 0.25), ("d", 0.0)]
+    result = await Parts(both(), fusion={"rule": "relative", "dense_weight": 3.0}).searcher.search(ask(), call())
+    assert {hit.chunk.id: hit.score for hit in result.hits} == pytest.approx(dict(fused))
+    assert [hit.chunk.id for hit in result.hits] == ["b", "a", "c", "d"]
+    sparse = {"rule": "dbsf", "dense_weight": 0.0}
+    assert (await Parts(both(), fusion=sparse).names(ask()))[:2] == ["c", "b"]
+
+
+async def test_a_hybrid_search_that_words_alone_answered_has_their_scores() -> None:
+    for weight in (1.0, 0.0):
+        parts = Parts(both(), fusion={"sparse_weight": weight})
+        parts.embedding.error = DOWN
+        hybrid = await parts.searcher.search(ask(), call())
+        sparse = await parts.searcher.search(ask(mode="sparse"), call())
+        assert hybrid.hits == sparse.hits
+
+
+async def test_the_weight_of_the_reranker_blends_its_score_with_the_searchs_own() -> None:
+    reranking = Reranking({"Text of a.": 0.2, "Text of b.": 0.1})
+    parts = Parts(Vectors(dense=hits(a=0.5, b=0.8)), reranking, rerank_weight=0.25)
+    result = await parts.searcher.search(ask(mode="dense"), call())
+    assert [hit.chunk.id for hit in result.hits] == ["b", "a"]
+    assert [hit.score for hit in result.hits] == pytest.approx([0.25 * 0.1 + 0.75 * 0.8, 0.25 * 0.2 + 0.75 * 0.5])
+    assert [hit.scores["rerank"] for hit in result.hits] == [0.1, 0.2]
+
+
+async def test_too_large_an_answer_is_asked_for_in_halves() -> None:
+    class Small(Vectors):
+        async def search_with_vectors(self, *arguments: Any) -> Any:
+            found = await super().search_with_vectors(*arguments)
+            if len(arguments[1]) > 4:
+                raise AnswerTooLargeError("too large")
+            return found
+
+    parts = Parts(Small(dense=hits(a=0.9), sparse=hits(a=1.0)))
+    found = await parts.searcher.search_many([ask(str(number), feedback=True) for number in range(5)], call())
+    assert all(isinstance(outcome, SearchResult) and outcome.degraded == [] for outcome in found)
+    assert [len(searches) for _, searches in parts.vectors.searches] == [10, 4, 6, 2, 4, 5, 2, 3]

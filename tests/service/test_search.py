@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.service.application import RunningApp
-from tests.service.fault_backend import Exchange, hang, json_reply, reply
+from tests.service.fault_backend import DEFAULT, Exchange, hang, json_reply, reply
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest, passed_on, sample
 
 SEARCH = "/rag/search"
@@ -228,20 +228,45 @@ async def test_an_unknown_collection_is_404(api: RunningApp) -> None:
         )
 
 
-async def test_feedback_moves_the_dense_scores_and_nothing_else(rig: Rig) -> None:
+async def test_feedback_is_one_more_call_and_the_scores_are_those_of_the_question_as_asked(rig: Rig) -> None:
     await ingest(rig.app, *FRUIT)
     plain = await search(rig.app, query="yellow", rerank=False)
     rig.embedding.requests.clear()
     rig.qdrant.requests.clear()
     moved = await search(rig.app, query="yellow", rerank=False, feedback=True)
-    assert len(rig.embedding.calls(EMBEDDINGS)) == 1
-    assert len([call for call in rig.qdrant.requests if call.path.endswith("/query/batch")]) == 2
+    assert len(rig.embedding.calls(EMBEDDINGS)) <= 1
+    assert [call.path.rpartition("points/")[2] for call in rig.qdrant.requests] == ["query/batch"] * 2
+    asked, again = (call.json["searches"] for call in rig.qdrant.requests)
+    assert asked[0]["query"] != again[0]["query"]
     scores = [{hit["document_id"]: hit["scores"] for hit in hits} for hits in (plain, moved)]
-    assert scores[0].keys() == scores[1].keys()
-    assert scores[0]["lemon"]["sparse"] == scores[1]["lemon"]["sparse"]
-    assert all(scores[0][name]["dense"] < scores[1][name]["dense"] <= 1.0001 for name in scores[0])
-    assert len(await search(rig.app, query="yellow", mode="dense", feedback=True)) == 3
+    assert scores[0] == scores[1]
+
+
+async def test_feedback_finds_nearer_what_was_found_and_needs_a_vector(rig: Rig) -> None:
+    await ingest(rig.app, *FRUIT)
+    plain = await search(rig.app, query="yellow", mode="dense", rerank=False)
+    moved = await search(rig.app, query="yellow", mode="dense", rerank=False, feedback=True)
+    own = [{hit["document_id"]: hit["score"] for hit in hits} for hits in (plain, moved)]
+    assert all(own[0][name] < own[1][name] for name in own[0])
     assert ids(await search(rig.app, query="yellow", mode="sparse", feedback=True)) == ["lemon"]
+
+
+async def test_when_the_second_search_fails_the_first_one_answers(rig: Rig) -> None:
+    await ingest(rig.app, *FRUIT)
+    plain = await search(rig.app, query="yellow", rerank=False)
+    batch = f"/collections/{rig.config.rag.default_collection}/points/query/batch"
+    rig.qdrant.on(batch, DEFAULT, reply(500))
+    assert await degraded(rig, "feedback", query="yellow", rerank=False, feedback=True) == plain
+
+
+@pytest.mark.parametrize("rule", ["relative", "dbsf"])
+async def test_rankings_are_fused_by_the_configured_rule(rigs: RigMaker, rule: str) -> None:
+    async with rigs.make(rag={"retrieval": {"fusion": {"rule": rule, "dense_weight": 0.0}}}) as rig:
+        await ingest(rig.app, *FRUIT)
+        hits = await search(rig.app, query="sour lemons", rerank=False, top_k=3)
+        assert ids(hits)[:2] == ["lemon", "lime"]
+        assert hits[0]["score"] == (1.0 if rule == "relative" else pytest.approx(0.5 + 0.5**0.5 / 6, abs=1e-3))
+        assert hits[2]["score"] == 0
 
 
 async def test_the_cost_of_each_stage_is_told(fruit: RunningApp) -> None:
@@ -370,17 +395,17 @@ async def test_a_deadline_is_kept_whichever_backend_hangs(rig: Rig, place: str) 
 async def test_a_search_sees_one_version_while_a_document_is_replaced_under_feedback(rig: Rig, vector_url: str) -> None:
     """The second search of feedback comes after a new version was published, the first one before."""
     await ingest(rig.app, {"id": "a", "text": "lemons old version"})
-    batch = f"/collections/{rig.config.rag.default_collection}/points"
-    replaced = False
+    batch = f"/collections/{rig.config.rag.default_collection}/points/query/batch"
+    asked = 0
 
     async def replace(exchange: Exchange) -> None:
-        nonlocal replaced
-        if not replaced:
-            replaced = True
+        nonlocal asked
+        asked += 1
+        if asked == 2:
             await ingest(rig.app, {"id": "a", "text": "lemons new version"})
         await passed_on(vector_url)(exchange)
 
     rig.qdrant.on(batch, replace)
     hits = await search(rig.app, query="lemons", feedback=True, rerank=False)
-    assert replaced
+    assert asked == 2
     assert {hit["text"] for hit in hits} == {"lemons new version"}

@@ -17,7 +17,7 @@ from hartonomous.clients.points import ChunkPoint, DocumentState, StoredChunk, n
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
-from hartonomous.clients.vectors import Search, VectorClient
+from hartonomous.clients.vectors import BestVectors, Search, VectorClient
 from hartonomous.clients.versions import AttributeChange, DocumentChangedError, Publication
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
@@ -199,10 +199,25 @@ async def test_limit_and_threshold_cut_a_ranking(client: VectorClient, docs: str
     assert (len(cut), len(strict)) == (2, 1)
 
 
-async def test_the_vectors_of_points_that_exist_are_read_at_length_one(client: VectorClient, docs: str) -> None:
-    (point,) = _points("h", ["valve"], next_sequence(), dense=[3.0, 0.0, 4.0, 0.0])
-    await client.write(docs, [point], _call())
-    (vector,) = await client.dense_vectors(docs, [point.id, point_id("none", "none", 0)], 4, _call())
+async def test_the_vectors_of_the_best_of_two_searches_come_with_their_rankings(
+    client: VectorClient, docs: str
+) -> None:
+    await client.write(docs, _points("unseen", ["pump"], next_sequence()), _call())
+    await _ingest(client, docs, "h", ["valve", "pump", "motor"])
+    searches = [_dense("pump"), _sparse("motor pump")]
+    alone, both = [BestVectors(searches[:1], 1, 60), BestVectors(searches, 2, 60)]
+    rankings, vectors = await client.search_with_vectors(docs, searches, [alone, both], _call())
+    assert rankings == await client.search(docs, searches, _call())
+    length = 1.01**0.5
+    assert vectors[0] == [pytest.approx([0.0, 1 / length, 0.0, 0.1 / length], abs=1e-4)]
+    assert vectors[1] == [*vectors[0], pytest.approx([0.0, 0.0, 1 / length, 0.1 / length], abs=1e-4)]
+
+
+async def test_the_vectors_are_of_length_one_also_where_there_are_no_words(client: VectorClient, docs: str) -> None:
+    await _ingest(client, docs, "h", ["valve"], dense=[3.0, 0.0, 4.0, 0.0])
+    _, ((vector,),) = await client.search_with_vectors(
+        docs, [], [BestVectors([_dense("valve"), _sparse("the of")], 5, 60)], _call()
+    )
     assert vector == pytest.approx([0.6, 0.0, 0.8, 0.0], abs=1e-4)
 
 

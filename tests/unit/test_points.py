@@ -158,7 +158,13 @@ def test_an_answer_of_another_shape_is_a_backend_error(answer: object) -> None:
 )
 def test_a_vector_that_is_not_all_finite_numbers_is_a_backend_error(vector: object) -> None:
     with pytest.raises(BackendError):
-        qdrant.dense_vectors([{"id": _ID, "vector": vector}], 2)
+        qdrant.dense_vectors({"points": [{"id": _ID, "vector": vector}]}, 2)
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"points": [{}]}, {"points": 5}])
+def test_vectors_of_another_shape_are_a_backend_error(answer: object) -> None:
+    with pytest.raises(BackendError):
+        qdrant.dense_vectors(answer, 2)
 
 
 def test_a_write_is_cut_by_count_and_by_bytes() -> None:
