@@ -6,20 +6,23 @@ compared again and again until nothing is left to copy or to delete. After the s
 its name any more, it is compared once more, and then deleted. Killed at any moment and started again it goes on where
 it was: what is in the target costs no embedding call.
 
-What the store does not allow to close, it having no transaction over two collections (who must be sure stops the
-writers for the switch):
+A write that is answered while the alias is switched is not lost: it was shown in the old collection, and is copied, or
+it is found not to be visible in the new one, and is done again (`clients.versions`). What the store does not allow to
+close, it having no transaction over two collections:
 
-- A write that was on its way to the old collection when the alias was switched, and takes longer than the seconds until
-  it is compared for the last time, is lost though it was acknowledged.
+- A node of a cluster that learns of the switch seconds after the others goes on writing into the old collection: what
+  it writes after the last comparison is lost.
+- A document that was written into the old collection at its last moment, some milliseconds before the switch, and is
+  deleted before it was copied into the new one, comes back.
 - A collection that was made before there were aliases must be deleted before its name can be an alias: what is written
   between the last comparison, some milliseconds before, and the deletion is lost, and so is a deletion since the last
-  full comparison. Readers and writers find no collection for a moment.
+  full comparison. Readers and writers find no collection for a moment. Whoever must be sure stops the writers.
 - Where both models have the same dimension, a server with the old one may write its vectors into the new collection,
   until it has noticed the switch (two seconds, and what is under way). What was written so far is embedded again, and
   what is deleted at that moment may come back; what comes later is found by nobody before it is ingested again.
 - Killed after the switch and before its end, a document that was deleted from the old collection at its last moment may
   be there again; and where more than some thousand were written in the last minute, one of them that a user has deleted
-  since.
+  since. One that came into the old collection at its last moment after an ingest of more than a minute is lost.
 """
 
 from __future__ import annotations

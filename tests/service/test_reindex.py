@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -225,6 +226,23 @@ async def test_what_others_write_and_delete_meanwhile_is_there_afterwards(models
         await writer.check(rig.new)
 
 
+@pytest.mark.parametrize("alike", [False, True])
+async def test_a_writer_that_never_rests_loses_nothing_that_was_answered(models: Maker, alike: bool) -> None:
+    """What the pipeline's text says may come back is not deleted here."""
+    async with models(alike=alike) as rig:
+        writer = Writer(rig, deletes=not alike)
+        await writer.write(*(f"d{number}" for number in range(50)))
+        process = await rig.commands.start("reindex", rig.collection, *CUT)
+        running_command = asyncio.create_task(ended(process))
+        steps = 0
+        while await writer.step():
+            steps += 1
+        await running_command
+        assert steps > 10
+        await writer.check(rig.new)
+        await rig.check_clean(*writer.documents())
+
+
 async def test_searches_go_on_before_and_after_the_switch(models: Maker) -> None:
     async with models() as rig:
         await ingest(rig.old, *DOCUMENTS, chunking=SMALL)
@@ -260,12 +278,19 @@ class Held:
 
 
 class Writer:
-    """Writes and deletes documents through the old model's server, and knows what was answered."""
+    """Writes and deletes documents through the old model's server, and knows what was answered.
 
-    def __init__(self, rig: Models) -> None:
+    Without `deletes` its steps delete nothing.
+    """
+
+    def __init__(self, rig: Models, *, deletes: bool = True) -> None:
         self._rig = rig
         self._app = rig.old
+        self._deletes = deletes
+        self._random = random.Random(7)
         self._number = 0
+        self._written: set[str] = set()
+        self._refused: dict[str, str] = {}
         self.stored: dict[str, str] = {}
 
     def go_to(self, app: RunningApp) -> None:
@@ -277,7 +302,7 @@ class Writer:
         return [{"id": name, "text": text} for name, text in self.stored.items()]
 
     async def write(self, *names: str) -> bool:
-        """Write a new text under each id, and return whether it was taken; what is refused is not there."""
+        """Write a new text under each id, and return whether it was taken; what is refused may be there or not."""
         self._number += 1
         texts = {name: f"Text {self._number} of {name}: " + " ".join(["lime"] * 40) for name in names}
         body = {"documents": [{"id": name, "text": text} for name, text in texts.items()], "chunking": SMALL}
@@ -285,7 +310,8 @@ class Writer:
         for document in answer.get("documents", ()):
             if document["status"] != "failed":
                 self.stored[document["id"]] = texts[document["id"]]
-        return all(self.stored.get(name) == text for name, text in texts.items())
+        self._refused = {name: text for name, text in texts.items() if self.stored.get(name) != text}
+        return not self._refused
 
     async def delete(self, *names: str) -> None:
         """Delete documents."""
@@ -293,9 +319,22 @@ class Writer:
             if await self._app.delete(f"/rag/collections/{self._rig.collection}/documents/{name}") == 204:
                 self.stored.pop(name, None)
 
+    async def step(self) -> bool:
+        """Write a document and perhaps delete one that no step has written; return whether the first was taken."""
+        name = f"d{self._random.randrange(50)}"
+        if not await self.write(name):
+            return False
+        self._written.add(name)
+        old = sorted(self.stored.keys() - self._written)
+        if self._deletes and old and self._random.random() < 0.4:
+            await self.delete(self._random.choice(old))
+        return True
+
     async def check(self, app: RunningApp) -> None:
-        """Fail unless a server has exactly what was answered."""
-        assert await self._rig.texts(app) == self.stored
+        """Fail unless a server has exactly what was answered, and perhaps what was refused at last."""
+        found = await self._rig.texts(app)
+        self.stored |= {name: text for name, text in self._refused.items() if found.get(name) == text}
+        assert found == self.stored
 
 
 async def ended(process: asyncio.subprocess.Process) -> Ended:
