@@ -16,6 +16,7 @@ from aiohttp import web
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.config import Config
+from hartonomous.configfile import load_template
 from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
 from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
 from hartonomous.log import logger
@@ -84,7 +85,8 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         **search.pools,
     }
     generative = GenerativeClient(pools["generative"], backends.generative, metrics)
-    answerer = Answerer(searcher, generative, settings.retrieval, settings.generation, metrics, traffic)
+    template = load_template(settings.generation.template)
+    answerer = Answerer(searcher, generative, settings.retrieval, settings.generation, metrics, traffic, template)
     monitor = Monitor(list(pools.values()), config.health, metrics)
     await _background(stack, monitor.run())
     return Runtime(

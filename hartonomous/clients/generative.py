@@ -1,4 +1,4 @@
-"""The generative service: chat completions, whole or as a stream of deltas.
+"""The generative service: chat completions, whole or as a stream of deltas, and how many tokens a prompt has.
 
 A generation is never repeated. A stream that ends without `[DONE]`, or that carries an error, raises: what came
 before it was given out, what is missing is never papered over. A stream that is left closes the connection, which frees
@@ -7,7 +7,8 @@ llama.cpp's slot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.status import raise_for_status
+from hartonomous.clients.tokenize import Tokenize
 from hartonomous.config import Generative
 from hartonomous.core.call import Call
 from hartonomous.core.sse import SSEParser
@@ -24,6 +26,8 @@ from hartonomous.metrics import Metrics
 
 _NOT_A_COMPLETION = "The generative service answered something that is no chat completion."
 _PATH = "/v1/chat/completions"
+# A server that cannot render a prompt is asked again after so long.
+_RENDER_AGAIN_S = 30.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,6 +63,8 @@ class GenerativeClient:
         self._pool = pool
         self._config = config
         self._info = ModelInfoCache(pool, config.model)
+        self._tokenize = Tokenize(pool)
+        self._no_render_until = 0.0
         self._tokens_in = metrics.tokens.labels("generative", "in")
         self._tokens_out = metrics.tokens.labels("generative", "out")
 
@@ -69,6 +75,34 @@ class GenerativeClient:
     async def context_tokens(self, call: Call) -> int:
         """Return how many tokens prompt and answer may have together; 2,048 where the service does not say."""
         return self._config.context_tokens or (await self._info.get(call)).context or 2_048
+
+    async def render(self, request: Mapping[str, Any], call: Call) -> str | None:
+        """Return the text that the model's chat template makes of a chat request (llama.cpp's `/apply-template`).
+
+        None when the service cannot say; it is not asked again for 30 s then. Raises BackendUnavailableError and
+        DeadlineExceededError.
+        """
+        if time.monotonic() < self._no_render_until:
+            return None
+        try:
+            answer = await self._pool.request(
+                "POST", "/apply-template", call, codec.dumps({**self._model(), **request})
+            )
+            prompt = codec.loads(answer.body)["prompt"]
+        except (BackendError, codec.NotJsonError, KeyError, TypeError):
+            self._no_render_until = time.monotonic() + _RENDER_AGAIN_S
+            return None
+        return prompt if isinstance(prompt, str) else None
+
+    async def count_tokens(self, texts: Sequence[str], call: Call) -> list[int] | None:
+        """Return how many tokens each text has as a prompt of its own; None when the service cannot say.
+
+        Raises BackendUnavailableError and DeadlineExceededError.
+        """
+        try:
+            return await self._tokenize.count(texts, call)
+        except BackendError:
+            return None
 
     async def chat(self, request: Mapping[str, Any], call: Call) -> Delta:
         """Generate a whole answer: one delta with text, finish reason, usage and model.

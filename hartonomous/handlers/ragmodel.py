@@ -18,7 +18,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.call import Call
-from hartonomous.core.template import DEFAULT_SYSTEM
 from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.handlers import views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
@@ -136,6 +135,7 @@ class _Completion:
             "citations": views.citations(result),
             "grounding": views.grounding(result.grounding),
             "degraded": result.degraded,
+            "search_query": result.search_query,
             "request_id": self._request_id,
         }
 
@@ -187,7 +187,7 @@ def _query_request(body: ChatBody, runtime: Runtime) -> QueryRequest:
     return QueryRequest(
         search=SearchRequest(query=query, collection=collection, top_k=runtime.config.rag.retrieval.top_k),
         history=[turn for turn in turns[:place] if turn["role"] in {"user", "assistant"}],
-        system=_system(turns, runtime),
+        added_system=_system(turns),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         options=_options(body),
     )
@@ -211,12 +211,10 @@ def _text(index: int, turn: _Message) -> str:
     return "\n".join(texts)
 
 
-def _system(turns: Sequence[Mapping[str, str]], runtime: Runtime) -> str | None:
-    """Return the instruction with the caller's system messages behind it; None when there are none."""
+def _system(turns: Sequence[Mapping[str, str]]) -> str | None:
+    """Return the caller's system messages, to stand behind the instruction; None when there are none."""
     own = [turn["content"] for turn in turns if turn["role"] in {"system", "developer"} and turn["content"].strip()]
-    if not own:
-        return None
-    return "\n\n".join((runtime.config.rag.generation.system or DEFAULT_SYSTEM, *own))
+    return "\n\n".join(own) or None
 
 
 def _options(body: ChatBody) -> dict[str, Any]:

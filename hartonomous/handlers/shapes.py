@@ -76,7 +76,10 @@ class UsageView(TypedDict):
 
 
 class QueryAnswer(TypedDict):
-    """An answer. Marker n is `sources[n-1]`; `omitted` counts hits that did not fit the model's context."""
+    """An answer. Marker n is `sources[n-1]`; `omitted` counts hits that did not fit the model's context.
+
+    `search_query` is the question that was searched for, where earlier messages made it another one than was asked.
+    """
 
     answer: str
     citations: list[CitationView]
@@ -86,6 +89,7 @@ class QueryAnswer(TypedDict):
     usage: UsageView
     grounding: list[GroundingView]
     omitted: int
+    search_query: str | None
     degraded: list[str]
     timings_ms: dict[str, float]
     request_id: str

@@ -73,6 +73,7 @@ def query_answer(
         "usage": result.usage.as_dict(),
         "grounding": grounding(result.grounding),
         "omitted": result.omitted,
+        "search_query": result.search_query,
         "degraded": result.degraded,
         "timings_ms": timings,
         "request_id": request_id,

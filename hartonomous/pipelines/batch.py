@@ -1,7 +1,7 @@
-"""The batch pipeline: many questions, embedded and searched together, answered side by side.
+"""The batch pipeline: follow-ups made to stand alone, all questions embedded and searched together, answered apart.
 
-Each result is yielded as soon as it is ready. How many generations run at once is bounded by the generative service's
-own concurrency, in its pool; a failure stays with its question.
+Rewriting and answering go on side by side, and each result is yielded as soon as it is ready. How many generations run
+at once is bounded by the generative service's own concurrency, in its pool; a failure stays with its question.
 """
 
 from __future__ import annotations
@@ -34,10 +34,17 @@ class BatchAnswerer:
 
     async def answer(self, requests: Sequence[tuple[int, QueryRequest]], call: Call) -> AsyncGenerator[BatchItem]:
         """Yield the outcome of each (index, question) as it is ready. Use within `contextlib.aclosing`."""
-        found = await self._searcher.search_many([request.search for _, request in requests], call)
+        prepared = await asyncio.gather(*(self._prepare(request, call) for _, request in requests))
+        alive: list[tuple[int, QueryRequest]] = []
+        for (index, _), request in zip(requests, prepared, strict=True):
+            if isinstance(request, HartonomousError):
+                yield BatchItem(index, request)
+            else:
+                alive.append((index, request))
+        found = await self._searcher.search_many([request.search for _, request in alive], call)
         tasks = [
             asyncio.create_task(self._answer(index, request, result, call))
-            for (index, request), result in zip(requests, found, strict=True)
+            for (index, request), result in zip(alive, found, strict=True)
         ]
         try:
             for done in asyncio.as_completed(tasks):
@@ -47,6 +54,12 @@ class BatchAnswerer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _prepare(self, request: QueryRequest, call: Call) -> QueryRequest | HartonomousError:
+        try:
+            return await self._answerer.prepare(request, call)
+        except HartonomousError as error:
+            return error
 
     async def _answer(
         self, index: int, request: QueryRequest, found: SearchResult | HartonomousError, call: Call

@@ -1,8 +1,9 @@
 """The query pipeline: search, prompt, generation, citations; whole or as a stream of events.
 
-Both forms run the same steps and the same `AnswerBuilder`, so a stream's deltas put together are the answer. When
-nothing relevant is found the answer says so and the generative service is not asked. Retrieved text goes into the
-prompt as data, best first, as much as the model's context can hold beside the answer.
+A follow-up is made to stand alone first (`pipelines.conversation`); what was found is merged and packed into the prompt
+(`pipelines.merging`, `pipelines.packing`). Both forms run the same steps and the same `AnswerBuilder`, so a stream's
+deltas put together are the answer. When nothing relevant is found the answer says so and the generative service is not
+asked.
 """
 
 from __future__ import annotations
@@ -10,47 +11,60 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hartonomous.clients.generative import Delta, GenerativeClient, Usage
 from hartonomous.config import Generation, Retrieval
 from hartonomous.core.call import Call
-from hartonomous.core.chunking import estimate_tokens
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
-from hartonomous.core.prompt import Source, build_messages, render, truncate_to
+from hartonomous.core.neutral import neutralise
+from hartonomous.core.packing import Draft
+from hartonomous.core.prompt import Source, alternating
 from hartonomous.core.quote import best_quote
-from hartonomous.core.template import DEFAULT_SYSTEM, NOTHING_FOUND
+from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines.conversation import Conversation, StandAlone
+from hartonomous.pipelines.merging import merge
+from hartonomous.pipelines.packing import Packed, Packer
 from hartonomous.pipelines.questions import ScoredHit, SearchRequest, SearchResult
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-
-# What a chat template puts around each message, at most, in tokens.
-_TEMPLATE_TOKENS = 64
 
 
 @dataclass(slots=True, frozen=True)
 class QueryRequest:
     """A question, what came before it, and how to answer it.
 
-    `options` are passed to the generative service as they are (temperature, top_p, seed, stop).
+    `system` replaces the instruction, `added_system` stands behind it. `options` are passed to the generative service
+    as they are (temperature, top_p, seed, stop). `alone` says how a follow-up came to be the question of `search`; it
+    is set by `Answerer.prepare`.
     """
 
     search: SearchRequest
     history: Sequence[Mapping[str, str]] = ()
     system: str | None = None
+    added_system: str | None = None
     max_tokens: int | None = None
     model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     sources_on_failure: bool = False
     require_grounding: bool = False
+    alone: StandAlone | None = field(default=None, compare=False)
+
+    @property
+    def search_query(self) -> str | None:
+        """The question that was searched for, where it is not the one that was asked."""
+        return self.search.query if self.alone is not None and self.alone.changed else None
 
 
 @dataclass(slots=True)
 class QueryResult:
-    """An answer with what it rests on. `cited` are markers: marker n is `sources[n-1]`."""
+    """An answer with what it rests on. `cited` are markers: marker n is `sources[n-1]`.
+
+    `search_query` is the question that was searched for where it is not the one that was asked.
+    """
 
     answer: str
     cited: list[int]
@@ -62,6 +76,7 @@ class QueryResult:
     usage: Usage
     degraded: list[str]
     timings: dict[str, float]
+    search_query: str | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,16 +99,43 @@ Event = SourcesFound | TextDelta | QueryResult
 
 @dataclass(slots=True)
 class _Plan:
-    """Everything that is settled before the first token."""
+    """Everything that is settled before the first token; `smaller` after a refusal."""
 
     request: QueryRequest
     found: SearchResult
-    sources: list[ScoredHit]
-    omitted: int
-    shown: list[Source]
-    body: dict[str, Any]
-    builder: AnswerBuilder
+    hits: Sequence[ScoredHit]
+    packed: Packed
+    options: Mapping[str, Any]
     started: float
+    builder: AnswerBuilder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.builder = AnswerBuilder(self.shown, require_grounding=self.request.require_grounding)
+
+    @property
+    def shown(self) -> list[str]:
+        """The texts that the model sees, by marker."""
+        return [source.text for source in self.packed.shown.sources]
+
+    @property
+    def sources(self) -> list[ScoredHit]:
+        """The hits that the model sees, by marker."""
+        return [self.hits[place] for place in self.packed.shown.places]
+
+    @property
+    def omitted(self) -> int:
+        """How many hits did not fit."""
+        return len(self.hits) - len(self.packed.shown.places)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The chat request."""
+        return {"messages": self.packed.messages, "max_tokens": self.packed.max_tokens, **self.options}
+
+    def smaller(self) -> None:
+        """Go on with a prompt half as large; what was told as marker n stays marker n."""
+        self.packed = Packer.smaller(self.packed)
+        self.__post_init__()
 
 
 class Answerer:
@@ -107,17 +149,30 @@ class Answerer:
         generation: Generation,
         metrics: Metrics,
         traffic: Traffic,
+        template: Template = DEFAULT_TEMPLATE,
     ) -> None:
         self._traffic = traffic
         self._searcher = searcher
         self._generative = generative
         self._retrieval = retrieval
         self._generation = generation
+        self._template = template
+        self._packer = Packer(generative)
+        self._conversation = Conversation(generative, generation, template, metrics, traffic)
         self._degraded = metrics.degraded
         self._stage = metrics.stage.labels("generate")
 
+    async def prepare(self, request: QueryRequest, call: Call) -> QueryRequest:
+        """Return the request with a question that stands alone, to be searched for and given to `answer_found`.
+
+        Raises our errors when the deadline has passed.
+        """
+        alone = await self._conversation.stand_alone(request.search.query, request.history, request.model, call)
+        return replace(request, search=replace(request.search, query=alone.query), alone=alone)
+
     async def answer(self, request: QueryRequest, call: Call) -> QueryResult:
         """Answer a question. Raises any of our errors."""
+        request = await self.prepare(request, call)
         return await self.answer_found(request, await self._searcher.search(request.search, call), call)
 
     async def answer_found(self, request: QueryRequest, found: SearchResult, call: Call) -> QueryResult:
@@ -135,6 +190,7 @@ class Answerer:
 
         Use within `contextlib.aclosing`. Raises any of our errors, before the first event or between two.
         """
+        request = await self.prepare(request, call)
         found = await self._searcher.search(request.search, call)
         async with aclosing(self._events(request, found, call, streamed=True)) as events:
             async for event in events:
@@ -143,13 +199,16 @@ class Answerer:
     async def _events(
         self, request: QueryRequest, found: SearchResult, call: Call, *, streamed: bool
     ) -> AsyncGenerator[Event]:
+        if request.alone is not None:
+            request.alone.note(found)
         has_similarity = any("dense" in hit.scores for hit in found.hits)
-        relevant = [hit for hit in found.hits if self._is_relevant(hit, has_similarity)]
+        relevant = merge([hit for hit in found.hits if self._is_relevant(hit, has_similarity)])
         if not relevant:
             found.hits = []
             yield SourcesFound(found, 0)
-            yield TextDelta(NOTHING_FOUND)
-            yield self._nothing_found(found)
+            result = self._nothing_found(request, found)
+            yield TextDelta(result.answer)
+            yield result
             return
         try:
             plan = await self._plan(request, found, relevant, call)
@@ -157,7 +216,7 @@ class Answerer:
             if not request.sources_on_failure or call.deadline.expired:
                 raise
             found.hits = relevant
-            result = self._sources_alone(found)
+            result = self._sources_alone(request, found)
             yield SourcesFound(found, 0)
             yield result
             return
@@ -168,31 +227,46 @@ class Answerer:
                 yield event
 
     async def _generated(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Event]:
-        builder, usage, model, finish = plan.builder, Usage(), plan.request.model, "stop"
+        usage, model, finish = Usage(), plan.request.model, "stop"
         emitted = False
         try:
-            async with aclosing(self._deltas(plan.body, call, streamed=streamed)) as deltas:
+            async with aclosing(self._deltas(plan, call, streamed=streamed)) as deltas:
                 async for delta in deltas:
                     usage, model = delta.usage or usage, delta.model or model
                     finish = delta.finish_reason or finish
-                    if text := builder.feed(delta.text):
+                    if text := plan.builder.feed(delta.text):
                         emitted = True
                         yield TextDelta(text)
         except (BackendUnavailableError, BackendError, DeadlineExceededError):
             if emitted or not plan.request.sources_on_failure or call.deadline.expired:
                 raise
-            yield self._sources_alone(plan.found)
+            yield self._sources_alone(plan.request, plan.found)
             return
-        if text := builder.finish() + self._completion(plan):
+        if text := plan.builder.finish() + self._completion(plan):
             yield TextDelta(text)
         yield self._result(plan, usage, model, finish)
 
-    async def _deltas(self, body: Mapping[str, Any], call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
+    async def _deltas(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
+        """Yield what the service generates; a prompt that it refuses as too long is made smaller once."""
+        for attempt in range(2):
+            begun = False
+            try:
+                async with aclosing(self._generation_of(plan, call, streamed=streamed)) as deltas:
+                    async for delta in deltas:
+                        begun = True
+                        yield delta
+                break
+            except ValidationFailedError as error:
+                if attempt or begun or error.error_code != "input_too_long":
+                    raise
+                plan.smaller()
+
+    async def _generation_of(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
         with self._traffic.query():
             if not streamed:
-                yield await self._generative.chat(body, call)
+                yield await self._generative.chat(plan.body, call)
                 return
-            async with aclosing(self._generative.stream(body, call)) as deltas:
+            async with aclosing(self._generative.stream(plan.body, call)) as deltas:
                 async for delta in deltas:
                     yield delta
 
@@ -207,41 +281,35 @@ class Answerer:
         self, request: QueryRequest, found: SearchResult, relevant: Sequence[ScoredHit], call: Call
     ) -> _Plan:
         started = time.perf_counter()
-        context = await self._generative.context_tokens(call)
-        answer_tokens = min(request.max_tokens or self._generation.max_tokens, context // 2)
-        system = request.system or self._generation.system or DEFAULT_SYSTEM
-        budget = context - answer_tokens - _TEMPLATE_TOKENS - estimate_tokens(system)
-        budget -= estimate_tokens(request.search.query)
-        history = _recent(request.history, budget // 3)
-        budget -= sum(estimate_tokens(turn["content"]) for turn in history)
-        if budget < _TEMPLATE_TOKENS:
-            raise ValidationFailedError("The question does not fit the model's context.", param="query")
-        sources = _numbered(relevant[: self._generation.max_sources])
-        kept = pack([estimate_tokens(render(source)) for source in sources], budget)
-        sources = [_fitted(sources[0], budget), *sources[1:kept]]
-        body: dict[str, Any] = {
-            "messages": build_messages(question=request.search.query, sources=sources, system=system, history=history),
-            "max_tokens": answer_tokens,
-            "temperature": self._generation.temperature,
-            **self._generation.options,
-            **request.options,
-        }
+        options = {"temperature": self._generation.temperature, **self._generation.options, **request.options}
         if request.model is not None:
-            body["model"] = request.model
-        builder = AnswerBuilder([source.text for source in sources], require_grounding=request.require_grounding)
-        return _Plan(request, found, list(relevant[:kept]), len(relevant) - kept, sources, body, builder, started)
+            options["model"] = request.model
+        draft = Draft(
+            question=request.search.query,
+            system=self._system(request),
+            history=alternating(request.history),
+            sources=_numbered(relevant[: self._generation.max_sources]),
+            template=self._template,
+        )
+        max_tokens = request.max_tokens or self._generation.max_tokens
+        packed = await self._packer.pack(draft, max_tokens, options, call)
+        return _Plan(request, found, relevant, packed, options, started)
 
-    @staticmethod
-    def _completion(plan: _Plan) -> str:
+    def _system(self, request: QueryRequest) -> str:
+        """Return the instruction; what a caller gives as one cannot end its turn either."""
+        own = neutralise(request.system) if request.system else self._generation.system or fill(self._template.system)
+        return "\n\n".join(filter(None, (own, neutralise(request.added_system or ""))))
+
+    def _completion(self, plan: _Plan) -> str:
         """Return what a finished answer lacks: words that nothing supports are followed by those of the sources."""
         builder = plan.builder
         if builder.answer.strip() and not builder.unsupported:
             return ""
-        question, texts = plan.request.search.query, [source.text for source in plan.shown]
+        question, texts = plan.request.search.query, plan.shown
         found = best_quote(question, texts) or best_quote(f"{question} {builder.answer}", texts)
         if found is not None:
             return builder.quote(found.marker, found.text)
-        return "" if builder.answer.strip() else builder.feed(NOTHING_FOUND) + builder.finish()
+        return "" if builder.answer.strip() else builder.feed(fill(self._template.nothing_found)) + builder.finish()
 
     def _result(self, plan: _Plan, usage: Usage, model: str | None, finish: str) -> QueryResult:
         took = time.perf_counter() - plan.started
@@ -258,46 +326,33 @@ class Answerer:
             usage=usage,
             degraded=plan.found.degraded,
             timings={**plan.found.timings, "generate": round(took * 1000, 2)},
+            search_query=plan.request.search_query,
         )
 
-    def _sources_alone(self, found: SearchResult) -> QueryResult:
+    def _sources_alone(self, request: QueryRequest, found: SearchResult) -> QueryResult:
         self._degraded.labels("generation").inc()
         found.degraded.append("generation")
-        return QueryResult("", [], found.hits, [], 0, None, "error", Usage(), found.degraded, found.timings)
+        return _without_generation("", found, request, finish="error")
 
-    @staticmethod
-    def _nothing_found(found: SearchResult) -> QueryResult:
-        return QueryResult(NOTHING_FOUND, [], [], [], 0, None, "stop", Usage(), found.degraded, found.timings)
+    def _nothing_found(self, request: QueryRequest, found: SearchResult) -> QueryResult:
+        return _without_generation(fill(self._template.nothing_found), found, request, finish="stop")
+
+
+def _without_generation(answer: str, found: SearchResult, request: QueryRequest, *, finish: str) -> QueryResult:
+    return QueryResult(
+        answer=answer,
+        cited=[],
+        sources=found.hits,
+        grounding=[],
+        omitted=0,
+        model=None,
+        finish_reason=finish,
+        usage=Usage(),
+        degraded=found.degraded,
+        timings=found.timings,
+        search_query=request.search_query,
+    )
 
 
 def _numbered(hits: Sequence[ScoredHit]) -> list[Source]:
     return [Source(marker, hit.chunk.title, hit.chunk.headings, hit.chunk.text) for marker, hit in enumerate(hits, 1)]
-
-
-def pack(texts_tokens: Sequence[int], budget: int) -> int:
-    """Return how many of the sources, best first, fit into `budget` tokens; at least 1 where there is any."""
-    used = 0
-    for count, size in enumerate(texts_tokens):
-        used += size
-        if used > budget:
-            return max(count, 1)
-    return len(texts_tokens)
-
-
-def _fitted(source: Source, budget: int) -> Source:
-    """Return the best source, cut to the budget where it alone is larger."""
-    size = estimate_tokens(render(source))
-    if size <= budget:
-        return source
-    return Source(source.marker, source.title, source.headings, truncate_to(source.text, 0.9 * budget / size))
-
-
-def _recent(history: Sequence[Mapping[str, str]], budget: int) -> list[Mapping[str, str]]:
-    """Return the newest turns that fit into `budget` tokens."""
-    kept: list[Mapping[str, str]] = []
-    for turn in reversed(history):
-        budget -= estimate_tokens(turn["content"])
-        if budget < 0:
-            break
-        kept.append(turn)
-    return kept[::-1]

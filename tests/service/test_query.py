@@ -249,7 +249,7 @@ async def test_long_history_is_cut_to_the_newest_turns(rigs: RigMaker) -> None:
         await ingest(rig.app, *FRUIT)
         turns = [{"role": ("user", "assistant")[n % 2], "content": f"Turn {n}. " + "words " * 60} for n in range(20)]
         await answered(rig.app, **LIME, messages=turns)
-        contents = "".join(message["content"] for message in prompts(rig)[0]["messages"])
+        contents = "".join(message["content"] for message in prompts(rig)[-1]["messages"])
         assert "Turn 19." in contents
         assert "Turn 0." not in contents
         assert "A lime weighs 67 grams." in contents

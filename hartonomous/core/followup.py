@@ -1,0 +1,178 @@
+"""Follow-up questions made to stand alone: what a model wrote is checked, and words alone must do where it fails.
+
+A small model answers a question that it was asked to rewrite, repeats an earlier one, or invents. So its text is taken
+only if it is one question that keeps the follow-up's own words and brings in no word that stands neither in the
+conversation nor in the follow-up, yet at least one of the conversation's. Otherwise the follow-up is kept and the words
+that it leans on are set behind it: names of the newest turn that has some, the words of the last question that stood
+alone, and the names of the latest answer. It reads badly and finds well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from hartonomous.core.sentences import sentences
+from hartonomous.core.lexicon import STOPWORDS
+from hartonomous.core.terms import Term, terms
+
+# Words that point at something said before, and openings of a question that leans on the one before.
+_POINTING_WORDS = """
+it its itself this that these those they them their theirs he him his himself she her hers herself there then one ones
+former latter other others another same such first second third fourth fifth last next previous both either
+er ihn ihm sie ihr ihre sein seine es dessen deren dies diese dieser dieses davon dazu damit darin dort dorthin
+il elle ils elles lui leur celui celle ceux cela ça ce él ella ellos ellas eso esto ese esa su sus lo
+"""
+_POINTING = frozenset(_POINTING_WORDS.split())
+_OPENING = re.compile(
+    r"\s*(?:and|but|or|so|also|what about|how about|why|how so|how come|und|aber|oder|was ist mit|wie ist es mit"
+    r"|et|mais|ou|y|pero|o)\b(?! (?:is|are|was|were|do|does|did|has|have|can|should|would)\b)",
+    re.IGNORECASE,
+)
+# Of these a question is made; they are no subject.
+_ASKING_WORDS = """
+tell show explain describe give list name say know want like find please summarize summarise mention ask
+hello hi thanks thank okay ok nenne erkläre zeige beschreibe bitte danke
+"""
+_ASKING = frozenset(_ASKING_WORDS.split())
+_ORDINALS = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1, "latter": -1}
+_LEADING = re.compile(
+    r"^(?:[-*>#\s]|\d+[.)]\s)*(?:(?:the|a|sure|here is|here's|my|your|this is|okay|[,!])\s+)*"
+    r"(?:(?:stand-?\s?alone|self-contained|re-?written|re-?phrased|follow-?\s?up|new|search|final)\s+)*"
+    r"(?:question|query|answer|output|rewrite|user|assistant)\s*[:\-]\s*",
+    re.IGNORECASE,
+)
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e* "
+_MARKER = re.compile(r"\[\d+\]")
+_WORD = re.compile(r"[^\W_](?:[\w'\u2019.:/+-]*\w)?")
+_LONGEST_CHARS, _LONGEST_WORDS = 400, 48
+_CONTEXT_WORDS, _ANSWER_NAMES = 16, 3
+
+Turn = Mapping[str, str]
+
+
+def stands_alone(question: str, history: Sequence[Turn]) -> bool:
+    """Whether a question plainly needs nothing of what came before.
+
+    It points at nothing, and it names what it is about or has all words of what was spoken of already.
+    """
+    if _leans(question):
+        return False
+    found = terms(question)
+    named = len(found) > 2 and any(term.hard and not term.number for term in found)
+    return named or from_words(question, history) == question
+
+
+def accept(text: str, question: str, history: Sequence[Turn]) -> str | None:
+    """Return the question that a model wrote for a follow-up, without what stands around it; None if it is none."""
+    line = _cleaned(text)
+    if not line or len(line) > _LONGEST_CHARS or len(line.split()) > _LONGEST_WORDS:
+        return None
+    if len(sentences(line)) > 1 or (line.endswith((".", "!", ":")) and not question.rstrip().endswith(line[-1])):
+        return None
+    own, said, written = _forms(question), _forms("\n".join(turn["content"] for turn in history)), terms(line)
+    kept = {form for term in written for form in term.forms}
+    if any(kept.isdisjoint(term.forms) for term in _own_terms(question)):
+        return None
+    if any(not (own | said).intersection(term.forms) for term in written):
+        return None
+    gained = [term for term in written if own.isdisjoint(term.forms)]
+    return line if gained and not _repeats(kept, question, history) else None
+
+
+def from_words(question: str, history: Sequence[Turn]) -> str:
+    """Return the follow-up with the words that it leans on behind it; itself where there are none."""
+    asked = [turn["content"] for turn in history if turn["role"] == "user"]
+    answers = [turn["content"] for turn in history if turn["role"] == "assistant"]
+    subject = _subject(asked)
+    named = _names(_beginning(answers[-1])) if answers and history[-1]["role"] == "assistant" else []
+    chosen = _ordinal(question, [name for name in named if name.lower() not in _lower(subject)])
+    words = [*([chosen] if chosen else named[:_ANSWER_NAMES] if _leans(question) else []), *subject]
+    own = _forms(question)
+    fresh = [word for word in dict.fromkeys(words) if own.isdisjoint(_forms(word))][:_CONTEXT_WORDS]
+    return f"{question.strip()} ({' '.join(fresh)})" if fresh else question
+
+
+def _cleaned(text: str) -> str:
+    lines = [line for line in (_LEADING.sub("", line).strip(_QUOTES) for line in text.splitlines()) if line]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines = lines[1:]
+    return _MARKER.sub("", lines[0]).strip() if lines else ""
+
+
+def _leans(question: str) -> bool:
+    words = {word.lower() for word in _WORD.findall(question)}
+    return bool(words & _POINTING) or _OPENING.match(question) is not None
+
+
+def _own_terms(question: str) -> Iterable[Term]:
+    """Return the terms that must stay: those that point ("the second one") are what is to be replaced."""
+    pointing = {form for word in _POINTING for term in terms(word) for form in term.forms}
+    return (term for term in terms(question) if pointing.isdisjoint(term.forms))
+
+
+def _forms(text: str) -> set[str]:
+    return {form for term in terms(text) for form in term.forms}
+
+
+def _repeats(kept: set[str], question: str, history: Sequence[Turn]) -> bool:
+    """Whether a follow-up without words of its own has become an earlier question once more."""
+    if any(True for _ in _own_terms(question)):
+        return False
+    return any(_forms(turn["content"]) == kept for turn in history if turn["role"] == "user")
+
+
+def _subject(asked: Sequence[str]) -> list[str]:
+    """Return the words of what was asked about last: back to the last question that leaned on no other."""
+    named: list[str] = []
+    for text in reversed(asked):
+        words = [word for word in _words(text) if word.lower() not in _POINTING]
+        if words and not _leans(text):
+            names = {name.lower() for name in _parts(_names(text))}
+            return [*named, *(word for word in words if not named or word.lower() not in names)]
+        if not named:
+            named = words if _OPENING.match(text) else _parts(_names(text))
+    return named
+
+
+def _words(text: str) -> list[str]:
+    found = _WORD.findall(_MARKER.sub(" ", text))
+    return [word for word in found if word.lower() not in STOPWORDS and word.lower() not in _ASKING]
+
+
+def _names(text: str) -> list[str]:
+    """Return the names and codes of a text in order: words in a row that are written as such are one."""
+    names: list[str] = []
+    end = -1
+    for match in _WORD.finditer(_MARKER.sub("", text)):
+        word = match[0]
+        if word.lower() in STOPWORDS or not (word[0].isupper() or any(map(str.isdigit, word[1:]))):
+            continue
+        if names and text[end : match.start()] == " ":
+            names[-1] += f" {word}"
+        else:
+            names.append(word)
+        end = match.end()
+    return list(dict.fromkeys(names))
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    return [part for name in names for part in name.split()]
+
+
+def _ordinal(question: str, names: Sequence[str]) -> str | None:
+    """Return the name that "the second one" or "the latter" means, of those that the answer gives in order."""
+    for word in _WORD.findall(question.lower()):
+        place = _ORDINALS.get(word)
+        if place is not None and len(names) > max(1, place):
+            return names[place]
+    return None
+
+
+def _beginning(answer: str) -> str:
+    spans = sentences(answer)[:2]
+    return answer[: spans[-1][1]] if spans else ""
+
+
+def _lower(words: Iterable[str]) -> set[str]:
+    return {word.lower() for word in words}

@@ -1,0 +1,154 @@
+"""What of the sources goes into a prompt, by their sizes in tokens; pure.
+
+Best first: a source that does not fit is left out, and a smaller one behind it may still fit. The best one is always
+there, cut where it alone is too large. Markers are numbered over what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hartonomous.core.prompt import Message, Source, alternating, build_messages, render, truncate_to
+from hartonomous.core.template import Template
+from hartonomous.core.tokens import estimate_tokens, most_tokens
+
+SEPARATOR = "\n\n"
+
+# What a chat template puts around a prompt and around each message: most of them 20 and 5 tokens, some a preamble.
+_TEMPLATE_MOST, _MESSAGE_MOST = 1_024, 32
+_TEMPLATE_ABOUT, _MESSAGE_ABOUT = 64, 8
+# No text has so many bytes a token; what is beyond it need not be counted.
+_BYTES_A_TOKEN = 12
+_SURELY = 0.9
+# Of what should fit, so much is tried of a source that is cut.
+_CUTS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.4)
+
+
+@dataclass(slots=True, frozen=True)
+class Selection:
+    """Sources that are shown, numbered from 1 (marker 1 is the first), and their places among those that were given."""
+
+    sources: tuple[Source, ...]
+    places: tuple[int, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Draft:
+    """A prompt whose sources are still to be chosen; `system` None is the template's instruction."""
+
+    question: str
+    system: str | None
+    history: Sequence[Mapping[str, str]]
+    sources: Sequence[Source]
+    template: Template
+
+    @property
+    def everything(self) -> Selection:
+        """All sources."""
+        return Selection(tuple(self.sources), tuple(range(len(self.sources))))
+
+    @property
+    def turns(self) -> list[str]:
+        """The texts of the earlier turns."""
+        return [turn["content"] for turn in self.history]
+
+    @property
+    def pieces(self) -> list[str]:
+        """The sources as they stand in the prompt."""
+        return [SEPARATOR + render(source) for source in self.sources]
+
+    def messages(self, selection: Selection) -> list[Message]:
+        """Return the messages with these sources."""
+        return build_messages(
+            question=self.question,
+            sources=selection.sources,
+            system=self.system,
+            history=self.history,
+            template=self.template,
+        )
+
+    def bounded(self, limit: int) -> Draft:
+        """Return the draft without the sources that cannot fit into `limit` tokens whatever the model."""
+        room = limit * _BYTES_A_TOKEN
+        kept: list[Source] = []
+        for source in self.sources:
+            text = source.text if kept else source.text[:room]
+            room -= len(text.encode())
+            if kept and room < 0:
+                break
+            kept.append(replace(source, text=text))
+        return replace(self, sources=kept)
+
+    def newest(self, sizes: Sequence[int], budget: int) -> Draft:
+        """Return the draft with the newest turns that fit into `budget`, by their sizes.
+
+        They begin with a question. Where not even the last two fit, the beginnings of those stay.
+        """
+        kept, room = len(self.history), budget
+        while kept and sizes[kept - 1] <= room:
+            kept -= 1
+            room -= sizes[kept]
+        history = alternating(self.history[kept:])
+        if not history and self.history:
+            share = _SURELY * budget / max(1, sum(sizes[-2:]))
+            last = [{**turn, "content": truncate_to(turn["content"], share)} for turn in self.history[-2:]]
+            history = alternating(last)
+        return replace(self, history=history)
+
+    def most(self) -> int:
+        """Return a number of tokens that the prompt with all sources does not exceed."""
+        messages = self.messages(self.everything)
+        return _TEMPLATE_MOST + sum(_MESSAGE_MOST + most_tokens(message["content"]) for message in messages)
+
+    def about(self) -> int:
+        """Return about how many tokens the prompt has without its sources, rather too many."""
+        messages = self.messages(Selection((), ()))
+        return _TEMPLATE_ABOUT + sum(_MESSAGE_ABOUT + careful(message["content"]) for message in messages)
+
+    def select(self, sizes: Sequence[int], room: int) -> Selection | None:
+        """Return the sources that fit into `room` tokens, best first; None when the best one does not."""
+        places = []
+        for place, size in enumerate(sizes):
+            if size <= room:
+                places.append(place)
+                room -= size
+            elif not place:
+                return None
+        return self.only(places)
+
+    def only(self, places: Sequence[int]) -> Selection:
+        """Return these sources."""
+        numbered = (replace(self.sources[place], marker=marker) for marker, place in enumerate(places, 1))
+        return Selection(tuple(numbered), tuple(places))
+
+    def cuts(self, fraction: float, room: int) -> Iterator[Selection]:
+        """Yield the beginning of the best source, shorter and shorter; the last one fits `room` whatever the model."""
+        best = self.sources[0]
+        texts = [truncate_to(best.text, min(fraction, 1.0) * share) for share in _CUTS]
+        low, high = 0, len(best.text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = most_tokens(render(replace(best, text=best.text[:middle]))) < room
+            low, high = (middle, high) if fits else (low, middle - 1)
+        for text in dict.fromkeys((*texts, best.text[:low].rstrip())):
+            if text:
+                yield Selection((replace(best, marker=1, text=text),), (0,))
+
+
+def careful(text: str) -> int:
+    """Return a number of tokens that is seldom too low."""
+    return min(most_tokens(text), 4 + estimate_tokens(text) * 5 // 4)
+
+
+def halved(selection: Selection) -> Selection:
+    """Return the better half of a selection by size, at least its first source, or half of that one."""
+    sizes = [careful(render(source)) for source in selection.sources]
+    if len(sizes) == 1:
+        (only,) = selection.sources
+        return replace(selection, sources=(replace(only, text=truncate_to(only.text, 0.5)),))
+    count, room = 1, sum(sizes) // 2 - sizes[0]
+    while count < len(sizes) and sizes[count] <= room:
+        room -= sizes[count]
+        count += 1
+    return Selection(selection.sources[:count], selection.places[:count])

@@ -1,0 +1,109 @@
+"""Follow-ups made questions that stand alone, by the generative service, so that a search finds what they are about.
+
+Only where there is history, and not where the question plainly needs none. What the service writes is checked
+(`core.followup`); where it is refused or the call fails, words alone must do. A failing service is named in `degraded`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hartonomous.clients.generative import GenerativeClient
+from hartonomous.config import Generation
+from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
+from hartonomous.core.followup import accept, from_words, stands_alone
+from hartonomous.core.prompt import Message, alternating, rewriting_message
+from hartonomous.core.template import Template
+from hartonomous.errors import HartonomousError, ValidationFailedError
+from hartonomous.metrics import Metrics
+from hartonomous.pipelines.questions import SearchResult
+from hartonomous.pipelines.traffic import Traffic
+
+# Of the conversation the service sees its newest turns, each from its beginning: what is meant was said lately.
+_TURNS, _TURN_CHARS = 6, 500
+_MAX_TOKENS = 64
+# The longest question that a request may hold.
+_LONGEST = 8_192
+# Of the time that is left, so much is for this.
+_SHARE = 0.25
+
+
+@dataclass(slots=True, frozen=True)
+class StandAlone:
+    """A question as it is searched for, and what its making cost: milliseconds, None where nothing was done."""
+
+    query: str
+    changed: bool = False
+    took_ms: float | None = None
+    failed: bool = False
+
+    def note(self, found: SearchResult) -> None:
+        """Tell a search's result what came before it."""
+        if self.took_ms is not None:
+            found.timings = {"rewrite": self.took_ms, **found.timings}
+        if self.failed:
+            found.degraded.insert(0, "rewriting")
+
+
+class Conversation:
+    """Makes follow-ups stand alone."""
+
+    def __init__(
+        self,
+        generative: GenerativeClient,
+        config: Generation,
+        template: Template,
+        metrics: Metrics,
+        traffic: Traffic,
+    ) -> None:
+        self._generative = generative
+        self._config = config
+        self._template = template
+        self._traffic = traffic
+        self._stage = metrics.stage.labels("rewrite")
+        self._degraded = metrics.degraded
+
+    async def stand_alone(
+        self, question: str, history: Sequence[Mapping[str, str]], model: str | None, call: Call
+    ) -> StandAlone:
+        """Return the question that is meant. Raises only when the request's own deadline has passed."""
+        turns = alternating(history) if self._config.rewrite else []
+        if not turns or stands_alone(question, turns):
+            return StandAlone(question)
+        started = time.perf_counter()
+        failed, written = False, None
+        try:
+            with self._traffic.query():
+                written = accept(await self._ask(question, _newest(turns), model, call), question, turns)
+        except ValidationFailedError:
+            pass  # the conversation is too long for the model's context: no fault of the service
+        except HartonomousError:
+            if call.deadline.expired:
+                raise
+            failed = True
+            self._degraded.labels("rewriting").inc()
+        took = time.perf_counter() - started
+        self._stage.observe(took)
+        query = written or from_words(question, turns)
+        if len(query) > _LONGEST:
+            query = question
+        return StandAlone(query, query != question, round(took * 1000, 2), failed)
+
+    async def _ask(self, question: str, turns: Sequence[Message], model: str | None, call: Call) -> str:
+        body = {
+            **self._config.options,
+            "messages": [rewriting_message(self._template, turns, question)],
+            "max_tokens": _MAX_TOKENS,
+            "temperature": 0.0,
+        }
+        if model is not None:
+            body["model"] = model
+        share = replace(call, deadline=Deadline(call.deadline.remaining * _SHARE))
+        return (await self._generative.chat(body, share)).text
+
+
+def _newest(turns: Sequence[Message]) -> list[Message]:
+    return [{**turn, "content": turn["content"][:_TURN_CHARS]} for turn in turns[-_TURNS:]]

@@ -1,0 +1,158 @@
+"""The prompt packed into the model's live context: as many of the sources as fit beside the answer, best first.
+
+Where even an upper bound (by bytes) fits, nothing is asked. Else llama.cpp renders the prompt by the model's own chat
+template (`/apply-template`) and counts it and its parts (`/tokenize`); if not all of it fits, a third call counts what
+seems to fit and what might just fit, and the most that does is taken. A service that can neither render nor count is
+packed for by an estimate; if it then refuses the prompt, `smaller` makes it half as large.
+
+Earlier turns get at most a third of the context, the newest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hartonomous.clients.generative import GenerativeClient
+from hartonomous.core.call import Call
+from hartonomous.core.packing import Draft, Selection, careful, halved
+from hartonomous.core.prompt import Message, render
+from hartonomous.errors import ValidationFailedError
+
+# With less room than this for a source there is nothing to answer from.
+_LEAST_SOURCE = 32
+
+
+@dataclass(slots=True, frozen=True)
+class Packed:
+    """A prompt that fits: its messages, what of the sources they show, and the tokens that are left for the answer."""
+
+    messages: list[Message]
+    shown: Selection
+    max_tokens: int
+    draft: Draft
+
+
+@dataclass(slots=True, frozen=True)
+class _Sizes:
+    """What the model counted, in tokens: the prompt with all sources, each earlier turn, each source."""
+
+    prompt: str
+    total: int
+    turns: Sequence[int]
+    sources: Sequence[int]
+
+    @property
+    def rest(self) -> int:
+        """What stands around the sources."""
+        return self.total - sum(self.sources)
+
+
+class Packer:
+    """Packs prompts for one generative service."""
+
+    def __init__(self, generative: GenerativeClient) -> None:
+        self._generative = generative
+
+    async def pack(self, draft: Draft, max_tokens: int, options: Mapping[str, Any], call: Call) -> Packed:
+        """Return the prompt with what fits of it beside an answer of `max_tokens`, or of half the context.
+
+        `options` are those of the chat request: a chat template may look at them. Raises ValidationFailedError when
+        the question leaves no room, and what `GenerativeClient.context_tokens` raises.
+        """
+        context = await self._generative.context_tokens(call)
+        answer = min(max_tokens, context // 2)
+        limit = context - answer
+        draft = draft.bounded(limit)
+        if draft.most() <= limit:
+            shown = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
+            return _packed(shown, draft.everything, answer)
+        counted = await self._counted(draft, limit, options, answer, call)
+        return counted or self._estimated(draft, limit, answer)
+
+    @staticmethod
+    def smaller(packed: Packed) -> Packed:
+        """Return a prompt half as large, for a service that refused this one; its sources are the first of them."""
+        draft = replace(packed.draft, history=())
+        return _packed(draft, halved(packed.shown), packed.max_tokens)
+
+    async def _counted(
+        self, draft: Draft, limit: int, options: Mapping[str, Any], answer: int, call: Call
+    ) -> Packed | None:
+        """Return the prompt by exact counts; None when the service cannot count."""
+        draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
+        sizes = await self._measure(draft, options, call)
+        if sizes is None:
+            return None
+        if sum(sizes.turns) > limit // 3:
+            draft = draft.newest(sizes.turns, limit // 3)
+            sizes = await self._measure(draft, options, call)
+            if sizes is None:
+                return None
+        if sizes.total <= limit:
+            return _packed(draft, draft.everything, answer)
+        if limit - sizes.rest < _LEAST_SOURCE:
+            if not draft.history:
+                raise _too_long()
+            return await self._counted(replace(draft, history=()), limit, options, answer, call)
+        shown = await self._fitting(draft, sizes, limit, call)
+        return _packed(draft, shown, answer)
+
+    async def _measure(self, draft: Draft, options: Mapping[str, Any], call: Call) -> _Sizes | None:
+        prompt = await self._generative.render({**options, "messages": draft.messages(draft.everything)}, call)
+        if prompt is None:
+            return None
+        turns, pieces = draft.turns, draft.pieces
+        counts = await self._generative.count_tokens(["", prompt, *turns, *pieces], call)
+        if counts is None:
+            return None
+        special, total, *parts = counts
+        parts = [count - special for count in parts]
+        return _Sizes(prompt, total, parts[: len(turns)], parts[len(turns) :])
+
+    async def _fitting(self, draft: Draft, sizes: _Sizes, limit: int, call: Call) -> Selection:
+        """Return the most of the sources that fits, by a count of the whole prompt."""
+        selections = _selections(draft, sizes, limit)
+        content = draft.messages(draft.everything)[-1]["content"]
+        if sizes.prompt.count(content) == 1:
+            prompts = [sizes.prompt.replace(content, draft.messages(one)[-1]["content"]) for one in selections]
+            counts = await self._generative.count_tokens(prompts, call)
+            for one, count in zip(selections, counts or (), strict=False):
+                if count <= limit:
+                    return one
+        # The chat template changes what it is given, or the count failed: the smallest is the safest.
+        return selections[-1]
+
+    @staticmethod
+    def _estimated(draft: Draft, limit: int, answer: int) -> Packed:
+        draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
+        room = limit - draft.about()
+        if room < _LEAST_SOURCE and draft.history:
+            draft = replace(draft, history=())
+            room = limit - draft.about()
+        if room < _LEAST_SOURCE:
+            raise _too_long()
+        sizes = [careful(piece) for piece in draft.pieces]
+        shown = draft.select(sizes, room) or next(draft.cuts(0.9 * room / sizes[0], room))
+        return _packed(draft, shown, answer)
+
+
+def _selections(draft: Draft, sizes: _Sizes, limit: int) -> list[Selection]:
+    """Return what may fit, the most first: tokens join over the borders of texts, so sums are a little off."""
+    room, slack = limit - sizes.rest, 2 * len(sizes.sources) + 2
+    selected = [draft.select(sizes.sources, room + off) for off in (slack, 0, -slack, -4 * slack)]
+    found = list({one.places: one for one in selected if one is not None}.values())
+    if selected[-1] is None:
+        # The best source is too large, or just fits.
+        head = careful(render(replace(draft.sources[0], text="")))
+        found += draft.cuts((room - head) / max(1, sizes.sources[0] - head), room)
+    return found
+
+
+def _packed(draft: Draft, shown: Selection, answer: int) -> Packed:
+    return Packed(draft.messages(shown), shown, answer, draft)
+
+
+def _too_long() -> ValidationFailedError:
+    return ValidationFailedError("The question does not fit the model's context.", param="query")
