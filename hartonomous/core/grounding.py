@@ -9,11 +9,11 @@ beside the same unit where the source uses that unit with numbers at all: "40 kg
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from hartonomous.core.sentences import sentences
+from hartonomous.core.places import Places, as_name, names_of
 from hartonomous.core.terms import Term, terms
 
 THRESHOLD = 0.5
@@ -78,35 +78,18 @@ class Verdict:
 class Grounding:
     """The sources of one answer, indexed once; `judge` then costs some microseconds a word."""
 
-    __slots__ = ("_count", "_owners", "_places", "_sources", "_units")
+    __slots__ = ("_count", "_places")
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._count = len(sources)
-        self._owners: list[int] = []  # sentence -> its source
-        places: defaultdict[str, list[int]] = defaultdict(list)  # form -> its sentences
-        self._sources: defaultdict[str, set[int]] = defaultdict(set)  # form -> its sources
-        self._units: defaultdict[tuple[int, str], set[str]] = defaultdict(set)  # source, unit -> numbers beside it
-        for number, source in enumerate(sources):
-            for start, end in sentences(source):
-                place = len(self._owners)
-                self._owners.append(number)
-                for term in terms(source[start:end]):
-                    self._add(term, number, place, places)
-        self._places = dict(places)
-
-    def _add(self, term: Term, source: int, place: int, places: defaultdict[str, list[int]]) -> None:
-        for form in term.forms:
-            self._sources[form].add(source)
-            if not places[form] or places[form][-1] != place:
-                places[form].append(place)
-        if term.unit is not None:
-            self._units[source, term.unit].update(term.forms)
+        self._places = Places(sources)
 
     def judge(self, sentence: str) -> Verdict:
         """Weigh one sentence (without markers) against the sources."""
-        wanted = list({term.forms: term for term in terms(sentence)}.values())
-        holders = [self._holders(term) for term in wanted]
-        by_source = self._by_source(wanted, holders)
+        listed = list({term.forms: term for term in self._places.settled(terms(sentence))}.values())
+        wanted, places = self._agreeing(listed)
+        holders = [{self._places.owners[place] for place in found} for found in places]
+        by_source = self._by_source(wanted, places, holders)
         # "It does not cover pens" is no "I don't know" when it stands so in a source.
         admits = _admits(sentence) and max(by_source, default=0.0) < _VERBATIM
         claims = bool(wanted) and not admits and not _is_talk(sentence)
@@ -119,47 +102,79 @@ class Grounding:
         support, chosen = self._choose(by_source, wanted, holders) if claims else (0.0, ())
         return Verdict(support, chosen, by_source, not all(hard), claims, admits, hard)
 
-    def _holders(self, term: Term) -> set[int]:
-        """Return the sources that have a term, numbers beside the right unit."""
-        found = set().union(*(self._sources.get(form, ()) for form in term.forms))
-        if term.unit is None:
-            return found
-        return {source for source in found if self._fits_unit(source, term)}
+    def _agreeing(self, wanted: Sequence[Term]) -> tuple[list[Term], list[list[int]]]:
+        """Return the terms, and for each the places that have it and speak of what the sentence speaks of."""
+        places = [self._places.holding(term) for term in wanted]
+        wanted = self._with_replaced_names(wanted, places)
+        forms = {form for term in wanted for form in term.forms}
+        agreeing: list[list[int]] = []
+        for term, found in zip(wanted, places, strict=True):
+            if term.hard and found:
+                names = names_of([other for other in wanted if other is not term and not _is_one_name(other, term)])
+                own = set(term.forms) | {form for other in wanted if _is_one_name(other, term) for form in other.forms}
+                others = forms - own
+                agreeing.append([place for place in found if not self._places.contradicts(place, names, others, own)])
+            else:
+                agreeing.append(list(found))
+        return wanted, agreeing
 
-    def _fits_unit(self, source: int, term: Term) -> bool:
-        beside = self._units.get((source, term.unit or ""))
-        return beside is None or any(form in beside for form in term.forms)
+    def _with_replaced_names(self, wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> list[Term]:
+        """Return the terms; a word that may be a name is one where the best place has another name instead of it."""
+        doubtful = [index for index, term in enumerate(wanted) if term.after or self._is_unknown(term)]
+        counts = Counter(place for found in places for place in found) if doubtful else None
+        if not counts:
+            return list(wanted)
+        best = max(counts, key=lambda place: (counts[place], -place))
+        forms = {form for term in wanted for form in term.forms}
+        replaced = [
+            index for index in doubtful if best not in places[index] and self._replaces(wanted[index], best, forms)
+        ]
+        return [as_name(term) if index in replaced else term for index, term in enumerate(wanted)]
 
-    def _covered(self, wanted: Sequence[Term], holders: Sequence[set[int]]) -> list[set[int]]:
+    def _is_unknown(self, term: Term) -> bool:
+        unseen = not any(form in self._places.at for form in term.forms)
+        return unseen and (self._places.may_be_name(term) or term.lead == "identifier")
+
+    def _replaces(self, term: Term, place: int, forms: Set[str]) -> bool:
+        """Tell whether a place has another name where a sentence has this word, one that the sentence has not."""
+        if term.after:
+            others = [other for other in self._places.terms[place] if other.after == term.after]
+            return any(forms.isdisjoint(other.forms) for other in others)
+        rivals = self._places.rivals(place, as_name(term).kind)
+        return bool(rivals) and forms.isdisjoint(rivals)
+
+    def _covered(self, wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> list[set[int]]:
         """Return which terms the best place of each source has: a sentence, and one of its neighbours."""
         at: defaultdict[int, set[int]] = defaultdict(set)
         weights: defaultdict[int, int] = defaultdict(int)
         for index, term in enumerate(wanted):
             weight = _weight(term)
-            for place in {place for form in term.forms for place in self._places.get(form, ())}:
-                if self._owners[place] in holders[index]:
-                    at[place].add(index)
-                    weights[place] += weight
+            for place in places[index]:
+                at[place].add(index)
+                weights[place] += weight
         best = [-1] * self._count
         for place in sorted(weights, key=lambda place: (weights[place], -place)):
-            best[self._owners[place]] = place
+            best[self._places.owners[place]] = place
         return [self._with_neighbour(place, source, at, wanted) for source, place in enumerate(best)]
 
     def _with_neighbour(self, place: int, source: int, at: dict[int, set[int]], wanted: Sequence[Term]) -> set[int]:
         if place < 0:
             return set()
+        owners = self._places.owners
         nearby = (place - 1, place, place + 1)
-        unions = [at[place] | at[near] for near in nearby if near in at and self._owners[near] == source]
+        unions = [at[place] | at[near] for near in nearby if near in at and owners[near] == source]
         return max(unions, key=lambda found: sum(_weight(wanted[index]) for index in found))
 
-    def _by_source(self, wanted: Sequence[Term], holders: Sequence[set[int]]) -> tuple[float, ...]:
+    def _by_source(
+        self, wanted: Sequence[Term], places: Sequence[Sequence[int]], holders: Sequence[set[int]]
+    ) -> tuple[float, ...]:
         """Return each source's own share of the terms, the best place and the whole source blended."""
         total = sum(map(_weight, wanted)) or 1
         whole = [0] * self._count
         for term, sources in zip(wanted, holders, strict=True):
             for source in sources:
                 whole[source] += _weight(term)
-        best = [sum(_weight(wanted[index]) for index in found) for found in self._covered(wanted, holders)]
+        best = [sum(_weight(wanted[index]) for index in found) for found in self._covered(wanted, places)]
         return tuple((0.75 * place + 0.25 * all_) / total for place, all_ in zip(best, whole, strict=True))
 
     def _choose(
@@ -193,6 +208,11 @@ class Grounding:
             return by_source[chosen[0]]
         total = sum(map(_weight, wanted))
         return 1.0 - sum(_weight(wanted[index]) for index in absent) / total
+
+
+def _is_one_name(one: Term, other: Term) -> bool:
+    """Tell whether two terms are words of one name."""
+    return one is other or (one.group >= 0 and one.group == other.group)
 
 
 def _is_figure(term: Term) -> bool:

@@ -3,7 +3,8 @@
 A sentence ends at a full stop, question or exclamation mark (and marks that close what they end: quotes, brackets,
 asterisks) that is followed by a blank and no lower-case letter; at a full-width mark at once; at a blank line; and at
 a line end unless the next line goes on in lower case. It does not end after an abbreviation, an initial or the number
-of a list item, nor inside a number, a URL or an identifier, since no blank follows there.
+of a list item or of a German date ("am 3. Mai"), nor inside a number, a URL or an identifier, since no blank follows
+there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ _MARKS = re.escape(CLOSERS)
 _CANDIDATE = re.compile(rf"(?<![{_MARKS}])[{_MARKS}]++\s*+|(?<![^\S\n])[^\S\n]*+\n\s*+")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“„«*_]*\Z")
 _ITEM = re.compile(r"\s*(?:[-*+>]\s+)?(?:\(?[0-9]{1,3}|\(?[A-Za-z])\Z")
+# "am 3. Mai", "der 2. Weltkrieg"
+_ORDINAL = re.compile(
+    r"\b(?:am|vom|dem|den|der|die|das|des|zum|zur|beim|im|bis|ab|seit|und|jede[nmrs]?)\s+[0-9]{1,2}\Z", re.IGNORECASE
+)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _SHORT = """
 approx ca cf co corp dept dr eg est etc ex gen hon ie inc jr lt ltd max messrs min mr mrs ms mt prof rev sr st vs viz
@@ -54,8 +59,8 @@ def _ends_line(before: str, closing: str, gap: str, following: str) -> bool:
 
 
 def _is_abbreviated(before: str, following: str) -> bool:
-    """Tell whether a full stop after `before` belongs to its last word: "Dr. No", "J. Doe", "No. 5", "1. Open"."""
-    if _ITEM.match(before):
+    """Tell whether a full stop after `before` belongs to its last word: "Dr. No", "No. 5", "1. Open", "am 3. Mai"."""
+    if _ITEM.match(before) or _ORDINAL.search(before[-32:]):
         return True
     last = _LAST_WORD.search(before[-32:])
     word = last[0] if last else ""

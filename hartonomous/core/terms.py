@@ -9,9 +9,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, takewhile
+
+from hartonomous.core.lexicon import (
+    ADJECTIVE,
+    AFTER_NAME,
+    ARTICLES,
+    BEFORE_ADJECTIVES,
+    COMMON_END,
+    GERMAN,
+    IRREGULAR,
+    LEGAL_FORMS,
+    NO_NAMES,
+    SOFT_NUMBERS,
+    STOPWORDS,
+    VERBAL,
+)
+from hartonomous.core.quantities import (
+    NUMBER,
+    SCALES,
+    UNITS,
+    WORD_NUMBERS,
+    Date,
+    dates,
+    is_negative,
+    number_forms,
+    scaled,
+    symbol,
+)
 
 _TOKEN = re.compile(
     r"[0-9]+(?:[.,][0-9]+)*(?![^\W_]|[-_/:][^\W_])"
@@ -21,70 +48,51 @@ _TOKEN = re.compile(
 _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _DENSE_RUN = re.compile(f"[{_DENSE}]+")
 _DIGIT = re.compile(r"[0-9]")
-_NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
-_THOUSANDS = re.compile(r"[0-9]{1,3}(?:([.,])[0-9]{3})(?:\1[0-9]{3})*(?:[.,][0-9]+)?")
 _QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-?([^\W\d_]{1,3}|-[^\W\d_]+)")
 _HYPHENATED_QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-([^\W\d_]+)")
 _DIGIT_GROUPS = re.compile(r"[0-9]+(?:[-/:.][0-9]+)+")
+_CLOCK = re.compile(r"[0-2]?[0-9]:[0-5][0-9]")
+_COMPOUND_NUMBER = re.compile(
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine)"
+)
 _CAMEL = re.compile(r"[a-z][A-Z]")
 _SUFFIX = re.compile(r"(?<=\w{3})(?:ings?|edly|ed|ies|es|s|ly|e|en)\Z")
+_APOSTROPHE = re.compile(r"['’]")  # noqa: RUF001
 _POSSESSIVE = re.compile(r"['’]s?\Z")  # noqa: RUF001
 _SOURCE_NUMBER = re.compile(r"\b(?:source|document|passage|quelle)s?\s+#?[0-9]{1,3}\b", re.IGNORECASE)
 _ITEM = re.compile(r"^\s*(?:[-*+>#]+\s+)*(?:\(?[0-9]{1,3}[.)]\s+)?", re.MULTILINE)
 _PAUSE = re.compile(r"[,;:()|.!?\n]")
 _STARTERS = ':;"“„«(*#|—–`'  # noqa: RUF001
 
-_UP_TO_TWENTY = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen twenty
-"""
-_WORD_NUMBERS = {word: str(value) for value, word in enumerate(_UP_TO_TWENTY.split())} | {
-    "thirty": "30",
-    "forty": "40",
-    "fifty": "50",
-    "sixty": "60",
-    "seventy": "70",
-    "eighty": "80",
-    "ninety": "90",
-}
-_SOFT_NUMBERS = frozenset(("zero", "one", "two"))  # used for "none", "somebody", "both"
-
-_FUNCTION_WORDS = """
-a about above according after again all also although always am an and any are as at be because been before being
-below between both but by can cannot could did do does doing done down due during each either else even ever
-every few first following for from further get gets given had has have having he hence her here hers him his how
-however i if in including into is it its itself just less like made make makes many may me means might more most
-much must my need needs no nor not now of off often on once only or other others our out over own per please
-rather same see several shall she should since so some such than that the their them then there therefore these
-they this those though through thus to too under until up upon us use used uses using very via was we well
-were what when where whether which while who whom whose why will with within without would yes yet you your
-source sources document documents text context information answer question note
-der die das den dem des ein eine einen einem einer eines und oder aber ist sind war waren wird werden wurde hat
-haben mit von vom zu zum zur im ins in an am auf aus bei nach für über unter nicht auch als wie wenn dass sich
-es er sie ihr ihre sein seine nur noch kann können muss müssen dieser diese dieses man so um durch
-le la les un une des du de et ou est sont été dans sur par pour avec sans que qui ne pas plus ce cette ces il
-elle ils elles se son sa ses au aux en el los las una unos unas y o es son del al con sin por para no más lo
-il di da che non è sono della dei delle nel nella con per
-"""
-STOPWORDS = frozenset(_FUNCTION_WORDS.split())
-_GERMAN_WORDS = """
-der die das den dem des ein eine einen einem einer und ist sind war wird werden wurde mit von zu zum zur im auf
-aus bei nach für über nicht auch als wie wenn dass sich es kann muss hat haben
-"""
-_GERMAN = frozenset(_GERMAN_WORDS.split())
+NAME = "name"
+PERSON = "person"
+CODE = "code"
+IDENTIFIER = "identifier"
+SYMBOL = "symbol"
 
 
 @dataclass(slots=True, frozen=True)
 class Term:
-    """One term: the forms any of which makes it the same as another, its kind, and a number's unit.
+    """One term: the forms any of which makes it the same as another, and what kind it is.
 
-    `unit` is the first content word after a number ("40 *kg*"), None where there is none.
+    `unit` is the first content word after a number ("40 *kg*"), None where there is none; `measures` are the units and
+    scales of the tables that the number has. `implied` are forms that a text with this term also answers to. `kind` is
+    that of a hard term that names something (two names of one kind, a person's and a person's, are rivals), and
+    `group` joins the words of one name. `lead` is "name" where a word with a capital
+    begins its sentence as a name would (which common nouns do too), "word" where it begins it otherwise; "identifier"
+    where a hyphenated word stands as a name would. `after` is the word in front of a capital that may be a noun's.
     """
 
     forms: tuple[str, ...]
     hard: bool
     number: bool = False
     unit: str | None = None
+    kind: str = ""
+    implied: tuple[str, ...] = ()
+    measures: frozenset[str] = frozenset()
+    group: int = -1
+    lead: str = ""
+    after: str = ""
 
 
 _BREAK = Term((), hard=False)
@@ -101,31 +109,168 @@ def terms(sentence: str) -> list[Term]:
 
 def stem(word: str) -> str:
     """Return a word without its commonest English endings, in lower case; crude, but the same on both sides."""
-    return _SUFFIX.sub("", word.lower()) if len(word) > 3 else word.lower()
+    lower = word.lower()
+    return IRREGULAR.get(lower) or (_SUFFIX.sub("", lower) if len(lower) > 3 else lower)
 
 
-_SCALES = {stem(word): power for word, power in (("thousand", 3), ("million", 6), ("billion", 9))}
+_STEMMED_UNITS = {stem(word): unit for word, unit in UNITS.items()} | UNITS
+_STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
 
 
 def _terms(text: str) -> Iterator[Term]:
+    found = list(dates(text))
     tokens = list(_TOKEN.finditer(text))
-    names = not text.isupper() and not _is_german([token[0] for token in tokens])
+    context = _Context(text, tokens)
+    skip = 0
     for place, token in enumerate(tokens):
-        word = token[0]
-        if place and _PAUSE.search(text, tokens[place - 1].end(), token.start()):
+        start = token.start()
+        if start < skip:
+            continue
+        if place and _PAUSE.search(text, tokens[place - 1].end(), start):
             yield _BREAK
-        inside = place > 0 and word[0].isupper() and text[: token.start()].rstrip()[-1:] not in _STARTERS
-        yield from _classified(word, names, inside)
+        if found and found[0].start <= start < found[0].end:
+            date = found.pop(0)
+            skip = date.end
+            yield from _dated(date)
+            yield _BREAK
+        else:
+            yield from context.classified(place)
+
+
+def _dated(date: Date) -> Iterator[Term]:
+    first, *rest = date.required
+    yield Term(first, hard=True, implied=date.implied)
+    yield from (Term(forms, hard=True) for forms in rest)
+
+
+class _Context:
+    """The tokens of a sentence, to tell names from other words by what stands around them."""
+
+    def __init__(self, text: str, tokens: Sequence[re.Match[str]]) -> None:
+        self._text = text
+        self._tokens = tokens
+        words = [token[0] for token in tokens]
+        self._german = _is_german(words)
+        self._loud = text.isupper()
+        self._capital = [self._is_capital(word) for word in words]
+
+    def classified(self, place: int) -> Iterator[Term]:
+        """Yield the terms of one token."""
+        token = self._tokens[place]
+        word = token[0]
+        if word[0].isdigit():
+            yield from self._number(token)
+            return
+        if self._text[token.start() - 1 : token.start()] == "°":
+            return
+        inside = place > 0 and word[0].isupper() and self._before(place) not in _STARTERS
+        joined = self._capital[place] and not self._loud and self._in_run(place)
+        firm = self._capital[place] and self._is_firm(place)
+        names = not self._loud and (not self._german or joined or firm)
+        identifier = self._identifies(place)
+        if identifier == "maybe":
+            yield Term((_code(word),), hard=False, lead="identifier", implied=tuple(map(stem, word.split("-"))))
+            return
+        for term in _classified(word, names, inside or joined or firm, identifier == "yes"):
+            yield self._named(term, place, joined)
+
+    def _named(self, term: Term, place: int, joined: bool) -> Term:
+        if joined and term.kind == NAME:
+            group = place - 1 if place and self._capital[place - 1] and self._touch(place) else place
+            return replace(term, kind=PERSON, group=group)
+        if term.hard or term.number or not self._capital[place] or self._loud:
+            return term
+        if place:
+            before = self._tokens[place - 1][0]
+            return replace(term, after=before) if self._touch(place) and before not in ARTICLES else term
+        return replace(term, lead="name" if self._leads() else "word")
+
+    def _number(self, token: re.Match[str]) -> Iterator[Term]:
+        sign = symbol(self._text, token.start(), token.end())
+        negative = is_negative(self._text, token.start())
+        for term in _classified(token[0], names=True, inside=True, identifier=False):
+            if not term.number or not (sign or negative):
+                yield term
+                continue
+            forms = tuple(f"-{form}" for form in term.forms) if negative else term.forms
+            yield replace(term, forms=forms, measures=frozenset((sign,)) if sign else frozenset())
+
+    def _is_capital(self, word: str) -> bool:
+        plain = _APOSTROPHE.split(word, maxsplit=1)[0]
+        lower = plain.lower()
+        return (
+            word[0].isupper() and len(plain) > 1 and not plain.isupper() and lower not in STOPWORDS | NO_NAMES
+        ) and _DIGIT.search(word) is None
+
+    def _in_run(self, place: int) -> bool:
+        """Tell whether two words with capitals stand side by side here, as in a person's name."""
+        tokens, capital = self._tokens, self._capital
+        if place and capital[place - 1] and self._touch(place):
+            return place > 1 or self._opens_run()
+        follows = place + 1 < len(tokens) and capital[place + 1] and self._touch(place + 1)
+        return follows and (place > 0 or self._opens_run())
+
+    def _opens_run(self) -> bool:
+        """Tell whether the first word can begin a name: not "Delivery" and not a German "Weitere"."""
+        word = self._tokens[0][0].lower()
+        return not COMMON_END.search(word) and not (self._german and ADJECTIVE.fullmatch(word))
+
+    def _is_firm(self, place: int) -> bool:
+        """Tell whether a legal form follows: "Nortex GmbH"."""
+        following = self._tokens[place + 1][0] if place + 1 < len(self._tokens) else ""
+        return following.lower().rstrip(".") in LEGAL_FORMS and following[:1].isupper() and self._touch(place + 1)
+
+    def _touch(self, place: int) -> bool:
+        """Tell whether nothing but a blank stands before a token."""
+        return self._text[self._tokens[place - 1].end() : self._tokens[place].start()] == " "
+
+    def _before(self, place: int) -> str:
+        return self._text[: self._tokens[place].start()].rstrip()[-1:]
+
+    def _leads(self) -> bool:
+        """Tell whether the sentence begins as with a name: "Nortex has", and not "Patients have"."""
+        if len(self._tokens) < 2:
+            return False
+        word, following = self._tokens[0][0], self._tokens[1][0]
+        if word.endswith(("'s", "’s")):  # noqa: RUF001
+            return True
+        if COMMON_END.search(word.lower()) or not following[0].islower():
+            return False
+        if self._text[self._tokens[0].end() : self._tokens[1].start()] != " ":
+            return False
+        if word.endswith("s") and not following.endswith("s"):
+            return False  # "Patients have"
+        if following in VERBAL:
+            return True
+        return following not in STOPWORDS and AFTER_NAME.fullmatch(following) is not None
+
+    def _identifies(self, place: int) -> str:
+        """Tell whether a word in lower case names something: "yes" in backticks and in front, or "maybe"."""
+        token = self._tokens[place]
+        word = token[0]
+        if self._text[token.start() - 1 : token.start()] == "`" and self._text[token.end() : token.end() + 1] == "`":
+            return "yes"
+        if "-" not in word or not word.islower() or _COMPOUND_NUMBER.fullmatch(word):
+            return ""
+        if place == 0:
+            return "yes"
+        following = self._tokens[place + 1][0] if place + 1 < len(self._tokens) else ""
+        apart = self._text[token.end() : token.end() + 1] != " "
+        alone = apart or following in STOPWORDS or following in VERBAL or _DIGIT.match(following) is not None
+        before = self._tokens[place - 1][0].lower()
+        return "maybe" if (alone or following.endswith("s")) and before not in BEFORE_ADJECTIVES else ""
 
 
 def _is_german(words: Sequence[str]) -> bool:
-    return len(_GERMAN.intersection(words)) * 8 > len(words)
+    return len(GERMAN.intersection(words)) * 8 > len(words)
 
 
 @lru_cache(maxsize=1 << 14)  # the same words come again and again: it halves the time
-def _classified(word: str, names: bool, inside: bool) -> tuple[Term, ...]:
+def _classified(word: str, names: bool, inside: bool, identifier: bool) -> tuple[Term, ...]:
     """Return the terms of one token; `names`: capitals mean something here, `inside`: it does not begin a sentence."""
     word = _POSSESSIVE.sub("", word)
+    if identifier:
+        return (Term((_code(word),), hard=True, kind=SYMBOL if "_" in word else IDENTIFIER),)
     if _DIGIT.search(word):
         return tuple(_digits(word))
     if _DENSE_RUN.match(word):
@@ -134,39 +279,25 @@ def _classified(word: str, names: bool, inside: bool) -> tuple[Term, ...]:
 
 
 def _digits(word: str) -> Iterator[Term]:
-    """Yield the terms of a token with digits: a number, a number with its unit, a date or version, or a code."""
+    """Yield the terms of a token with digits: a number, a number with its unit, a time or ratio, or a code."""
     quantity = _HYPHENATED_QUANTITY.fullmatch(word) or _QUANTITY.fullmatch(word)
-    if _NUMBER.fullmatch(word):
-        yield Term(_number_forms(word), hard=True, number=True)
+    if NUMBER.fullmatch(word):
+        yield Term(number_forms(word), hard=True, number=True)
     elif quantity:
-        yield Term(_number_forms(quantity[1]), hard=True, number=True)
-        yield Term((stem(quantity[2]),), hard=False)
+        yield Term(number_forms(quantity[1]), hard=True, number=True)
+        yield Term((stem(quantity[2].lstrip("-")),), hard=False)
+    elif _CLOCK.fullmatch(word):
+        hour, minute = word.split(":")
+        yield Term((f"{int(hour)}:{minute}",), hard=True, implied=(str(int(hour)),))
     elif _DIGIT_GROUPS.fullmatch(word):
-        # A date may be written in another order: its parts count.
-        yield from (Term(_number_forms(part), hard=True) for part in re.split(r"\D", word))
+        # Parts of something may be written with other marks between them.
+        yield from (Term(number_forms(part), hard=True) for part in re.split(r"\D", word))
     else:
-        yield Term((_code(word),), hard=True)
-
-
-def _number_forms(digits: str) -> tuple[str, ...]:
-    """Return the values that a number may mean: `1.000` is one and a thousand, depending on who wrote it."""
-    forms = {_plain_number(digits.replace(",", "."))}
-    if _THOUSANDS.fullmatch(digits):
-        mark = "," if digits.find(",") >= 0 and (digits.find(",") < digits.find(".") or "." not in digits) else "."
-        forms.add(_plain_number(digits.replace(mark, "").replace(",", ".")))
-    return tuple(sorted(forms))
-
-
-def _plain_number(digits: str) -> str:
-    whole, dot, rest = digits.partition(".")
-    if "." in rest:
-        return digits  # a version or an address
-    rest = rest.rstrip("0")
-    return (whole.lstrip("0") or "0") + (dot + rest if rest else "")
+        yield Term((_code(word),), hard=True, kind=CODE)
 
 
 def _code(word: str) -> str:
-    """Return a code without what people leave out of it: `HX-200`, `hx 200` and `HX200` are one."""
+    """Return a code without what people leave out of it: `HX-200`, `hx_200` and `HX200` are one."""
     return re.sub(r"[-_]", "", word).lower()
 
 
@@ -174,10 +305,15 @@ def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
     lower = word.lower()
     if lower in STOPWORDS:
         return
-    if lower in _WORD_NUMBERS:
-        yield Term((_WORD_NUMBERS[lower],), hard=lower not in _SOFT_NUMBERS, number=True)
+    if lower in WORD_NUMBERS:
+        yield Term((WORD_NUMBERS[lower],), hard=lower not in SOFT_NUMBERS, number=True)
+    elif _COMPOUND_NUMBER.fullmatch(lower):
+        tens, ones = lower.split("-")
+        yield Term((str(int(WORD_NUMBERS[tens]) + int(WORD_NUMBERS[ones])),), hard=True, number=True)
+    elif lower in UNITS and len(word) > 1:
+        yield Term(tuple(dict.fromkeys((UNITS[lower], *_name_forms(word)))), hard=False)
     elif "_" in word or _CAMEL.search(word) or re.search(r"\w[.:@]\w", word):
-        yield Term((_code(word),), hard=True)
+        yield Term((_code(word),), hard=True, kind=SYMBOL)
     elif len(word) > 1 and word.isupper() and names:
         yield Term(_name_forms(word), hard=True)
     elif re.search(r"[-/'’]", word):  # noqa: RUF001
@@ -185,7 +321,8 @@ def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
             if len(part) > 1:
                 yield from _word(part, names=names, inside=inside)
     else:
-        yield Term(_name_forms(word), hard=inside and names and word[:1].isupper())
+        hard = inside and names and word[:1].isupper()
+        yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
 
 
 def _name_forms(word: str) -> tuple[str, ...]:
@@ -195,17 +332,20 @@ def _name_forms(word: str) -> tuple[str, ...]:
 def _with_unit(parts: list[Term], index: int) -> Term:
     """Give a number its unit, and the value that a scale word after it makes of it."""
     part = parts[index]
-    near = takewhile(lambda term: term is not _BREAK, islice(parts, index + 1, index + 3))
-    after = next((term for term in near if not term.number and not term.hard), None)
-    if after is None:
+    near = takewhile(lambda term: term is not _BREAK, islice(parts, index + 1, index + 4))
+    words = [term.forms[0] for term in near if not term.number and not term.hard]
+    if not words:
         return part
-    power = _SCALES.get(after.forms[0], 0) if after is parts[index + 1] else 0
+    adjacent = index + 1 < len(parts) and parts[index + 1].forms[:1] == (words[0],)
+    power = _STEMMED_SCALES.get(words[0], 0) if adjacent else 0
+    measures = part.measures | _measures(words[: 2 if power else 1], power)
     if power:
-        scaled = tuple(_scaled(form, power) for form in part.forms)
-        return Term((*part.forms, *scaled), part.hard, number=True)
-    return Term(part.forms, part.hard, number=True, unit=after.forms[0])
+        forms = tuple(scaled(form, power) for form in part.forms)
+        return Term((*part.forms, *forms), part.hard, number=True, measures=measures)
+    unit = _STEMMED_UNITS.get(words[0], words[0])
+    return Term(part.forms, part.hard, number=True, unit=unit, measures=measures)
 
 
-def _scaled(number: str, power: int) -> str:
-    whole, _, rest = number.partition(".")
-    return _plain_number(whole + (rest + "0" * power)[:power] + (f".{rest[power:]}" if len(rest) > power else ""))
+def _measures(words: Sequence[str], power: int) -> frozenset[str]:
+    units = {_STEMMED_UNITS[word] for word in words if word in _STEMMED_UNITS}
+    return frozenset(units | ({f"e{power}"} if power else set()))

@@ -1,0 +1,176 @@
+"""Where terms stand in the sources, and what the sentences that have them speak of.
+
+A place is a sentence of a source. It speaks of the names that it begins with and of the codes in it, and where it has
+none of a kind ("It weighs 3 kg") of its topic: those of the heading above it or of the sentence that last began with
+one. A place contradicts a sentence when both have names of one kind (two product codes, two persons) and none is the
+same: "3 kg" in a place that speaks of the HX-210 does not support "the HX-200 weighs 3 kg".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+
+from hartonomous.core.quantities import SCALES
+from hartonomous.core.sentences import sentences
+from hartonomous.core.terms import CODE, IDENTIFIER, NAME, Term, terms
+
+Names = dict[str, frozenset[str]]
+"""Forms of names by their kind."""
+
+_IN_FRONT = 3  # terms of a sentence, among which its subject is looked for
+_REFERS_BACK = re.compile(
+    r"\W*(?:it|its|they|their|he|she|his|her|this|these|those|such|both|er|sie|es|ihr|ihre|sein|seine|dies\w*|"
+    r"elle|elles|il|ils|son|sa|ses|leur|leurs|ce|cette|ces|el|ella|su|sus)\b",
+    re.IGNORECASE,
+)
+_SCALES = frozenset(f"e{power}" for power in SCALES.values())
+
+
+class Places:
+    """The sentences of some sources, indexed by the forms of their terms."""
+
+    __slots__ = ("_known", "_measures", "_names", "_plain", "_units", "at", "owners", "terms")
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self.owners: list[int] = []
+        """Each place's source, from 0."""
+        self.terms: list[list[Term]] = []
+        """Each place's terms."""
+        self.at: defaultdict[str, list[int]] = defaultdict(list)
+        """The places that have a form."""
+        self._names: list[Names] = []
+        self._measures: defaultdict[tuple[int, str], set[frozenset[str]]] = defaultdict(set)
+        self._units: defaultdict[tuple[int, str], set[str]] = defaultdict(set)  # source, unit -> numbers beside it
+        spans = [sentences(source) for source in sources]
+        read = [
+            [_read(source, start, end) for start, end in found] for source, found in zip(sources, spans, strict=True)
+        ]
+        everything = [term for found in read for listed in found for term in listed]
+        self._plain = {form for term in everything if not term.hard and not term.lead for form in term.forms}
+        self._known = {form for term in everything if term.hard and term.kind for form in term.forms}
+        self._known |= {form for term in everything if self.may_be_name(term) for form in term.forms}
+        for number, (source, found, listed) in enumerate(zip(sources, spans, read, strict=True)):
+            self._add_source(number, source, found, [self.settled(place) for place in listed])
+
+    def settled(self, listed: Sequence[Term]) -> list[Term]:
+        """Return a sentence's terms; what may be a name is one where it is known for one."""
+        return [term if not term.lead or self._known.isdisjoint(term.forms) else as_name(term) for term in listed]
+
+    def may_be_name(self, term: Term) -> bool:
+        """Tell whether a word looks like a name and is in no source something else."""
+        return term.lead == "name" and self._plain.isdisjoint(term.forms)
+
+    def _add_source(
+        self, number: int, source: str, spans: Sequence[tuple[int, int]], listed: Sequence[Sequence[Term]]
+    ) -> None:
+        topic = _Topic()
+        for (start, end), found in zip(spans, listed, strict=True):
+            place = len(self.owners)
+            self.owners.append(number)
+            self.terms.append(list(found))
+            self._names.append(topic.names(source[start:end], found))
+            for term in found:
+                self._add_term(term, number, place)
+
+    def _add_term(self, term: Term, source: int, place: int) -> None:
+        for form in (*term.forms, *term.implied):
+            places = self.at[form]
+            if not places or places[-1] != place:
+                places.append(place)
+            if term.number:
+                self._measures[place, form].add(term.measures)
+        if term.unit is not None:
+            self._units[source, term.unit].update(term.forms)
+
+    def holding(self, term: Term) -> list[int]:
+        """Return the places that have a term, a number beside the right unit."""
+        found = sorted({place for form in term.forms for place in self.at.get(form, ())})
+        if not term.number:
+            return found
+        return [place for place in found if self._fits_unit(place, term) and self._fits_measures(place, term)]
+
+    def _fits_unit(self, place: int, term: Term) -> bool:
+        beside = self._units.get((self.owners[place], term.unit or ""))
+        return beside is None or any(form in beside for form in term.forms)
+
+    def _fits_measures(self, place: int, term: Term) -> bool:
+        written = [measures for form in term.forms for measures in self._measures.get((place, form), ())]
+        return not written or any(_agree(term.measures, measures) for measures in written)
+
+    def contradicts(self, place: int, names: Mapping[str, Set[str]], forms: Set[str], own: Set[str]) -> bool:
+        """Tell whether a place speaks of other things than a sentence.
+
+        `names` are the sentence's names by kind, `forms` all of its forms, both without `own`: those of the term whose
+        place it is.
+        """
+        for kind, rivals in self._names[place].items():
+            others = rivals - own
+            if others and names.get(kind) and others.isdisjoint(forms):
+                return True
+        return False
+
+    def rivals(self, place: int, kind: str) -> frozenset[str]:
+        """Return the names of one kind that a place speaks of."""
+        return self._names[place].get(kind, frozenset())
+
+
+class _Topic:
+    """What the sentences of a source speak of, as they are read in order."""
+
+    def __init__(self) -> None:
+        self._topic: Names = {}
+        self._main = ""
+
+    def names(self, sentence: str, listed: Sequence[Term]) -> Names:
+        """Return the names that the next sentence speaks of, by kind."""
+        own = names_of(listed)
+        if sentence.startswith("#"):
+            self._topic, self._main = dict(own), next(iter(own), "")
+            return own
+        front = {} if _REFERS_BACK.match(sentence) else names_of(listed[:_IN_FRONT])
+        for kind in front:
+            self._turn(kind, front[kind])
+            break
+        codes = {CODE: own[CODE]} if CODE in own else {}
+        return {**self._topic, **front, **codes}
+
+    def _turn(self, kind: str, names: frozenset[str]) -> None:
+        """Turn to another topic where a sentence begins with a rival of the present one."""
+        if not self._main:
+            self._main = kind
+        if kind == self._main and names.isdisjoint(self._topic.get(kind, ())):
+            self._topic = {kind: names}
+
+
+def _read(source: str, start: int, end: int) -> list[Term]:
+    """Return a sentence's terms; only at a paragraph's start a first word is taken for a name for its looks."""
+    listed = terms(source[start:end])
+    if not listed or listed[0].lead != "name" or not source[:start].rstrip(" \t") or source[:start].endswith("\n\n"):
+        return listed
+    return [replace(listed[0], lead="word"), *listed[1:]]
+
+
+def as_name(term: Term) -> Term:
+    """Return a term that names something."""
+    return replace(term, hard=True, kind=IDENTIFIER if term.lead == "identifier" else NAME)
+
+
+def names_of(listed: Sequence[Term]) -> Names:
+    """Return the forms of the names among some terms, by kind, in the order of the kinds' first names."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for term in listed:
+        if term.hard and term.kind:
+            found[term.kind].update(term.forms)
+    return {kind: frozenset(forms) for kind, forms in found.items()}
+
+
+def _agree(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Tell whether two numbers' units exclude each other: two units do, and two scales, where both have one."""
+    if not one or not other:
+        return True
+    units, others = one - _SCALES, other - _SCALES
+    scales, other_scales = one & _SCALES, other & _SCALES
+    return not (units and others and units != others) and not (scales and other_scales and scales != other_scales)
