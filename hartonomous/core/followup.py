@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from hartonomous.core.sentences import sentences
 from hartonomous.core.lexicon import STOPWORDS
+from hartonomous.core.sentences import sentences
 from hartonomous.core.terms import Term, terms
 
 # Words that point at something said before, and openings of a question that leans on the one before.
