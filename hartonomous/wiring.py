@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.clients.creation import write_options
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.pool import Pool
@@ -86,7 +87,8 @@ def open_search(config: Config, storage: Storage, metrics: Metrics, stack: Async
     if service is not None:
         pools["reranking"] = open_pool("reranking", service.urls, service, metrics, stack)
         reranking = RerankingClient(pools["reranking"], service, metrics)
+    questions = QuestionVectors(config.rag.cache.embeddings, config.server.request_timeout_s, metrics)
     searcher = Searcher(
-        storage.embedding, reranking, storage.vectors, storage.schema, settings, metrics, storage.traffic
+        storage.embedding, reranking, storage.vectors, storage.schema, settings, metrics, storage.traffic, questions
     )
     return Search(pools, reranking, searcher)

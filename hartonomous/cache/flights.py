@@ -18,19 +18,20 @@ from hartonomous.core.call import Call
 from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, HartonomousError
 
 Item = TypeVar("Item")
+Raised = TypeVar("Raised", bound=BaseException)
 
 
 class Flight(Generic[Item]):
-    """Work under way; made by `Flights.start`."""
+    """Work under way; made by `Flights.start`. `forget` lets nobody find it any more."""
 
-    def __init__(self, leave: Callable[[Flight[Item]], None]) -> None:
+    def __init__(self, forget: Callable[[Flight[Item]], None]) -> None:
         self.task: asyncio.Task[None] | None = None
         self._items: list[Item] = []
         self._error: BaseException | None = None
         self._landed = False
         self._passengers = 0
         self._news = asyncio.Event()
-        self._leave = leave
+        self._forget = forget
 
     @property
     def passengers(self) -> int:
@@ -53,11 +54,11 @@ class Flight(Generic[Item]):
                     break
                 await self._wait(call)
             if self._error is not None:
-                raise self._error_copy()
+                raise own(self._error)
         finally:
             self._passengers -= 1
             if not self._passengers and not self._landed:
-                self._leave(self)
+                self._give_up()
 
     async def last(self, call: Call) -> Item:
         """Return the last item of the work; raises as `items`."""
@@ -75,16 +76,29 @@ class Flight(Generic[Item]):
                     self._tell()
         except Exception as error:  # noqa: BLE001 - it is raised again where somebody waits for it
             self._error = error
-        else:
-            self._landed = True
+        except asyncio.CancelledError:
+            self._error = _ended()
+            raise
+        finally:
+            self._land()
 
-    def land(self) -> None:
-        """Tell the passengers that it is over."""
-        if not self._landed and self._error is None:
-            # It was cancelled, and who is there yet did not ask for that: the application ends.
-            self._error = BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+    def ended(self) -> None:
+        """The task is over, even if it never began."""
+        if not self._landed:
+            self._error = _ended()
+            self._land()
+
+    def _land(self) -> None:
+        # At once, so that nobody boards who could only be given an error, or what is kept already.
         self._landed = True
+        self._forget(self)
         self._tell()
+
+    def _give_up(self) -> None:
+        # Whoever comes now finds it gone, not dying.
+        self._forget(self)
+        assert self.task is not None
+        self.task.cancel()
 
     def _tell(self) -> None:
         self._news.set()
@@ -97,14 +111,19 @@ class Flight(Generic[Item]):
         except TimeoutError as error:
             raise DeadlineExceededError("The deadline passed before the answer was there.") from error
 
-    def _error_copy(self) -> BaseException:
-        """Return the error for one of many: where it is raised, its traceback and its `param` are its own."""
-        assert self._error is not None
-        if not isinstance(self._error, HartonomousError):
-            return self._error
-        mine = copy.copy(self._error)
-        mine.__cause__ = self._error.__cause__
-        return mine
+
+def _ended() -> HartonomousError:
+    """Return what those are told who did not ask for the end of the work: the application ends."""
+    return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+
+
+def own(error: Raised) -> Raised:
+    """Return an error for one of many who get it: where it is raised, its traceback and its `param` are its own."""
+    if not isinstance(error, HartonomousError):
+        return error
+    mine = copy.copy(error)
+    mine.__cause__ = error.__cause__
+    return mine
 
 
 class Flights(Generic[Item]):
@@ -127,11 +146,11 @@ class Flights(Generic[Item]):
         The caller must become its passenger without waiting for anything before.
         """
         keys = list(keys)
-        flight = Flight[Item](lambda flight: self._abandon(flight, keys))
+        flight = Flight[Item](lambda flight: self._forget(flight, keys))
         flight.task = asyncio.create_task(flight.run(work))
         self._tasks.add(flight.task)
         self._by_key.update(dict.fromkeys(keys, flight))
-        flight.task.add_done_callback(lambda task: self._ended(task, flight, keys))
+        flight.task.add_done_callback(lambda task: self._ended(task, flight))
         return flight
 
     async def close(self) -> None:
@@ -142,16 +161,9 @@ class Flights(Generic[Item]):
         if tasks:
             await asyncio.wait(tasks)
 
-    def _abandon(self, flight: Flight[Item], keys: Iterable[str]) -> None:
-        # Whoever comes now finds it gone, not dying.
-        self._forget(flight, keys)
-        assert flight.task is not None
-        flight.task.cancel()
-
-    def _ended(self, task: asyncio.Task[None], flight: Flight[Item], keys: Iterable[str]) -> None:
-        flight.land()
+    def _ended(self, task: asyncio.Task[None], flight: Flight[Item]) -> None:
         self._tasks.discard(task)
-        self._forget(flight, keys)
+        flight.ended()
 
     def _forget(self, flight: Flight[Item], keys: Iterable[str]) -> None:
         for key in keys:

@@ -17,13 +17,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.points import Hit, newest_only
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
-from hartonomous.config import Retrieval
+from hartonomous.config import EmbeddingCache, Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.fusion import rocchio
 from hartonomous.errors import HartonomousError, NotFoundError
@@ -36,6 +37,8 @@ from hartonomous.pipelines.vectorizing import Vectorizer
 
 # Pseudo-relevance feedback looks at so many of the best hits.
 _FEEDBACK_HITS = 5
+# What an embedding call has whose result many wait for, where nothing else is said.
+_SHARED_S = 300.0
 
 
 class Searcher:
@@ -50,13 +53,16 @@ class Searcher:
         config: Retrieval,
         metrics: Metrics,
         traffic: Traffic,
+        questions: QuestionVectors | None = None,
     ) -> None:
         self._traffic = traffic
         self._schema = schema
         self._config = config
         self._account = Account(metrics)
         self._lookup = Lookup(vectors, self._account)
-        self._vectorizer = Vectorizer(embedding, schema, self._account)
+        self._vectorizer = Vectorizer(
+            embedding, schema, self._account, questions or QuestionVectors(EmbeddingCache(), _SHARED_S, metrics)
+        )
         self._reranker = Reranker(reranking, config, self._account)
 
     async def search(self, request: SearchRequest, call: Call) -> SearchResult:

@@ -1,4 +1,4 @@
-"""The first stage of a search: questions to vectors, many in one call.
+"""The first stage of a search: questions to vectors, those that are not known yet, many in one call.
 
 A question that is longer than the embedding model takes is embedded as far as it fits. When the embedding service is
 down a hybrid search goes on with BM25 alone; a dense one fails.
@@ -6,18 +6,18 @@ down a hybrid search goes on with BM25 alone; a dense one fails.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from hartonomous.cache.vectors import Outcome, QuestionVectors
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.core.call import Call
 from hartonomous.core.chunking import estimate_tokens
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.core.prompt import truncate_to
-from hartonomous.errors import HartonomousError, ValidationFailedError
+from hartonomous.errors import BackendUnavailableError, HartonomousError, ValidationFailedError
 from hartonomous.pipelines.questions import Account, Question, by_collection, fail
 
 # A question that is too long for the embedding model is shortened so many times at most, to what should fit.
@@ -29,7 +29,8 @@ _LEAST_CONTEXT = 512
 class Vectorizer:
     """Gives questions their vectors."""
 
-    def __init__(self, embedding: EmbeddingClient, schema: Schema, account: Account) -> None:
+    def __init__(self, embedding: EmbeddingClient, schema: Schema, account: Account, vectors: QuestionVectors) -> None:
+        self._vectors = vectors
         self._embedding = embedding
         self._schema = schema
         self._account = account
@@ -45,10 +46,7 @@ class Vectorizer:
             self._without_embedding(items, error, call)
         else:
             await self._compare(items, fingerprint, call)
-            alive = [item for item in items if item.error is None]
-            size = self._embedding.batch_size
-            batches = [alive[start : start + size] for start in range(0, len(alive), size)]
-            await asyncio.gather(*(self._embed_batch(batch, call) for batch in batches))
+            await self._give([item for item in items if item.error is None], fingerprint, call)
         self._account.took(items, "embed", started)
 
     async def _compare(self, items: Sequence[Question], fingerprint: EmbeddingFingerprint, call: Call) -> None:
@@ -60,38 +58,49 @@ class Vectorizer:
                 error.param = "collection"
                 fail(group, error)
 
-    async def _embed_batch(self, items: Sequence[Question], call: Call) -> None:
-        try:
-            embedded = await self._embedding.embed_queries([item.request.query for item in items], call)
-        except ValidationFailedError as error:
-            if len(items) == 1:
-                await self._embed_beginning(items[0], error, call)
-                return
-            # One question is too long for the model: halved until it stands alone, it does not fail the others.
-            middle = len(items) // 2
-            await self._embed_batch(items[:middle], call)
-            await self._embed_batch(items[middle:], call)
-        except HartonomousError as error:
-            self._without_embedding(items, error, call)
-        else:
-            for item, vector in zip(items, embedded.vectors, strict=True):
-                item.vector = vector
+    async def _give(self, items: Sequence[Question], fingerprint: EmbeddingFingerprint, call: Call) -> None:
+        async def embed(texts: Sequence[str], shared: Call) -> list[Outcome]:
+            return await self._embed(texts, fingerprint, shared)
 
-    async def _embed_beginning(self, item: Question, error: ValidationFailedError, call: Call) -> None:
+        texts = [item.request.query for item in items]
+        outcomes = await self._vectors.get(fingerprint, texts, self._embedding.batch_size, embed, call)
+        for item, outcome in zip(items, outcomes, strict=True):
+            if isinstance(outcome, ValidationFailedError):
+                item.error = outcome
+            elif isinstance(outcome, HartonomousError):
+                self._without_embedding([item], outcome, call)
+            else:
+                item.vector = outcome
+
+    async def _embed(self, texts: Sequence[str], fingerprint: EmbeddingFingerprint, call: Call) -> list[Outcome]:
+        """Embed texts that make a batch. One that is too long for the model does not fail the others."""
+        try:
+            embedded = await self._embedding.embed_queries(texts, call)
+            if await self._embedding.fingerprint(call) != fingerprint:
+                # These vectors are neither the collection's nor to be kept under the name of the model before.
+                raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
+        except ValidationFailedError as error:
+            if len(texts) == 1:
+                return [await self._embed_beginning(texts[0], error, call)]
+            middle = len(texts) // 2  # halved until it stands alone
+            first = await self._embed(texts[:middle], fingerprint, call)
+            return first + await self._embed(texts[middle:], fingerprint, call)
+        except HartonomousError as error:
+            return [error] * len(texts)
+        return list(embedded.vectors)
+
+    async def _embed_beginning(self, text: str, error: ValidationFailedError, call: Call) -> Outcome:
         """Embed as much of a question as the model takes; BM25 has the whole of it."""
-        text = item.request.query
         try:
             context = (await self._embedding.model(call)).context or _LEAST_CONTEXT
             for _ in range(_SHORTENINGS):
                 text = truncate_to(text, min(0.75, context / (estimate_tokens(text) + _SPECIAL_TOKENS)))
                 with suppress(ValidationFailedError):
-                    (item.vector,) = (await self._embedding.embed_queries([text], call)).vectors
-                    return
+                    return (await self._embedding.embed_queries([text], call)).vectors[0]
         except HartonomousError as failure:
-            self._without_embedding([item], failure, call)
-            return
+            return failure
         error.param = "query"
-        item.error = error
+        return error
 
     def _without_embedding(self, items: Sequence[Question], error: HartonomousError, call: Call) -> None:
         for item in items:

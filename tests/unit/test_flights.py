@@ -128,3 +128,10 @@ async def test_a_slow_reader_keeps_nobody_waiting(work: Work) -> None:
         work.gate.set()
         assert await work.ask() == ["first", "last"]
         assert [item async for item in slow] == ["last"]
+
+
+async def test_who_comes_right_after_the_end_begins_anew(work: Work) -> None:
+    work.gate.set()
+    for count in range(1, 4):
+        assert await work.ask() == ["first", "last"]
+        assert work.calls == count

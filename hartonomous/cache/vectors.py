@@ -1,0 +1,113 @@
+"""The vectors of questions, kept for a while: an embedding call holds only texts that nobody has asked for before.
+
+A text is known by the embedding fingerprint (model, dimension, prefixes) and itself, so another model finds nothing of
+the old one. What somebody else is having embedded right now is waited for. Vectors are kept as float32, in which
+services send them, and handed out as that, whether they were there or not: equal questions get equal hits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+
+from hartonomous.cache.flights import Flight, Flights, own
+from hartonomous.cache.memory import MemoryCache
+from hartonomous.clients.embedding import Vector
+from hartonomous.config import EmbeddingCache
+from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
+from hartonomous.core.fingerprint import EmbeddingFingerprint
+from hartonomous.errors import HartonomousError
+from hartonomous.metrics import Metrics
+
+Outcome = Vector | HartonomousError
+Embed = Callable[[Sequence[str], Call], Awaitable[Sequence[Outcome]]]
+"""Embeds texts: a vector or an error for each, in order."""
+
+_Flight = Flight[Mapping[str, Outcome]]
+
+
+class QuestionVectors:
+    """Finds the vectors of questions, or has them made.
+
+    What is made for many callers has `limit_s` seconds, whatever each of them has left.
+    """
+
+    def __init__(self, config: EmbeddingCache, limit_s: float, metrics: Metrics) -> None:
+        self._limit_s = limit_s
+        self._metrics = metrics.cache("embeddings")
+        self._cache = MemoryCache(config, self._metrics)
+        self._flights: Flights[Mapping[str, Outcome]] = Flights()
+
+    async def get(
+        self, fingerprint: EmbeddingFingerprint, texts: Sequence[str], batch_size: int, embed: Embed, call: Call
+    ) -> list[Outcome]:
+        """Return the vector of each text, or its error, in order; at most `batch_size` go into one `embed`."""
+        keys = _keys(fingerprint, texts)
+        by_key = dict(zip(keys, texts, strict=True))
+        known = zip(by_key, await self._cache.multi_get(list(by_key)), strict=True)
+        outcomes: dict[str, Outcome] = {key: _floats(value) for key, value in known if value is not None}
+        self._metrics.hits.inc(len(outcomes))
+        missing = {key: text for key, text in by_key.items() if key not in outcomes}
+        if missing:
+            for found in await self._wait(self._asked(missing, batch_size, embed, call), call):
+                outcomes.update(found)
+        return [_mine(outcomes[key]) for key in keys]
+
+    def _asked(self, missing: Mapping[str, str], batch_size: int, embed: Embed, call: Call) -> dict[_Flight, list[str]]:
+        """Return who is embedding what is missing; what nobody embeds is begun."""
+        under_way = {key: flight for key in missing if (flight := self._flights.get(key)) is not None}
+        fresh = [key for key in missing if key not in under_way]
+        self._metrics.joined.inc(len(under_way))
+        self._metrics.misses.inc(len(fresh))
+        shared = replace(call, deadline=Deadline(self._limit_s))
+        for first in range(0, len(fresh), batch_size):
+            batch = fresh[first : first + batch_size]
+            work = self._embed({key: missing[key] for key in batch}, embed, shared)
+            under_way |= dict.fromkeys(batch, self._flights.start(batch, work))
+        asked: dict[_Flight, list[str]] = {}
+        for key, flight in under_way.items():
+            asked.setdefault(flight, []).append(key)
+        return asked
+
+    async def _wait(self, asked: Mapping[_Flight, Sequence[str]], call: Call) -> list[Mapping[str, Outcome]]:
+        if len(asked) < 2:
+            return [await self._result(*one, call) for one in asked.items()]
+        return await asyncio.gather(*(self._result(*one, call) for one in asked.items()))
+
+    @staticmethod
+    async def _result(flight: _Flight, keys: Sequence[str], call: Call) -> Mapping[str, Outcome]:
+        try:
+            found = await flight.last(call)
+        except HartonomousError as error:
+            return dict.fromkeys(keys, error)
+        return {key: found[key] for key in keys}
+
+    async def _embed(self, texts: Mapping[str, str], embed: Embed, call: Call) -> AsyncGenerator[Mapping[str, Outcome]]:
+        outcomes = dict(zip(texts, await embed(list(texts.values()), call), strict=True))
+        made = {key: array("f", made) for key, made in outcomes.items() if not isinstance(made, HartonomousError)}
+        await self._cache.multi_set([(key, vector.tobytes()) for key, vector in made.items()])
+        yield outcomes | made
+
+
+def _keys(fingerprint: EmbeddingFingerprint, texts: Iterable[str]) -> list[str]:
+    start = blake2b(fingerprint.digest().encode(), digest_size=20)
+    keys = []
+    for text in texts:
+        digest = start.copy()
+        digest.update(text.encode())
+        keys.append(digest.hexdigest())
+    return keys
+
+
+def _floats(value: bytes) -> array[float]:
+    vector = array("f")
+    vector.frombytes(value)
+    return vector
+
+
+def _mine(outcome: Outcome) -> Outcome:
+    return own(outcome) if isinstance(outcome, HartonomousError) else outcome

@@ -1,0 +1,185 @@
+"""The vectors of questions: asked for once, by one caller for all, and never kept where they are wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from hartonomous.cache.vectors import QuestionVectors
+from hartonomous.config import EmbeddingCache
+from hartonomous.core.fingerprint import EmbeddingFingerprint
+from hartonomous.errors import BackendUnavailableError, HartonomousError
+from hartonomous.metrics import Metrics
+from hartonomous.pipelines.questions import Account, Question, SearchRequest
+from hartonomous.pipelines.vectorizing import Vectorizer
+from tests.pipelines.fakes import FINGERPRINT, OTHER, Embedding, Schema, call, until
+
+DOWN = BackendUnavailableError("down")
+
+
+class Service(Embedding):
+    """A service whose model can be changed, also while it embeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: EmbeddingFingerprint = FINGERPRINT
+        self.then: EmbeddingFingerprint | None = None
+
+    async def fingerprint(self, call: Any) -> EmbeddingFingerprint:
+        return self.now
+
+    async def embed_queries(self, texts: Any, call: Any) -> Any:
+        embedded = await super().embed_queries(texts, call)
+        self.now = self.then or self.now
+        return embedded
+
+
+class Rig:
+    """A vectorizer before a service that counts."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.service, self.metrics = Service(), Metrics()
+        vectors = QuestionVectors(EmbeddingCache(**limits), 60.0, self.metrics)
+        service, schema = cast("Any", self.service), cast("Any", Schema())
+        self.vectorizer = Vectorizer(service, schema, Account(self.metrics), vectors)
+
+    async def ask(self, *texts: str, seconds: float = 60.0, mode: Any = "hybrid") -> list[Question]:
+        items = [Question(SearchRequest(text, "docs", 5, mode)) for text in texts]
+        await self.vectorizer.embed(items, call(seconds))
+        return items
+
+    def counted(self) -> dict[str, float]:
+        labels = ({"cache": "embeddings", "outcome": outcome} for outcome in ("hit", "miss", "joined"))
+        name = "hartonomous_cache_requests_total"
+        return {label["outcome"]: self.metrics.registry.get_sample_value(name, label) or 0 for label in labels}
+
+
+def vectors(items: list[Question]) -> list[Any]:
+    return [item.vector and list(item.vector) for item in items]
+
+
+async def test_only_what_is_missing_is_asked_for_and_equal_texts_once() -> None:
+    rig = Rig()
+    await rig.ask("a", "bb")
+    items = await rig.ask("bb", "ccc", "a", "ccc", "dddd")
+    assert rig.service.batches == [["a", "bb"], ["ccc", "dddd"]]
+    assert vectors(items) == [[1.0, length] for length in (2.0, 3.0, 1.0, 3.0, 4.0)]
+    assert rig.counted() == {"hit": 2, "miss": 4, "joined": 0}
+
+
+async def test_a_hundred_equal_questions_at_once_are_one_call() -> None:
+    rig = Rig()
+    rig.service.gate = asyncio.Event()
+    tasks = [asyncio.create_task(rig.ask("a")) for _ in range(100)]
+    await until(lambda: rig.counted()["joined"] == 99)
+    rig.service.gate.set()
+    assert [vectors(items) for items in await asyncio.gather(*tasks)] == [[[1.0, 1.0]]] * 100
+    assert rig.service.batches == [["a"]]
+
+
+async def test_what_another_has_under_way_is_waited_for_and_the_rest_asked_beside_it() -> None:
+    rig = Rig()
+    rig.service.gate = asyncio.Event()
+    first = asyncio.create_task(rig.ask("a", "bb"))
+    await until(lambda: rig.service.batches)
+    second = asyncio.create_task(rig.ask("bb", "ccc"))
+    await until(lambda: len(rig.service.batches) == 2)
+    rig.service.gate.set()
+    assert vectors(await second) == [[1.0, 2.0], [1.0, 3.0]]
+    assert vectors(await first) == [[1.0, 1.0], [1.0, 2.0]]
+    assert rig.service.batches == [["a", "bb"], ["ccc"]]
+
+
+async def test_the_first_of_many_is_cancelled_and_the_others_are_served() -> None:
+    rig = Rig()
+    rig.service.gate = asyncio.Event()
+    tasks = [asyncio.create_task(rig.ask("a")) for _ in range(10)]
+    await until(lambda: rig.counted()["joined"] == 9)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    rig.service.gate.set()
+    assert [vectors(items) for items in await asyncio.gather(*tasks[1:])] == [[[1.0, 1.0]]] * 9
+    assert rig.service.batches == [["a"]]
+
+
+async def test_when_all_have_left_the_call_is_given_up() -> None:
+    rig = Rig()
+    rig.service.gate = asyncio.Event()
+    tasks = [asyncio.create_task(rig.ask("a", "bb", "ccc", "dddd", "eeeee")) for _ in range(3)]
+    await until(lambda: rig.service.active == 2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await until(lambda: rig.service.active == 0)
+
+
+async def test_a_caller_in_a_hurry_fails_alone() -> None:
+    rig = Rig()
+    rig.service.gate = asyncio.Event()
+    patient = asyncio.create_task(rig.ask("a"))
+    await until(lambda: rig.service.batches)
+    (item,) = await rig.ask("a", seconds=0.01)
+    assert item.error is not None
+    assert item.error.status == 504
+    rig.service.gate.set()
+    assert vectors(await patient) == [[1.0, 1.0]]
+
+
+async def test_an_error_reaches_all_who_wait_and_is_not_kept() -> None:
+    rig = Rig()
+    rig.service.error, rig.service.gate = DOWN, asyncio.Event()
+    tasks = [asyncio.create_task(rig.ask("a", mode="dense")) for _ in range(10)]
+    await until(lambda: rig.counted()["joined"] == 9)
+    rig.service.gate.set()
+    errors = [items[0].error for items in await asyncio.gather(*tasks)]
+    assert [error and error.status for error in errors] == [503] * 10
+    assert len({id(error) for error in errors}) == 10
+    rig.service.error = None
+    assert vectors(await rig.ask("a")) == [[1.0, 1.0]]
+
+
+async def test_a_question_too_long_for_the_model_is_found_among_those_of_others() -> None:
+    rig = Rig()
+    rig.service.gate = asyncio.Event()
+    first = asyncio.create_task(rig.ask("a", "long"))
+    await until(lambda: rig.service.batches)
+    second = asyncio.create_task(rig.ask("a"))
+    await until(lambda: rig.counted()["joined"])
+    rig.service.gate.set()
+    assert vectors(await second) == [[1.0, 1.0]]
+    good, _ = await first
+    assert good.error is None
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+async def test_vectors_of_a_model_that_came_meanwhile_are_neither_used_nor_kept(mode: str) -> None:
+    rig = Rig()
+    rig.service.then = OTHER
+    (item,) = await rig.ask("a", mode=mode)
+    assert item.vector is None
+    assert (item.degraded, item.error is None) == ((["embedding"], True) if mode == "hybrid" else ([], False))
+    rig.service.now, rig.service.then = FINGERPRINT, None
+    assert vectors(await rig.ask("a")) == [[1.0, 1.0]]
+    assert rig.service.batches == [["a"], ["a"]]
+
+
+async def test_another_model_or_prefix_finds_nothing_of_the_one_before() -> None:
+    metrics, service = Metrics(), Service()
+    cache = QuestionVectors(EmbeddingCache(), 60.0, metrics)
+
+    async def embed(texts: Any, shared: Any) -> list[Any]:
+        return list((await service.embed_queries(texts, shared)).vectors)
+
+    for fingerprint in (FINGERPRINT, OTHER, EmbeddingFingerprint("fake", 2, "query: ", "")):
+        (outcome,) = await cache.get(fingerprint, ["a"], 4, embed, call())
+        assert not isinstance(outcome, HartonomousError)
+    assert len(service.batches) == 3
+
+
+async def test_the_cache_is_bounded() -> None:
+    rig = Rig(max_entries=2)
+    await rig.ask("a", "bb", "ccc")
+    await rig.ask("a")
+    assert rig.service.batches == [["a", "bb", "ccc"], ["a"]]
