@@ -316,6 +316,7 @@ async def degraded(rig: Rig, stage: str, **body: Any) -> list[Any]:
         json_reply({"results": [{"index": index, "relevance_score": 1.0} for index in (0, 1, 3)]}),
         json_reply({"results": [{"index": index, "relevance_score": float("nan")} for index in range(3)]}),
         json_reply({"results": [{"index": index, "relevance_score": None} for index in range(3)]}),
+        json_reply({"results": [{"index": index, "relevance_score": 0.5} for index in range(3)]}),
         json_reply({"error": "no"}),
     ],
 )
