@@ -117,16 +117,23 @@ async def _measured(
 
     chunking = offline.chunking_of(args, config)
     model = (await storage.embedding.fingerprint(call)).model
-    search = open_search(config, storage, Metrics(), stack)
+    search = open_search(_uncached(config), storage, Metrics(), stack)
     with Shown(sys.stderr) as shown:
         fed = await feed(storage.ingestor, collection, data, chunking, call, shown.progress)
         _tell_failures(fed.failures)
         if not fed.documents:
             raise HartonomousError("no document could be stored")
-        judge = Judge(search.searcher, data, collection, fed, config.rag.retrieval.top_k)
+        judge = Judge(search.searcher, data, collection, fed, config.rag.retrieval)
         wanted = [setting for setting in SETTINGS if search.reranking is not None or not setting.rerank]
         measured = [await judge.measure(setting, call, shown.progress) for setting in wanted]
     return Report(data, model, chunking, config.rag.retrieval, fed, measured, search.reranking is not None)
+
+
+def _uncached(config: Config) -> Config:
+    """Return a configuration by which each question is embedded, as one that is new to the server is."""
+    none = config.rag.cache.embeddings.model_copy(update={"max_entries": 1, "max_bytes": 1_024, "ttl_s": 1e-3})
+    cache = config.rag.cache.model_copy(update={"embeddings": none})
+    return config.model_copy(update={"rag": config.rag.model_copy(update={"cache": cache})})
 
 
 @asynccontextmanager

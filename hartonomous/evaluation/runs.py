@@ -1,8 +1,9 @@
 """What is measured: the corpus is fed into a scratch collection, each mode of search answers every question.
 
 A document's place in a ranking is that of its best chunk. So many chunks are fetched that 100 documents come out, where
-there are as many. How good the answers are is measured on batches of questions, because that is fast; how long one
-takes is measured apart, one question at a time and with as many hits as a server would return.
+there are as many. Of a search with reranking the chunks that a server would rerank come first, then the ranking that
+they were taken from. How good the answers are is measured on batches of questions, because that is fast; how long one
+takes is measured apart, on some questions one at a time, with as many hits as a server would return.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from hartonomous.config import Chunking
+from hartonomous.config import Chunking, Retrieval
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
 from hartonomous.evaluation.dataset import Dataset, Record
@@ -92,19 +93,29 @@ def scratch_name() -> str:
 async def feed(
     ingestor: Ingestor, collection: str, dataset: Dataset, chunking: Chunking, call: Call, progress: Progress
 ) -> Fed:
-    """Take the corpus into a collection. Raises what ends every ingest; what single documents fail by is told."""
-    fed, begun = Fed(), time.monotonic()
+    """Take the corpus into a collection; what could not be stored is tried once more, and told if it fails again.
+
+    Raises what ends every ingest.
+    """
+    fed, begun, failed = Fed(), time.monotonic(), dict[str, str]()
 
     async def count(result: DocumentResult) -> None:
-        fed.documents += result.error is None
-        fed.chunks += result.chunks
         if result.error is not None:
-            fed.failures.append((result.id or "", result.error.message))
-        progress("feeding", fed.documents + len(fed.failures), dataset.documents)
+            failed[result.id or ""] = result.error.message
+        else:
+            failed.pop(result.id or "", None)
+            fed.documents += 1
+            fed.chunks += result.chunks
+        progress("feeding", fed.documents + len(failed), dataset.documents)
 
-    source = _documents(dataset.records())
     sizes = chunking.max_tokens, chunking.overlap_tokens
-    fed.tokens = await ingestor.stream(collection, source, *sizes, call, count, document_s=_DOCUMENT_S)
+    for attempt in range(2):
+        if attempt and not failed:
+            break
+        again = set(failed)
+        source = _documents(record for record in dataset.records() if not attempt or record.id in again)
+        fed.tokens += await ingestor.stream(collection, source, *sizes, call, count, document_s=_DOCUMENT_S)
+    fed.failures = list(failed.items())
     fed.seconds = time.monotonic() - begun
     return fed
 
@@ -117,13 +128,14 @@ async def _documents(records: Iterable[Record]) -> AsyncIterator[Document | Docu
 class Judge:
     """Measures settings on a collection that the corpus was fed into."""
 
-    def __init__(self, searcher: Searcher, dataset: Dataset, collection: str, fed: Fed, top_k: int) -> None:
+    def __init__(self, searcher: Searcher, dataset: Dataset, collection: str, fed: Fed, config: Retrieval) -> None:
         self._searcher = searcher
         self._dataset = dataset
         self._collection = collection
         self._documents = fed.documents
         self._chunks = max(fed.chunks, 1)
-        self._top_k = top_k
+        self._config = config
+        self._known: dict[Setting, dict[str, list[str]]] = {}
 
     async def measure(self, setting: Setting, call: Call, progress: Progress) -> Measured:
         """Ask every question by one setting. Raises the first error of a question."""
@@ -134,6 +146,7 @@ class Judge:
         for names in _batches(list(self._dataset.questions), _BATCH):
             rankings.update(await self._ranked(setting, names, call, degraded))
             progress(setting.name, len(rankings), len(self._dataset.questions))
+        self._known[setting] = rankings
         return Measured(
             setting,
             measure(self._dataset.qrels, rankings),
@@ -146,28 +159,49 @@ class Judge:
     async def _timed(self, setting: Setting, text: str, call: Call) -> float:
         """Return the milliseconds that one question takes when it is asked alone, as by a user."""
         begun = time.perf_counter()
-        await self._searcher.search(self._request(setting, text, self._top_k), call)
+        await self._searcher.search(self._request(setting, text, self._config.top_k), call)
         return (time.perf_counter() - begun) * 1_000
 
     async def _ranked(
         self, setting: Setting, names: Sequence[str], call: Call, degraded: set[str]
     ) -> dict[str, list[str]]:
+        """Return the ranking of each question."""
+        if not setting.rerank:
+            return await self._deep(setting, names, call, degraded)
+        below = self._known.get(replace(setting, name=setting.mode, rerank=False), {})
+        top_k = max(self._config.rerank_candidates, self._config.top_k)
+        found = await self._search(setting, names, top_k, call, degraded)
+        return {
+            name: list(dict.fromkeys([*best_documents(result), *below.get(name, ())]))[:DEPTH]
+            for name, result in found.items()
+        }
+
+    async def _deep(
+        self, setting: Setting, names: Sequence[str], call: Call, degraded: set[str]
+    ) -> dict[str, list[str]]:
         """Return the ranking of each question, asked deeper where too many chunks are of the same documents."""
         ranked: dict[str, list[str]] = {}
-        top_k = min(self._chunks, DEPTH * math.ceil(2 * self._chunks / self._documents))
-        while True:
-            left = [name for name in names if name not in ranked]
-            requests = [self._request(setting, self._dataset.questions[name], top_k) for name in left]
-            for name, result in zip(left, await self._searcher.search_many(requests, call), strict=True):
-                if isinstance(result, HartonomousError):
-                    raise result
-                degraded.update(result.degraded)
+        deepest = min(self._chunks, _MOST_CHUNKS)
+        top_k = min(deepest, DEPTH * math.ceil(2 * self._chunks / self._documents))
+        while left := [name for name in names if name not in ranked]:
+            for name, result in (await self._search(setting, left, top_k, call, degraded)).items():
                 documents = best_documents(result)
-                if len(documents) >= DEPTH or len(result.hits) < top_k or top_k >= min(self._chunks, _MOST_CHUNKS):
+                if len(documents) >= DEPTH or len(result.hits) < top_k or top_k >= deepest:
                     ranked[name] = documents[:DEPTH]
-            if len(ranked) == len(names):
-                return ranked
-            top_k = min(2 * top_k, self._chunks)
+            top_k = min(2 * top_k, deepest)
+        return ranked
+
+    async def _search(
+        self, setting: Setting, names: Sequence[str], top_k: int, call: Call, degraded: set[str]
+    ) -> dict[str, SearchResult]:
+        requests = [self._request(setting, self._dataset.questions[name], top_k) for name in names]
+        found: dict[str, SearchResult] = {}
+        for name, result in zip(names, await self._searcher.search_many(requests, call), strict=True):
+            if isinstance(result, HartonomousError):
+                raise result
+            degraded.update(result.degraded)
+            found[name] = result
+        return found
 
     def _request(self, setting: Setting, text: str, top_k: int) -> SearchRequest:
         return SearchRequest(
