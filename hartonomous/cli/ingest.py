@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hartonomous.cli.common import INTERRUPTED, complain, whole
+
 if TYPE_CHECKING:
     from hartonomous.sending.faults import SendingError
     from hartonomous.sending.passes import Plan
@@ -25,7 +27,6 @@ The key is read from the environment ({_KEY}) or from --key-file. A PATTERN with
 slash the path below PATH; **/ is any number of folders. Exit status: 0 all is stored, 1 something is not, 2 wrong
 usage, 130 interrupted."""
 _STDIN = "-"
-_INTERRUPTED = 130
 # Longer than the server takes by default for one document: what it says of that is worth hearing.
 _GIVE_UP_S = 360.0
 
@@ -46,8 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="leave out these files and folders"
     )
-    parser.add_argument("--max-tokens", type=_whole, metavar="N", help="of a chunk; default: the server's")
-    parser.add_argument("--overlap-tokens", type=_whole, metavar="N", help="of neighbours; default: the server's")
+    parser.add_argument("--max-tokens", type=whole, metavar="N", help="of a chunk; default: the server's")
+    parser.add_argument("--overlap-tokens", type=whole, metavar="N", help="of neighbours; default: the server's")
     parser.add_argument(
         "--metadata", type=_pair, action="append", default=[], metavar="KEY=VALUE", help="of every document"
     )
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return asyncio.run(_run(args, plan))
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output has left; what is still in its buffer must not fail the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,7 +116,7 @@ class _Report:
         troubles = [*map(str, tally.failures), *tally.doubts, *([str(ended)] if ended else [])]
         self.failed = self.failed or bool(troubles)
         for trouble in troubles:
-            _complain(trouble)
+            complain(trouble)
         # While watching, a look that found nothing to do is not worth a line.
         if not self._quiet and (self._first or tally.done or tally.deleted):
             print(tally.summary(), flush=True)
@@ -131,7 +132,7 @@ async def _preview(plan: Plan) -> int:
     try:
         found, gone = await preview(plan, Silent(sys.stderr))
     except SendingError as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names have letters that a terminal may not have
@@ -141,15 +142,9 @@ async def _preview(plan: Plan) -> int:
         print(f"would delete {printable(document_id)}")
     troubles = [*map(str, found.failures), *gone.doubts]
     for trouble in troubles:
-        _complain(trouble)
+        complain(trouble)
     print(f"{len(found.files)} would be sent, {len(gone.ids)} deleted")
     return int(bool(troubles))
-
-
-def _complain(sentence: str) -> None:
-    from hartonomous.sending.naming import printable
-
-    print(printable(sentence), file=sys.stderr, flush=True)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -225,12 +220,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not (key and equals) or any("\ud800" <= char <= "\udfff" for char in text):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE in UTF-8")
     return key, value
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -6,12 +6,12 @@ import argparse
 import asyncio
 import os
 import re
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hartonomous import log
+from hartonomous.cli.common import INTERRUPTED, complain, whole
 from hartonomous.cli.serve import DEFAULT_CONFIG
 from hartonomous.config import COLLECTION_PATTERN, Chunking, Config
 from hartonomous.configfile import load
@@ -21,6 +21,8 @@ from hartonomous.errors import ConfigError, HartonomousError
 
 if TYPE_CHECKING:
     from hartonomous.wiring import Storage
+
+__all__ = ["Command", "add_chunking", "add_config", "chunking_of", "collection_name", "complain", "run"]
 
 # These commands take as long as they take; each call has its backend's own limit.
 _ENDLESS_S = 10 * 365 * 86_400.0
@@ -35,10 +37,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_chunking(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how documents are cut."""
-    parser.add_argument("--max-tokens", type=_whole, metavar="N", help="of a chunk; default: the configuration's")
-    parser.add_argument(
-        "--overlap-tokens", type=_whole, metavar="N", help="of neighbours; default: the configuration's"
-    )
+    parser.add_argument("--max-tokens", type=whole, metavar="N", help="of a chunk; default: the configuration's")
+    parser.add_argument("--overlap-tokens", type=whole, metavar="N", help="of neighbours; default: the configuration's")
 
 
 def chunking_of(args: argparse.Namespace, config: Config) -> Chunking:
@@ -76,7 +76,7 @@ def run(name: str, args: argparse.Namespace, command: Command) -> int:
         complain(f"hartonomous {name}: {error.message}")
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 async def _connected(name: str, config: Config, command: Command) -> int:
@@ -89,16 +89,3 @@ async def _connected(name: str, config: Config, command: Command) -> int:
     call = Call(request_id, Deadline(_ENDLESS_S), {"X-Request-ID": request_id})
     async with AsyncExitStack() as stack:
         return await command(open_storage(config, Metrics(), stack), config, call)
-
-
-def complain(sentence: str) -> None:
-    """Print a sentence on standard error, with everything escaped that would steer a terminal."""
-    from hartonomous.sending.naming import printable
-
-    print(printable(sentence), file=sys.stderr, flush=True)
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)

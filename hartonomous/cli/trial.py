@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hartonomous.cli.common import INTERRUPTED
+
 if TYPE_CHECKING:
     from hartonomous.config import Config
 
 _EXTRA = ("xllamacpp", "gguf", "safetensors", "numpy")
-_INTERRUPTED = 130
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         # Before the parts are started nobody else handles it.
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 
