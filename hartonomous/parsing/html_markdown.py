@@ -100,7 +100,7 @@ class _Walk:
             self._open_block(tag, element)
 
     def _open_block(self, tag: str, element: Element) -> None:
-        if tag in _LISTS or tag == "ol":
+        if tag in _LISTS:
             if not self._numbers:
                 self._writer.begin_list()
             self._numbers.append(_number(element.get("start"), 1) if tag == "ol" else None)
@@ -119,7 +119,7 @@ class _Walk:
             self._flush()
             if tag in ("li", "blockquote"):
                 self._writer.end()
-            elif tag in _LISTS or tag == "ol":
+            elif tag in _LISTS:
                 self._numbers.pop()
             elif tag in ("main", "article"):
                 self._within_content -= 1

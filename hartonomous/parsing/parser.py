@@ -78,7 +78,7 @@ class Parser:
         content, request = self._request(data, kind)
         try:
             async with asyncio.timeout(limit_s):
-                answer, text = await self._asked_twice(request, content)
+                answer, text = await self._answered(request, content)
         except TimeoutError:
             raise DeadlineExceededError("The time for the request was over before the file was read.") from None
         if answer["reason"] is not None:
@@ -115,17 +115,16 @@ class Parser:
             "cpu_s": self._config.timeout_s,
         }
 
-    async def _asked_twice(self, request: Request, content: bytes) -> tuple[Answer, bytes]:
-        """Ask a worker, and another one when the first was killed by somebody else."""
-        for attempt in (1, 2):
-            try:
-                return await self._asked(request, content)
-            except DiedError as error:
-                self._check_open()
-                logger.bind(kind=request["kind"], returncode=error.returncode).warning("a parsing process died")
-                if error.returncode not in _FROM_OUTSIDE or attempt == 2:
-                    _refuse(_reason_of_death(error.returncode), request["kind"])
-        raise AssertionError
+    async def _answered(self, request: Request, content: bytes, *, again: bool = True) -> tuple[Answer, bytes]:
+        """Ask a worker, and with `again` another one when the first was killed by somebody else."""
+        try:
+            return await self._asked(request, content)
+        except DiedError as error:
+            self._check_open()
+            logger.bind(kind=request["kind"], returncode=error.returncode).warning("a parsing process died")
+            if not again or error.returncode not in _FROM_OUTSIDE:
+                _refuse(_reason_of_death(error.returncode), request["kind"])
+        return await self._answered(request, content, again=False)
 
     async def _asked(self, request: Request, content: bytes) -> tuple[Answer, bytes]:
         async with self._worker() as worker:

@@ -133,7 +133,7 @@ class Api:
                 asyncio.timeout(_CALL_S),
                 self._session.request(method, url, allow_redirects=False) as response,
             ):
-                if response.status == 404 and method in {"GET", "DELETE"}:
+                if response.status == 404:
                     return {}
                 await _check(response)
                 return _object(await response.read()) if response.status != 204 else {}
