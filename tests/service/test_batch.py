@@ -90,6 +90,23 @@ async def test_questions_are_embedded_in_full_batches_and_searched_in_one_call_a
         assert await rig.app.delete(f"/rag/collections/{other}") == 204
 
 
+async def test_256_questions_with_feedback_are_one_search_call_and_one_more(rigs: RigMaker) -> None:
+    async with rigs.make(backends={"embedding": {"batch_size": 64}}) as rig:
+        await ingest(rig.app, {"id": "lime", "text": "Limes are green."}, {"id": "plum", "text": "Plums are blue."})
+        rig.generative.on(CHAT, says("Yes."))
+        rig.embedding.requests.clear()
+        rig.qdrant.requests.clear()
+        queries: list[Any] = [
+            {"query": f"green {number}", "rerank": False, "feedback": number % 4 == 0} for number in range(256)
+        ]
+        answer = await batch(rig.app, queries)
+        assert answer["counts"]["succeeded"] == 256
+        assert all(item["result"]["degraded"] == [] for item in answer["results"])
+        assert [len(call.json["input"]) for call in rig.embedding.calls(EMBEDDINGS)] == [64] * 4
+        calls = [call for call in rig.qdrant.requests if "/points/" in call.path]
+        assert [len(call.json["searches"]) for call in calls] == [2 * 256 + 64, 64]
+
+
 async def test_a_bad_question_fails_alone(fruit: Rig) -> None:
     cases: list[tuple[Any, int, str | None]] = [
         (LIME, 200, None),
