@@ -194,8 +194,10 @@ class Grounding:
                 chosen.append(source)
                 absent -= new
         support = self._together(by_source, chosen, wanted, absent)
-        # A number alone, found among other words, says nothing.
-        bare = len(wanted) > 1 and all(term.number or index in absent for index, term in enumerate(wanted))
+        # A number alone, with its unit, found among other words, says nothing.
+        units = {term.unit for term in wanted if term.number}
+        numbers = [index for index, term in enumerate(wanted) if term.number or not units.isdisjoint(term.forms)]
+        bare = len(wanted) > len(numbers) and absent.issuperset(set(range(len(wanted))).difference(numbers))
         if bare or any(wanted[index].hard for index in absent):
             return support * _FOREIGN_CAP, ()
         return support, tuple(source + 1 for source in chosen) if support >= THRESHOLD else ()
