@@ -38,6 +38,14 @@ class Line:
     def embed(self, texts: Sequence[str], seconds: float = 60.0) -> asyncio.Task[Any]:
         return asyncio.create_task(self.queue.embed(texts, call(seconds)))
 
+    async def embed_in_two_calls(self, count: int, *, of: int) -> None:
+        """Embed texts to the end; fail unless two calls of so many are under way at first, and no more."""
+        task = self.embed(texts(count))
+        await until(lambda: self.service.active == 2)
+        assert self.sizes == [of, of]
+        self.open()
+        await task
+
     @property
     def sizes(self) -> list[int]:
         return [len(batch) for batch in self.service.batches]
@@ -134,11 +142,7 @@ async def test_for_a_while_after_a_query_little_is_under_way() -> None:
     with line.traffic.query():
         pass
     line.clock.now += 5.0
-    task = line.embed(texts(64))
-    await until(lambda: line.service.active == 2)
-    assert line.sizes == [8, 8]
-    line.open()
-    await task
+    await line.embed_in_two_calls(64, of=8)
 
 
 async def test_after_a_query_a_quick_service_is_kept_as_busy_as_before() -> None:
@@ -158,11 +162,7 @@ async def test_after_a_query_a_quick_service_is_kept_as_busy_as_before() -> None
 async def test_a_share_of_one_gives_way_to_nothing() -> None:
     line = Line(batch_size=8, concurrency=2, share=1.0)
     with line.traffic.query():
-        task = line.embed(texts(32))
-        await until(lambda: line.service.active == 2)
-        assert line.sizes == [8, 8]
-        line.open()
-        await task
+        await line.embed_in_two_calls(32, of=8)
 
 
 async def test_a_service_that_refuses_everything_is_asked_a_few_times() -> None:

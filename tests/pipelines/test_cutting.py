@@ -18,6 +18,7 @@ from hartonomous.errors import BackendUnavailableError, ValidationFailedError
 from hartonomous.pipelines.cutting import Cut, Sizes, cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.measuring import Ruler
+from tests.turns import counted_turns
 from tests.unit.test_chunking import CODE, MARKDOWN, TABLE, WORDS
 
 PREFIX = "passage: "
@@ -233,18 +234,9 @@ async def test_a_failed_count_fails_the_cut() -> None:
 
 
 async def test_long_texts_leave_the_loop_alone() -> None:
-    beats = 0
-
-    async def beat() -> None:
-        nonlocal beats
-        while True:
-            beats += 1
-            await asyncio.sleep(0.001)
-
-    task = asyncio.create_task(beat())
-    await cut_document(document(f"# A\n\n{WORDS * 20}\n\n" * 200), make_sizes(256, 32, 512), estimated(1.3))
-    task.cancel()
-    assert beats > 20
+    async with counted_turns(0.001) as turns:
+        await cut_document(document(f"# A\n\n{WORDS * 20}\n\n" * 200), make_sizes(256, 32, 512), estimated(1.3))
+    assert turns() > 20
 
 
 async def test_short_texts_are_cut_one_a_turn() -> None:

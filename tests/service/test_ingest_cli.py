@@ -13,9 +13,8 @@ import aiohttp
 import pytest
 import yaml
 
-from hartonomous.sending import faults
 from tests.service.application import ConfigMaker, RunningApp, eventually
-from tests.service.ingest_cli import Cli, process
+from tests.service.ingest_cli import Cli, hurry, process
 from tests.service.vector_store import free_port
 
 TEXTS = 24
@@ -23,9 +22,7 @@ TEXTS = 24
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits are those of tests, and no key of whoever runs them goes out."""
-    monkeypatch.setattr(faults, "_BASE_S", 0.05)
-    monkeypatch.delenv("HARTONOMOUS_API_KEY", raising=False)
+    hurry(monkeypatch, base_s=0.05)
 
 
 @pytest.fixture

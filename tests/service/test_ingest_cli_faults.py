@@ -15,7 +15,7 @@ import pytest
 from hartonomous.sending import faults, sender
 from hartonomous.sending.content import FileItem
 from tests.service.application import eventually
-from tests.service.ingest_cli import Cli, process
+from tests.service.ingest_cli import Cli, hurry, process
 from tests.service.scripted_ingest import ScriptedServer, Trouble, error, scripted
 from tests.service.vector_store import free_port
 
@@ -28,10 +28,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits are those of tests, and no key of whoever runs them goes out."""
-    monkeypatch.setattr(faults, "_BASE_S", 0.02)
-    monkeypatch.setattr(faults, "_CAP_S", 0.1)
-    monkeypatch.delenv("HARTONOMOUS_API_KEY", raising=False)
+    hurry(monkeypatch, base_s=0.02, cap_s=0.1)
 
 
 @pytest.fixture

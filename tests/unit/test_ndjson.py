@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hartonomous.handlers.ndjson import lines
+from tests.turns import counted_turns
 
 LIMIT = 8
 
@@ -74,15 +75,6 @@ def test_many_short_lines_and_one_long_line_in_bytes_are_read_in_linear_time() -
 
 
 async def test_others_get_their_turn_among_blank_lines() -> None:
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    assert [line async for line in lines(_each([b"\n" * 10_000]), LIMIT)] == []
-    counting.cancel()
-    assert turns > 100
+    async with counted_turns() as turns:
+        assert [line async for line in lines(_each([b"\n" * 10_000]), LIMIT)] == []
+    assert turns() > 100
