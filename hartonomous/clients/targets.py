@@ -134,11 +134,11 @@ class Targets:
         await self._set_state(target, "complete", call)
         await self._take_place(collection, target, call, catch_up)
 
-    async def finish(self, collection: str, call: Call, *, catch_up: CatchUp = _nothing) -> str | None:
-        """Bring a switch that was begun to its end; return the target, or None when none was begun."""
+    async def finish(self, collection: str, call: Call) -> str | None:
+        """Bring a switch that was begun to its end, as it is; return the target, or None when none was begun."""
         target = await self.begun(collection, call)
         if target is not None:
-            await self._take_place(collection, target, call, catch_up)
+            await self._take_place(collection, target, call, _nothing)
         return target
 
     async def abandoned(self, collection: str, call: Call) -> list[str]:

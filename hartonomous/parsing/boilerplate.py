@@ -83,8 +83,7 @@ def _by_attributes(tag: str, attributes: Any, within_content: bool) -> bool:
         return True
     if attributes.get("aria-hidden") == "true" and tag in _ORNAMENT:
         return True
-    names = attributes.get("class", "").split()
-    return any(name in _MENU_NAMES for name in names) or attributes.get("id") in _MENU_NAMES
+    return attributes.get("id") in _MENU_NAMES or not _MENU_NAMES.isdisjoint(attributes.get("class", "").split())
 
 
 def _outermost(body: Element, wanted: Callable[[Element], bool]) -> list[Element]:

@@ -51,14 +51,14 @@ def parse(data: bytes, max_bytes: int, max_inflated: int) -> tuple[str, str | No
         raise RefusedError("broken_file") from None
     if body is None or body.getroottree().docinfo.internalDTD is not None:
         raise RefusedError("broken_file")  # no document type stands in a DOCX; one with entities may be a bomb
-    walk = _Walk(document.part, max_bytes)
-    walk.blocks(body)
-    walk.notes()
-    return walk.text(), _title(document.part) or walk.title
+    reader = _Reader(document.part, max_bytes)
+    reader.blocks(body)
+    reader.notes()
+    return reader.text(), _title(document.part) or reader.title
 
 
-class _Walk:
-    """The walk over one document: what it writes, and the list items that are open."""
+class _Reader:
+    """Reads one document: what it writes, and the list items that are open."""
 
     def __init__(self, part: Any, max_bytes: int) -> None:
         self._part = part
