@@ -126,11 +126,11 @@ def hits(answer: Any) -> list[Hit]:
     return ranking
 
 
-def dense_vectors(answer: Any, dimension: int) -> list[list[float]]:
-    """Read the dense vectors of found points; raise BackendError for another dimension or a number not finite."""
+def dense_vectors(answer: Any, dimension: int) -> dict[str, list[float]]:
+    """Read the dense vectors of found points by id; raise BackendError for another dimension or what is not finite."""
     try:
-        vectors = [point["vector"]["dense"] for point in answer["points"]]
-        if not all(len(vector) == dimension and math.isfinite(math.fsum(vector)) for vector in vectors):
+        vectors = {point["id"]: point["vector"]["dense"] for point in answer["points"]}
+        if not all(len(vector) == dimension and math.isfinite(math.fsum(vector)) for vector in vectors.values()):
             nonsense()
     except (TypeError, KeyError, OverflowError):
         nonsense()

@@ -54,8 +54,8 @@ class VectorClient(Versions):
 
     async def search_with_vectors(
         self, collection: str, searches: Sequence[Search], best: Sequence[BestVectors], call: Call
-    ) -> tuple[list[list[Hit]], list[list[list[float]]]]:
-        """Return what `search` returns, and for each of `best` its vectors, of length 1 where the store so keeps them.
+    ) -> tuple[list[list[Hit]], list[dict[str, list[float]]]]:
+        """Return what `search` returns, and for each of `best` the vectors by point id, as the store keeps them.
 
         All of it is one call.
         """

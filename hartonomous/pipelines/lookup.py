@@ -27,7 +27,7 @@ class Plan:
     searches: Sequence[Search]
     best: BestVectors | None = None
     rankings: list[list[Hit]] = field(default_factory=list)
-    vectors: list[list[float]] = field(default_factory=list)
+    vectors: dict[str, list[float]] = field(default_factory=dict)
     error: HartonomousError | None = None
 
 
@@ -61,7 +61,7 @@ class Lookup:
         next_ranking, next_vectors = iter(rankings), iter(vectors)
         for plan in plans:
             plan.rankings = [next(next_ranking) for _ in plan.searches]
-            plan.vectors = [] if plan.best is None else next(next_vectors)
+            plan.vectors = {} if plan.best is None else next(next_vectors)
 
     async def _ask_again(self, name: str, plans: Sequence[Plan], error: HartonomousError, call: Call) -> None:
         """Ask for less at once where that can help, else give the plans their error."""

@@ -5,11 +5,11 @@ each collection (`pipelines.lookup`), and a reranking each, side by side (`pipel
 with a list of one. What fails for one question stays its own: `search_many` returns an error in its place. A stage that
 is left out because its backend is down is named in `degraded`.
 
-Feedback costs one more call to the vector store for each collection. The vectors of the best hits come with the first
-one: the store fuses both rankings itself, by reciprocal rank whatever rule and weights are configured, and answers the
-vectors of its best five. (Qdrant's own `recommend` would leave the five out of what it finds.) When the second call
-fails the question is answered by the first alone, with `feedback` in `degraded`. Without a vector, for BM25 alone,
-there is nothing to move.
+Feedback costs one more call to the vector store for each collection. The vectors of the best five hits come with the
+first one: the store fuses both rankings itself, by reciprocal rank, and answers the vectors of its best ten. (Where
+another rule or other weights are configured, those of our best five count that are among them. Qdrant's own `recommend`
+would leave the five out of what it finds.) When the second call fails the question is answered by the first alone, with
+`feedback` in `degraded`. Without a vector, for BM25 alone, there is nothing to move.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from hartonomous.pipelines.vectorizing import Vectorizer
 
 # Pseudo-relevance feedback looks at so many of the best hits.
 _FEEDBACK_HITS = 5
+# The vectors that are asked for to have theirs: the store breaks ties in its own way, and knows no other rule.
+_FEEDBACK_VECTORS = 2 * _FEEDBACK_HITS
 # What an embedding call has whose result many wait for, where nothing else is said.
 _SHARED_S = 300.0
 
@@ -102,8 +104,9 @@ class Searcher:
             item = plan.item
             item.error = plan.error
             item.rankings = {search.using: found for search, found in zip(plan.searches, plan.rankings, strict=False)}
-            item.best_vectors = plan.vectors
             item.hits = fuse(item, self._config)
+            best = (plan.vectors.get(hit.chunk.id) for hit in item.hits[:_FEEDBACK_HITS])
+            item.best_vectors = [vector for vector in best if vector is not None]
 
     def _plan(self, item: Question) -> Plan:
         request, limit = item.request, self._depth(item.request)
@@ -114,7 +117,7 @@ class Searcher:
             assert item.info is not None
             words = Bm25Encoder.for_language(item.info.language).query(request.query)
             searches.append(Search("sparse", words, limit, request.filter))
-        best = BestVectors(searches, _FEEDBACK_HITS, self._config.fusion.k) if item.wants_feedback else None
+        best = BestVectors(searches, _FEEDBACK_VECTORS, self._config.fusion.k) if item.wants_feedback else None
         return Plan(item, searches, best)
 
     def _depth(self, request: SearchRequest) -> int:

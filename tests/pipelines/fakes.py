@@ -164,14 +164,16 @@ class Vectors:
 
     async def search_with_vectors(
         self, collection: str, searches: Sequence[Search], best: Sequence[BestVectors], call: Call
-    ) -> tuple[list[list[Hit]], list[list[list[float]]]]:
+    ) -> tuple[list[list[Hit]], list[dict[str, list[float]]]]:
         self.searches.append((collection, list(searches)))
         self.best += best
         if self.error is not None and (
             self.refuses is None or any(search.filter == self.refuses for search in searches)
         ):
             raise self.error
-        return [list(self.rankings[search.using]) for search in searches], [[[0.0, 1.0]] for _ in best]
+        return [list(self.rankings[search.using]) for search in searches], [
+            {"c": [0.0, 1.0], "old": [0.0, 1.0], "a": [0.0, 2.0]} for _ in best
+        ]
 
     async def states(self, collection: str, ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         return {name: self.known[name] for name in ids if name in self.known}

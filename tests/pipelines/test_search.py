@@ -210,7 +210,7 @@ async def test_feedback_is_one_more_search_with_a_moved_question() -> None:
     result = await Parts(vectors).searcher.search(ask("words", feedback=True), call())
     assert [hit.chunk.id for hit in result.hits] == ["c", "e", "b", "a", "d"]
     (best,) = vectors.best
-    assert ([search.using for search in best.searches], best.limit, best.k) == (["dense", "sparse"], 5, 60)
+    assert ([search.using for search in best.searches], best.limit, best.k) == (["dense", "sparse"], 10, 60)
     first, second = (searches for _, searches in vectors.searches)
     assert [float(value) for value in cast("Any", first[0].vector)] == [1.0, 5.0]
     (moved,) = second
