@@ -37,16 +37,19 @@ hello hi thanks thank okay ok nenne erkläre zeige beschreibe bitte danke
 _ASKING = frozenset(_ASKING_WORDS.split())
 _ORDINALS = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1, "latter": -1}
 _LEADING = re.compile(
-    r"^(?:[-*>#\s]|\d+[.)]\s)*(?:(?:the|a|sure|here is|here's|my|your|this is|okay|[,!])\s+)*"
+    r"^(?:(?:the|a|sure|certainly|here is|here's|my|your|this is|okay)[,!]?\s+)*"
     r"(?:(?:stand-?\s?alone|self-contained|re-?written|re-?phrased|follow-?\s?up|new|search|final)\s+)*"
     r"(?:question|query|answer|output|rewrite|user|assistant)\s*[:\-]\s*",
     re.IGNORECASE,
 )
+_BULLET = re.compile(r"^(?:[-*>#]+\s+|\d{1,2}[.)]\s+)+")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e* "
 _MARKER = re.compile(r"\[\d+\]")
 _WORD = re.compile(r"[^\W_](?:[\w'\u2019.:/+-]*\w)?")
 _LONGEST_CHARS, _LONGEST_WORDS = 400, 48
 _CONTEXT_WORDS, _ANSWER_NAMES = 16, 3
+# "How early?" leans on the question before it, "Who is Ada?" does not.
+_LEAST_WORDS = 3
 
 Turn = Mapping[str, str]
 
@@ -82,22 +85,26 @@ def accept(text: str, question: str, history: Sequence[Turn]) -> str | None:
 
 def from_words(question: str, history: Sequence[Turn]) -> str:
     """Return the follow-up with the words that it leans on behind it; itself where there are none."""
-    asked = [turn["content"] for turn in history if turn["role"] == "user"]
+    since, subject = _subject(history)
     answers = [turn["content"] for turn in history if turn["role"] == "assistant"]
-    subject = _subject(asked)
-    named = _names(_beginning(answers[-1])) if answers and history[-1]["role"] == "assistant" else []
-    chosen = _ordinal(question, [name for name in named if name.lower() not in _lower(subject)])
-    words = [*([chosen] if chosen else named[:_ANSWER_NAMES] if _leans(question) else []), *subject]
+    newer = [turn["content"] for turn in history[since:] if turn["role"] == "assistant"]
+    chosen = _ordinal(question, answers)
+    named = next(filter(None, (_names(_beginning(answer)) for answer in reversed(newer))), [])
+    words = [chosen, *subject] if chosen else [*subject, *(named[:_ANSWER_NAMES] if _leans(question) else [])]
     own = _forms(question)
     fresh = [word for word in dict.fromkeys(words) if own.isdisjoint(_forms(word))][:_CONTEXT_WORDS]
     return f"{question.strip()} ({' '.join(fresh)})" if fresh else question
 
 
 def _cleaned(text: str) -> str:
-    lines = [line for line in (_LEADING.sub("", line).strip(_QUOTES) for line in text.splitlines()) if line]
+    lines = [line for line in (_unwrapped(line) for line in text.splitlines()) if line]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
     return _MARKER.sub("", lines[0]).strip() if lines else ""
+
+
+def _unwrapped(line: str) -> str:
+    return _LEADING.sub("", _BULLET.sub("", line.strip()).lstrip(_QUOTES)).strip(_QUOTES)
 
 
 def _leans(question: str) -> bool:
@@ -122,17 +129,23 @@ def _repeats(kept: set[str], question: str, history: Sequence[Turn]) -> bool:
     return any(_forms(turn["content"]) == kept for turn in history if turn["role"] == "user")
 
 
-def _subject(asked: Sequence[str]) -> list[str]:
-    """Return the words of what was asked about last: back to the last question that leaned on no other."""
-    named: list[str] = []
-    for text in reversed(asked):
+def _subject(history: Sequence[Turn]) -> tuple[int, list[str]]:
+    """Return since which turn it has been spoken of, and its words: back to the last question that leaned on no other.
+
+    A follow-up that names something ("and the Borealis?") changes the name and keeps the rest.
+    """
+    since, named = 0, list[str]()
+    for place in reversed(range(len(history))):
+        text = history[place]["content"]
         words = [word for word in _words(text) if word.lower() not in _POINTING]
-        if words and not _leans(text):
-            names = {name.lower() for name in _parts(_names(text))}
-            return [*named, *(word for word in words if not named or word.lower() not in names)]
+        if history[place]["role"] != "user" or not words:
+            continue
+        if not _leans(text) and len(_WORD.findall(text)) >= _LEAST_WORDS:
+            names = _parts(_names(text))
+            return since if named else place, [*named, *(word for word in words if not named or word not in names)]
         if not named:
-            named = words if _OPENING.match(text) else _parts(_names(text))
-    return named
+            since, named = place, words if _OPENING.match(text) else _parts(_names(text))
+    return since, named
 
 
 def _words(text: str) -> list[str]:
@@ -141,38 +154,48 @@ def _words(text: str) -> list[str]:
 
 
 def _names(text: str) -> list[str]:
-    """Return the names and codes of a text in order: words in a row that are written as such are one."""
+    """Return the names and codes of a text in order: words in a row that are written as such are one.
+
+    One word alone that begins a sentence is none: its capital says nothing.
+    """
     names: list[str] = []
-    end = -1
-    for match in _WORD.finditer(_MARKER.sub("", text)):
-        word = match[0]
-        if word.lower() in STOPWORDS or not (word[0].isupper() or any(map(str.isdigit, word[1:]))):
-            continue
-        if names and text[end : match.start()] == " ":
-            names[-1] += f" {word}"
-        else:
-            names.append(word)
-        end = match.end()
+    for start, end in sentences(_MARKER.sub("", text)):
+        names += _names_in(_MARKER.sub("", text)[start:end])
     return list(dict.fromkeys(names))
+
+
+def _names_in(sentence: str) -> list[str]:
+    names: list[str] = []
+    first = last = -1
+    for match in _WORD.finditer(sentence):
+        word = match[0]
+        first = match.start() if first < 0 else first
+        coded = any(map(str.isdigit, word)) and any(map(str.isalpha, word))
+        if word.lower() in STOPWORDS or not (word[0].isupper() or coded):
+            continue
+        if names and sentence[last : match.start()] == " ":
+            names[-1] += f" {word}"
+        elif coded or match.start() != first or sentence[match.end() :].lstrip()[:1].isupper():
+            names.append(word)
+        else:
+            continue
+        last = match.end()
+    return names
 
 
 def _parts(names: Iterable[str]) -> list[str]:
     return [part for name in names for part in name.split()]
 
 
-def _ordinal(question: str, names: Sequence[str]) -> str | None:
-    """Return the name that "the second one" or "the latter" means, of those that the answer gives in order."""
-    for word in _WORD.findall(question.lower()):
-        place = _ORDINALS.get(word)
-        if place is not None and len(names) > max(1, place):
-            return names[place]
+def _ordinal(question: str, answers: Sequence[str]) -> str | None:
+    """Return the name that "the second one" or "the latter" means, of the newest answer that gives several."""
+    places = [_ORDINALS[word] for word in _WORD.findall(question.lower()) if word in _ORDINALS]
+    for names in map(_names, reversed(answers)) if places else ():
+        if len(names) > max(1, places[0]):
+            return names[places[0]]
     return None
 
 
 def _beginning(answer: str) -> str:
     spans = sentences(answer)[:2]
     return answer[: spans[-1][1]] if spans else ""
-
-
-def _lower(words: Iterable[str]) -> set[str]:
-    return {word.lower() for word in words}
