@@ -20,6 +20,11 @@ dumps = orjson.dumps
 INDENTED = orjson.OPT_INDENT_2
 
 
+def canonical(value: Any) -> bytes:
+    """Encode so that equal values have equal bytes, whatever the order of their keys; dataclasses are objects."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
 class NotJsonError(ValueError):
     """The bytes are not strict JSON."""
 

@@ -19,6 +19,7 @@ from hartonomous.config import Config
 from hartonomous.core.call import Call
 from hartonomous.metrics import Metrics
 from hartonomous.monitor import Monitor
+from hartonomous.pipelines.answering import CachedAnswerer
 from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.query import Answerer
@@ -39,7 +40,7 @@ class Runtime:
     vectors: VectorClient
     schema: Schema
     searcher: Searcher
-    answerer: Answerer
+    answerer: Answerer | CachedAnswerer
     batch: BatchAnswerer
     ingestor: Ingestor
     sweeper: Sweeper

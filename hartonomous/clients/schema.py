@@ -31,6 +31,7 @@ from hartonomous.clients.marks import (
 )
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.targets import Targets
+from hartonomous.clients.versions import OnChange
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -44,7 +45,12 @@ _ATTEMPTS = 5
 
 
 class Schema:
-    """Looks after collections; `targets` are those that a reindex fills. Methods raise hartonomous.errors."""
+    """Looks after collections; `targets` are those that a reindex fills. Methods raise hartonomous.errors.
+
+    `on_change` is told of a collection that was deleted or replaced.
+    """
+
+    on_change: OnChange | None = None
 
     def __init__(self, pool: Pool, config: Qdrant) -> None:
         self._collections = Collections(pool, config)
@@ -120,6 +126,12 @@ class Schema:
             return any([await self._collections.delete(name, call) for name in doomed])
         finally:
             self.forget(collection)
+            await self.changed(collection)
+
+    async def changed(self, collection: str) -> None:
+        """Tell who keeps what was read from a collection that it is another one now."""
+        if self.on_change is not None:
+            await self.on_change(collection)
 
     async def _make(
         self, collection: str, fingerprint: EmbeddingFingerprint, language: str, call: Call

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,9 @@ from hartonomous.clients.qdrant import batches, below, match, write_json
 from hartonomous.clients.store import PointStore
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendUnavailableError, HartonomousError
+
+OnChange = Callable[[str], Awaitable[None]]
+"""Is told the name of a collection whose documents changed. Raises nothing."""
 
 _SOME = 1_000
 _ABANDONED_S = 3_600.0
@@ -95,7 +98,12 @@ class DocumentChangedError(BackendUnavailableError):
 
 
 class Versions(PointStore):
-    """The versions of documents, in any collection. Without such a collection the methods raise NotFoundError."""
+    """The versions of documents, in any collection. Without such a collection the methods raise NotFoundError.
+
+    `on_change` is told of a collection when readers see another state of it, and before that is acknowledged.
+    """
+
+    on_change: OnChange | None = None
 
     async def states(self, collection: str, document_ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         """Return what is visible of those documents that exist; what a crash left of older versions is deleted."""
@@ -129,7 +137,7 @@ class Versions(PointStore):
         if ours:
             operations += [_show(ours), _delete_never_shown(ours)]
         if operations:
-            await self._batch(collection, operations, call)
+            await self._change(collection, operations, call)
         lost = await self._lost(collection, [(one.document_id, one.sequence) for one in ours], call)
         return [
             _changed() if one.document_id in incomplete or (one.document_id, one.sequence) in lost else None
@@ -144,7 +152,7 @@ class Versions(PointStore):
         An error stands in the place of a version that is gone, if no newer one has come: its document must be ingested
         again.
         """
-        await self._batch(collection, [change.operation() for change in changes], call)
+        await self._change(collection, [change.operation() for change in changes], call)
         wanted = [(change.state.document_id, change.sequence) for change in changes]
         lost = await self._lost(collection, wanted, call)
         return [_changed() if one in lost else None for one in wanted]
@@ -156,7 +164,7 @@ class Versions(PointStore):
         """
         seen_or_old = [VISIBLE, below(sequence_at(time.time() - _ABANDONED_S))]
         gone = {"must": [match("document_id", document_id)], "should": seen_or_old}
-        await self._batch(collection, [{"delete": {"filter": gone}}], call)
+        await self._change(collection, [{"delete": {"filter": gone}}], call)
 
     async def sweep(self, collection: str, older_than_s: float, call: Call) -> int:
         """Delete what killed ingests left: chunks never shown that are older than so many seconds, and versions that a
@@ -172,6 +180,14 @@ class Versions(PointStore):
             page = [DocumentState.from_payload(payload) for _, payload in records]
             heads = await self._without_outdated(collection, [*list(heads.values())[-1:], *page], call)
         return count
+
+    async def _change(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
+        """Change what readers see; of a change that failed nobody knows whether it was made."""
+        try:
+            await self._batch(collection, operations, call)
+        finally:
+            if self.on_change is not None:
+                await self.on_change(collection)
 
     async def _without_outdated(
         self, collection: str, heads: Sequence[DocumentState], call: Call

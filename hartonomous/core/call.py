@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hartonomous.core.cachecontrol import ANYTHING, CacheControl
 from hartonomous.core.deadline import Deadline
 
 
@@ -13,10 +14,12 @@ class Call:
     """The context of one request, given to pipelines and clients.
 
     `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one. `grant` stands for what
-    the caller may see: answers are shared only between callers with the same one.
+    the caller may see: answers are shared only between callers with the same one. `cache` says which stored answers the
+    caller takes.
     """
 
     request_id: str
     deadline: Deadline
     headers: Mapping[str, str] = field(default_factory=dict)
     grant: str = ""
+    cache: CacheControl = ANYTHING

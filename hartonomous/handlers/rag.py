@@ -15,6 +15,7 @@ from hartonomous.errors import HartonomousError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
+from hartonomous.handlers.caching import cache_headers, with_wishes
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
 from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
@@ -55,6 +56,7 @@ def search_request(body: SearchBody, runtime: Runtime) -> SearchRequest:
 async def query(request: web.Request) -> web.StreamResponse:
     """Answer a question from a collection, whole or as a stream."""
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
+    call = with_wishes(request, runtime, call)
     body = validate(QueryBody, await read_json(request))
     question = _query_request(body, runtime)
     if body.stream:
@@ -62,7 +64,7 @@ async def query(request: web.Request) -> web.StreamResponse:
     result = await runtime.answerer.answer(question, call)
     timings = {**result.timings, "total": timer.ms}
     answer = views.query_answer(result, timings, call.request_id)
-    return json_response(answer, headers=cost_headers(timings, result.degraded))
+    return json_response(answer, headers=cost_headers(timings, result.degraded) | cache_headers(runtime, result))
 
 
 def _query_request(body: QueryBody, runtime: Runtime) -> QueryRequest:
@@ -86,7 +88,7 @@ async def _stream_query(
         first = await anext(events)
         assert isinstance(first, SourcesFound)
         headers = cost_headers({**first.found.timings, "total": timer.ms}, first.found.degraded)
-        stream = EventStream(request, headers)
+        stream = EventStream(request, headers | cache_headers(runtime, first))
         try:
             async with stream:
                 await stream.event("sources", {"sources": [views.hit(scored) for scored in first.found.hits]})
@@ -114,6 +116,7 @@ async def _send_event(
 async def batch_query(request: web.Request) -> web.StreamResponse:
     """Answer many questions; each has its own outcome."""
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
+    call = with_wishes(request, runtime, call)
     body = validate(BatchQueryBody, await read_json(request))
     questions, refused = _batch(body.queries, runtime)
     outcomes = _outcomes(runtime, questions, refused, call)

@@ -22,6 +22,7 @@ from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailed
 from hartonomous.handlers import views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import validate
+from hartonomous.handlers.caching import cache_headers, with_wishes
 from hartonomous.handlers.schemas import MaxTokens, Question, Temperature
 from hartonomous.handlers.stream import ClientGoneError, EventStream
 from hartonomous.keys import Runtime
@@ -88,6 +89,7 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
         NotFoundError: no such collection.
     """
     runtime, timer = runtime_of(request), Timer()
+    call = with_wishes(request, runtime, call)
     body = validate(ChatBody, parsed)
     question = _query_request(body, runtime)
     completion = _Completion(body, call)
@@ -98,7 +100,8 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
     except NotFoundError as error:
         raise _no_model() from error
     timings = {**result.timings, "total": timer.ms}
-    return json_response(completion.whole(result), headers=cost_headers(timings, result.degraded))
+    headers = cost_headers(timings, result.degraded) | cache_headers(runtime, result)
+    return json_response(completion.whole(result), headers=headers)
 
 
 class _Completion:
@@ -145,8 +148,8 @@ async def _stream(
 ) -> web.StreamResponse:
     async with aclosing(runtime.answerer.stream(question, call)) as events:
         # Retrieval is done when the first event is there: what fails before has a status code of its own.
-        await anext(events)
-        stream = EventStream(request)
+        first = await anext(events)
+        stream = EventStream(request, cache_headers(runtime, first))
         try:
             async with stream:
                 await stream.data(completion.chunk({"role": "assistant", "content": ""}))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
+from hartonomous.pipelines.answering import CachedAnswerer, Place
 from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
 from hartonomous.pipelines.questions import SearchResult
 from hartonomous.pipelines.search import Searcher
@@ -28,12 +29,18 @@ class BatchItem:
 class BatchAnswerer:
     """Answers up to a few hundred questions in one request."""
 
-    def __init__(self, searcher: Searcher, answerer: Answerer) -> None:
+    def __init__(self, searcher: Searcher, answerer: Answerer, cached: CachedAnswerer | None = None) -> None:
         self._searcher = searcher
         self._answerer = answerer
+        self._cached = cached
 
     async def answer(self, requests: Sequence[tuple[int, QueryRequest]], call: Call) -> AsyncGenerator[BatchItem]:
         """Yield the outcome of each (index, question) as it is ready. Use within `contextlib.aclosing`."""
+        places = await self._places(requests, call)
+        for index, place in places.items():
+            if place.found is not None:
+                yield BatchItem(index, place.found)
+        requests = [item for item in requests if item[0] not in places or places[item[0]].found is None]
         prepared = await asyncio.gather(*(self._prepare(request, call) for _, request in requests))
         alive: list[tuple[int, QueryRequest]] = []
         for (index, _), request in zip(requests, prepared, strict=True):
@@ -43,7 +50,7 @@ class BatchAnswerer:
                 alive.append((index, request))
         found = await self._searcher.search_many([request.search for _, request in alive], call)
         tasks = [
-            asyncio.create_task(self._answer(index, request, result, call))
+            asyncio.create_task(self._answer(index, request, result, places.get(index), call))
             for (index, request), result in zip(alive, found, strict=True)
         ]
         try:
@@ -55,6 +62,12 @@ class BatchAnswerer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _places(self, requests: Sequence[tuple[int, QueryRequest]], call: Call) -> dict[int, Place]:
+        """Return where the answers belong and which are there already; nothing where answers are not kept."""
+        if self._cached is None:
+            return {}
+        return {index: await self._cached.look_up(request, call) for index, request in requests}
+
     async def _prepare(self, request: QueryRequest, call: Call) -> QueryRequest | HartonomousError:
         try:
             return await self._answerer.prepare(request, call)
@@ -62,11 +75,18 @@ class BatchAnswerer:
             return error
 
     async def _answer(
-        self, index: int, request: QueryRequest, found: SearchResult | HartonomousError, call: Call
+        self,
+        index: int,
+        request: QueryRequest,
+        found: SearchResult | HartonomousError,
+        place: Place | None,
+        call: Call,
     ) -> BatchItem:
         if isinstance(found, HartonomousError):
             return BatchItem(index, found)
         try:
-            return BatchItem(index, await self._answerer.answer_found(request, found, call))
+            if self._cached is None or place is None:
+                return BatchItem(index, await self._answerer.answer_found(request, found, call))
+            return BatchItem(index, await self._cached.answer_found(request, found, place, call))
         except HartonomousError as error:
             return BatchItem(index, error)

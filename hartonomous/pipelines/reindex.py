@@ -128,9 +128,12 @@ class Reindexer:
             async with self._alive(run):
                 await self._fill(run, run.source.name)
             await self._targets.note(run.target.name, run.note(), call)
-        await self._targets.switch(
-            plan.collection, run.target.name, call, keep=plan.keep, catch_up=lambda: self._catch_up(run)
-        )
+        try:
+            await self._targets.switch(
+                plan.collection, run.target.name, call, keep=plan.keep, catch_up=lambda: self._catch_up(run)
+            )
+        finally:
+            await self._schema.changed(plan.collection)
         return Reindexed(run.target.name, run.source.name if plan.keep and run.source is not None else None)
 
     async def _taken_up(
@@ -236,6 +239,7 @@ class Reindexer:
     async def _catch_up(self, run: _Run) -> None:
         """Copy what came into the old collection at the last moment; mend what the old model wrote into the new."""
         run.copy.switched = True
+        await self._schema.changed(run.plan.collection)
         source, target = run.source, run.target
         if source is None or run.has_own_name:
             return

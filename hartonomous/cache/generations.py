@@ -1,0 +1,56 @@
+"""The generation of a collection: a stamp that is part of an answer's key, and a new one after every change.
+
+A change makes a new stamp when readers can see it, and before it is acknowledged. An answer that was begun before has
+the old stamp in its key, which nobody asks for any more. A stamp is never one that was there before: a missing one is
+made anew.
+
+What remains: a process that is killed between the change and its stamp, or a write that the store carries out after the
+call for it has failed, was not acknowledged, and leaves the answers of before to others for at most their time
+(`ttl_s`). The same holds for what changes the collection beside us: a command (`hartonomous import`, `reindex`) that
+shares no Redis with the server, or a hand in the vector store. The number of the collection's points, at most two
+seconds old, is part of the key as well, so new and deleted documents are noticed even then.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+_MOST = 10_000
+
+
+class Generations(Protocol):
+    """Stamps of collections."""
+
+    async def current(self, collection: str) -> str | None:
+        """Return the stamp; None while no answer can be looked up or kept."""
+        ...
+
+    async def advance(self, collection: str) -> None:
+        """Give a collection that was changed a new stamp. Raises nothing."""
+        ...
+
+
+def fresh() -> str:
+    """Return a stamp that was never there before."""
+    return os.urandom(12).hex()
+
+
+class OwnGenerations:
+    """The stamps of a process that serves alone."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[str, str] = {}
+
+    async def current(self, collection: str) -> str:
+        """Return the stamp."""
+        stamp = self._stamps.get(collection)
+        if stamp is None:
+            if len(self._stamps) >= _MOST:
+                self._stamps.clear()
+            stamp = self._stamps[collection] = fresh()
+        return stamp
+
+    async def advance(self, collection: str) -> None:
+        """Give a collection that was changed a new stamp."""
+        self._stamps.pop(collection, None)

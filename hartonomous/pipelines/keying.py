@@ -1,0 +1,84 @@
+"""The key of an answer: a hash over everything that it depends on.
+
+These are the request with all its fields, the caller's grant, the collection with its generation, the models as the
+services report them, the settings that shape answers, and our own version. Streamed or not does not matter. Nobody
+finds an answer of another grant, of a changed collection or of another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from hartonomous import __version__, codec
+from hartonomous.cache.generations import Generations
+from hartonomous.clients.embedding import EmbeddingClient
+from hartonomous.clients.generative import GenerativeClient
+from hartonomous.clients.reranking import RerankingClient
+from hartonomous.clients.schema import Schema
+from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
+from hartonomous.errors import HartonomousError
+from hartonomous.pipelines.query import QueryRequest
+
+# What the services say of themselves is mostly known; a service that hangs is no reason to wait before it is asked.
+_LOOK_S = 2.0
+
+
+class AnswerKeys:
+    """Makes keys. `settings` are all that shape answers and are the same for every request."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding: EmbeddingClient,
+        generative: GenerativeClient,
+        reranking: RerankingClient | None,
+        generations: Generations,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._schema = schema
+        self._embedding = embedding
+        self._generative = generative
+        self._reranking = reranking
+        self._generations = generations
+        self._start = blake2b(codec.canonical({"version": __version__, **settings}), digest_size=20)
+
+    async def key(self, request: QueryRequest, call: Call) -> str | None:
+        """Return the key; None where the collection or a model is not known now, or Redis is away.
+
+        It must be made before the search: what is found afterwards may be newer than the key says, never older.
+        """
+        collection = request.search.collection
+        quick = replace(call, deadline=Deadline(call.deadline.bound(_LOOK_S)))
+        try:
+            info = await self._schema.describe(collection, quick)
+            models = await self._models(quick)
+        except HartonomousError:
+            return None
+        generation = None if info is None else await self._generations.current(collection)
+        if info is None or generation is None:
+            return None
+        digest = self._start.copy()
+        digest.update(
+            codec.canonical(
+                {
+                    "request": request,
+                    "grant": call.grant,
+                    "generation": generation,
+                    "models": models,
+                    "made_by": info.fingerprint,
+                    "points": info.points,
+                    "language": info.language,
+                }
+            )
+        )
+        return digest.hexdigest()
+
+    async def _models(self, call: Call) -> list[Any]:
+        embedding = await self._embedding.fingerprint(call)
+        generative = await self._generative.model(call)
+        reranking = None if self._reranking is None else await self._reranking.model(call)
+        return [embedding, generative, reranking]
