@@ -28,9 +28,10 @@ from hartonomous.middleware.errors import errors
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
 from hartonomous.pipelines.batch import BatchAnswerer
+from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
-from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
+from hartonomous.wiring import open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
@@ -86,8 +87,10 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
     }
     generative = GenerativeClient(pools["generative"], backends.generative, metrics)
     template = load_template(settings.generation.template)
-    answerer = Answerer(searcher, generative, settings.retrieval, settings.generation, metrics, traffic, template)
-    cached = open_answers(config, storage, search, generative, template, answerer, metrics, stack)
+    paraphrases = Paraphrases(embedding) if settings.generation.grounding == "embedding" else None
+    answerer = Answerer(
+        searcher, generative, settings.retrieval, settings.generation, metrics, traffic, template, paraphrases
+    )
     monitor = Monitor(list(pools.values()), config.health, metrics)
     await _background(stack, monitor.run())
     return Runtime(
@@ -99,8 +102,8 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         vectors=vectors,
         schema=schema,
         searcher=searcher,
-        answerer=cached or answerer,
-        batch=BatchAnswerer(searcher, answerer, cached),
+        answerer=answerer,
+        batch=BatchAnswerer(searcher, answerer),
         ingestor=storage.ingestor,
         sweeper=Sweeper(vectors, schema),
         traffic=traffic,

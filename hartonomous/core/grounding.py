@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hartonomous.core.places import Places, as_name, names_of
 from hartonomous.core.terms import Term, terms
@@ -210,6 +211,21 @@ class Grounding:
             return by_source[chosen[0]]
         total = sum(map(_weight, wanted))
         return 1.0 - sum(_weight(wanted[index]) for index in absent) / total
+
+
+def placed(text: str, title: str | None, headings: Sequence[str]) -> str:
+    """Return a part of a document under its title and the headings that it stands under, as Markdown."""
+    above = [_readable(title or ""), *(" ".join(line.split()) for line in headings)]
+    lines = [f"{'#' * level} {line}\n\n" for level, line in enumerate(filter(None, above), 1)]
+    return "".join([*lines, text])
+
+
+def _readable(title: str) -> str:
+    """Return a title in one line; a file's name with its words apart, alone and in pairs: "hx-200_manual.pdf"."""
+    if " " in title.strip():
+        return " ".join(title.split())
+    words = re.split(r"[-_./]+", re.sub(r"\.\w{2,5}\Z", "", title.strip()))
+    return " ".join([*words, *("-".join(pair) for pair in pairwise(words))])
 
 
 def _is_one_name(one: Term, other: Term) -> bool:

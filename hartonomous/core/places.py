@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from hartonomous.core.quantities import SCALES
 from hartonomous.core.sentences import sentences
-from hartonomous.core.terms import CODE, IDENTIFIER, NAME, Term, terms
+from hartonomous.core.terms import CODE, IDENTIFIER, NAME, PERSON, Term, terms
 
 Names = dict[str, frozenset[str]]
 """Forms of names by their kind."""
@@ -27,6 +27,9 @@ _REFERS_BACK = re.compile(
     re.IGNORECASE,
 )
 _SCALES = frozenset(f"e{power}" for power in SCALES.values())
+
+
+_PROPER = frozenset((NAME, PERSON))
 
 
 class Places:
@@ -48,7 +51,13 @@ class Places:
         read = [
             [_read(source, start, end) for start, end in found] for source, found in zip(sources, spans, strict=True)
         ]
-        everything = [term for found in read for listed in found for term in listed]
+        everything = [
+            term
+            for source, found, listed in zip(sources, spans, read, strict=True)
+            for (start, _), sentence in zip(found, listed, strict=True)
+            if source[start] != "#"  # its capitals mean little
+            for term in sentence
+        ]
         self._plain = {form for term in everything if not term.hard and not term.lead for form in term.forms}
         self._known = {form for term in everything if term.hard and term.kind for form in term.forms}
         self._known |= {form for term in everything if self.may_be_name(term) for form in term.forms}
@@ -66,7 +75,7 @@ class Places:
     def _add_source(
         self, number: int, source: str, spans: Sequence[tuple[int, int]], listed: Sequence[Sequence[Term]]
     ) -> None:
-        topic = _Topic()
+        topic = _Topic(self._known)
         for (start, end), found in zip(spans, listed, strict=True):
             place = len(self.owners)
             self.owners.append(number)
@@ -120,7 +129,9 @@ class Places:
 class _Topic:
     """What the sentences of a source speak of, as they are read in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Set[str]) -> None:
+        self._known = known
+        self._headings: list[tuple[int, Names]] = []
         self._topic: Names = {}
         self._main = ""
 
@@ -128,14 +139,26 @@ class _Topic:
         """Return the names that the next sentence speaks of, by kind."""
         own = names_of(listed)
         if sentence.startswith("#"):
-            self._topic, self._main = dict(own), next(iter(own), "")
-            return own
+            return self._head(sentence, own)
         front = {} if _REFERS_BACK.match(sentence) else names_of(listed[:_IN_FRONT])
         for kind in front:
             self._turn(kind, front[kind])
             break
         codes = {CODE: own[CODE]} if CODE in own else {}
         return {**self._topic, **front, **codes}
+
+    def _head(self, heading: str, own: Names) -> Names:
+        """Begin a section and return its topic: the names in its heading and in those above it.
+
+        Words with capitals are names only where the text uses them so: "Technical Data" is none.
+        """
+        level = len(heading) - len(heading.lstrip("#"))
+        kept = {kind: names for kind, names in own.items() if kind not in _PROPER or not names.isdisjoint(self._known)}
+        above = [(other, names) for other, names in self._headings if other < level]
+        self._headings = [*above, (level, kept)]
+        self._topic = {kind: names for _, found in self._headings for kind, names in found.items()}
+        self._main = next(iter(kept), next(iter(self._topic), ""))
+        return dict(self._topic)
 
     def _turn(self, kind: str, names: frozenset[str]) -> None:
         """Turn to another topic where a sentence begins with a rival of the present one."""

@@ -18,6 +18,7 @@ from hartonomous.clients.generative import Delta, GenerativeClient, Usage
 from hartonomous.config import Generation, Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
+from hartonomous.core.grounding import THRESHOLD, placed
 from hartonomous.core.neutral import neutralise
 from hartonomous.core.packing import Draft
 from hartonomous.core.prompt import Source, alternating
@@ -28,6 +29,7 @@ from hartonomous.metrics import Metrics
 from hartonomous.pipelines.conversation import Conversation, StandAlone
 from hartonomous.pipelines.merging import merge
 from hartonomous.pipelines.packing import Packed, Packer
+from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.questions import ScoredHit, SearchRequest, SearchResult
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
@@ -110,12 +112,17 @@ class _Plan:
     builder: AnswerBuilder = field(init=False)
 
     def __post_init__(self) -> None:
-        self.builder = AnswerBuilder(self.shown, require_grounding=self.request.require_grounding)
+        self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
 
     @property
     def shown(self) -> list[str]:
         """The texts that the model sees, by marker."""
         return [source.text for source in self.packed.shown.sources]
+
+    @property
+    def grounds(self) -> list[str]:
+        """The texts that an answer can rest on: those with their titles and headings, which the model sees, too."""
+        return [placed(source.text, source.title, source.headings) for source in self.packed.shown.sources]
 
     @property
     def sources(self) -> list[ScoredHit]:
@@ -150,6 +157,7 @@ class Answerer:
         metrics: Metrics,
         traffic: Traffic,
         template: Template = DEFAULT_TEMPLATE,
+        paraphrases: Paraphrases | None = None,
     ) -> None:
         self._traffic = traffic
         self._searcher = searcher
@@ -157,6 +165,7 @@ class Answerer:
         self._retrieval = retrieval
         self._generation = generation
         self._template = template
+        self._paraphrases = paraphrases
         self._packer = Packer(generative)
         self._conversation = Conversation(generative, generation, template, metrics, traffic)
         self._degraded = metrics.degraded
@@ -242,9 +251,26 @@ class Answerer:
                 raise
             yield self._sources_alone(plan.request, plan.found)
             return
-        if text := plan.builder.finish() + self._completion(plan):
+        if text := plan.builder.finish():
             yield TextDelta(text)
-        yield self._result(plan, usage, model, finish)
+        raised = await self._raised(plan, call)
+        if not any(row.support >= THRESHOLD for row in raised) and (text := self._completion(plan)):
+            yield TextDelta(text)
+        result = self._result(plan, usage, model, finish)
+        result.grounding[: len(raised)] = raised
+        yield result
+
+    async def _raised(self, plan: _Plan, call: Call) -> list[SentenceGrounding]:
+        """Return the rows of the answer with the support that embeddings give, if they are asked for and can be had."""
+        rows = list(plan.builder.grounding)
+        if self._paraphrases is None:
+            return rows
+        try:
+            return await self._paraphrases.support(rows, plan.builder.answer, plan.grounds, call)
+        except (BackendUnavailableError, BackendError, DeadlineExceededError, ValidationFailedError):
+            self._degraded.labels("grounding").inc()
+            plan.found.degraded.append("grounding")
+            return rows
 
     async def _deltas(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
         """Yield what the service generates; a prompt that it refuses as too long is made smaller once."""

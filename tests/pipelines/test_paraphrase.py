@@ -8,10 +8,16 @@ from typing import Any, cast
 import pytest
 
 from hartonomous.clients.embedding import Embedded
+from hartonomous.config import Generation, Retrieval
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
 from hartonomous.errors import BackendUnavailableError
+from hartonomous.metrics import Metrics
 from hartonomous.pipelines.paraphrase import Paraphrases, calibrated
-from tests.pipelines.fakes import call
+from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
+from hartonomous.pipelines.questions import SearchRequest
+from hartonomous.pipelines.search import Searcher
+from hartonomous.pipelines.traffic import Traffic
+from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits
 
 SOURCES = ["The warranty does not cover water damage. It lasts 3 years.", "Smoking is prohibited in the building."]
 SAME = "You may not light cigarettes indoors."
@@ -104,3 +110,35 @@ async def test_a_failure_of_the_service_is_told() -> None:
 @pytest.mark.parametrize(("cosine", "expected"), [(-1.0, 0.0), (0.37, 0.0), (0.62, 0.5), (0.87, 1.0), (1.0, 1.0)])
 def test_similarity_is_calibrated(cosine: float, expected: float) -> None:
     assert calibrated(cosine) == pytest.approx(expected)
+
+
+class TestInAnAnswer:
+    """The query pipeline with grounding by embedding; hit a says what the answer says, in other words."""
+
+    def parts(self, service: Similar) -> Answerer:
+        ranked = hits(a=0.9)
+        object.__setattr__(ranked[0].chunk, "text", SOURCES[1])
+        vectors, generative = Vectors(dense=ranked), Generative(SAME)
+        fakes: list[Any] = [Embedding(), vectors, Schema(), generative]
+        retrieval, traffic = Retrieval(min_similarity=0.5), Traffic()
+        searcher = Searcher(fakes[0], None, fakes[1], fakes[2], retrieval, Metrics(), traffic)
+        paraphrases = Paraphrases(cast("Any", service))
+        return Answerer(searcher, fakes[3], retrieval, Generation(), Metrics(), traffic, paraphrases=paraphrases)
+
+    async def ask(self, service: Similar) -> QueryResult:
+        search = SearchRequest(query="Smoking?", collection="docs", top_k=5)
+        return await self.parts(service).answer(QueryRequest(search=search), call())
+
+    async def test_the_text_stays_and_nothing_is_quoted_behind_what_gained_support(self) -> None:
+        result = await self.ask(Similar("cigarettes", "Smoking"))
+        assert result.answer == SAME
+        assert [(row.markers, row.support) for row in result.grounding] == [([1], 1.0)]
+        assert (result.cited, result.degraded) == ([], [])
+
+    async def test_without_the_service_the_words_decide_and_the_answer_says_so(self) -> None:
+        service = Similar("cigarettes", "Smoking")
+        service.error = BackendUnavailableError("down", retry_after=1)
+        result = await self.ask(service)
+        assert result.degraded == ["grounding"]
+        assert result.answer.startswith(SAME)
+        assert result.grounding[0].support < 0.5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.core.grounding import THRESHOLD, Grounding
+from hartonomous.core.grounding import THRESHOLD, Grounding, placed
 
 SOURCES = [
     "The HX-200 weighs 3 kg. It runs for 8 hours on one charge.\nIts price is $40. It needs no oil.",
@@ -127,3 +127,17 @@ def test_a_negative_fact_of_a_source_is_no_admission_of_ignorance() -> None:
 def test_a_sentence_that_goes_round_in_circles_has_no_support() -> None:
     verdict = Grounding(["Quillbase is written in Zig."]).judge("Quillbase is a Zig-" + "Zig-" * 40)
     assert (verdict.claims, verdict.support, verdict.sources) == (True, 0.0, ())
+
+
+@pytest.mark.parametrize("title", ["HX-200 Technical Data", "hx-200_manual.pdf", "HX200"])
+def test_a_text_stands_under_its_title_and_headings(title: str) -> None:
+    judge = Grounding([placed("It weighs 3 kg. Anna Berg built it in Ulm.", title, ["Technical Data", "Limits"])])
+    assert judge.judge("The HX-200 weighs 3 kg.").supported
+    assert judge.judge("Anna Berg built the HX-200 in Ulm.").supported
+    assert not judge.judge("The HX-210 weighs 3 kg.").supported
+    assert placed("Text.", None, []) == "Text."
+
+
+def test_a_heading_of_two_capitals_is_no_rival_of_a_person() -> None:
+    judge = Grounding(["## Annual Report\n\nThe prize of 300 euros was given to Anna Berg. It was paid in May 2021."])
+    assert judge.judge("Anna Berg was paid 300 euros in May 2021.").supported
