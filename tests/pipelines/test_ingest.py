@@ -10,9 +10,11 @@ from typing import Any, cast
 import pytest
 
 from hartonomous.clients.points import DocumentState
+from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.status import BackendRefusedError
 from hartonomous.clients.versions import DocumentChangedError
 from hartonomous.config import Rag
+from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import attributes_hash, content_hash
 from hartonomous.errors import BackendUnavailableError, ConflictError, ValidationFailedError
 from hartonomous.metrics import Metrics
@@ -39,16 +41,33 @@ class Files:
         return SimpleNamespace(text=str(data).upper(), title="Title", pages=(3,))
 
 
+class Replaced(Schema):
+    """A collection that turns out to be another model's as soon as it is looked at anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_forgotten = False
+
+    def forget(self, name: str) -> None:
+        self._is_forgotten = True
+
+    async def describe(self, name: str, call: Call) -> CollectionInfo | None:
+        return await super().describe("foreign" if self._is_forgotten else name, call)
+
+
 class Parts:
     """An ingestor and its collaborators."""
 
-    def __init__(self, batch_size: int = 4) -> None:
+    def __init__(self, batch_size: int = 4, schema: Schema | None = None) -> None:
         self.embedding, self.vectors, self.jobs = Embedding(batch_size), Vectors(), Jobs()
-        embedding, store, schema = (cast("Any", fake) for fake in (self.embedding, self.vectors, Schema()))
+        fakes = (self.embedding, self.vectors, schema or Schema())
+        embedding, store, collections = (cast("Any", fake) for fake in fakes)
         self.parser = Files()
         self.traffic = Traffic()
         tokens, parser = cast("Any", Tokens()), cast("Any", self.parser)
-        self.ingestor = Ingestor(embedding, tokens, store, schema, parser, self.jobs, self.traffic, Rag(), Metrics())
+        self.ingestor = Ingestor(
+            embedding, tokens, store, collections, parser, self.jobs, self.traffic, Rag(), Metrics()
+        )
 
     async def ingest(self, *documents: Document, max_tokens: int = 16, overlap: int = 0) -> IngestResult:
         return await self.ingestor.ingest("docs", documents, max_tokens, overlap, call())
@@ -106,6 +125,15 @@ async def test_attributes_that_met_another_version_are_compared_and_written_agai
     parts.vectors.changed = {"0": DocumentChangedError("changed")}
     assert statuses(await parts.ingest(retitled)) == ["updated"]
     assert parts.vectors.steps == [("attributes", "0")] * 2
+
+
+async def test_what_met_another_models_collection_under_the_name_is_refused() -> None:
+    parts = Parts(schema=Replaced())
+    parts.vectors.changed = {"0": DocumentChangedError("changed")}
+    (document,) = (await parts.ingest(*documents("One."))).documents
+    assert isinstance(document.error, ConflictError)
+    assert document.error.param == "collection"
+    assert parts.vectors.steps == [("write", "0"), ("publish", "0")]
 
 
 async def test_points_carry_text_offsets_and_the_blanks_between() -> None:
