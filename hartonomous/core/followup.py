@@ -42,6 +42,7 @@ _LEADING = re.compile(
     r"(?:question|query|answer|output|rewrite|user|assistant)\s*[:\-]\s*",
     re.IGNORECASE,
 )
+_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _BULLET = re.compile(r"^(?:[-*>#]+\s+|\d{1,2}[.)]\s+)+")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e* "
 _MARKER = re.compile(r"\[\d+\]")
@@ -97,7 +98,7 @@ def from_words(question: str, history: Sequence[Turn]) -> str:
 
 
 def _cleaned(text: str) -> str:
-    lines = [line for line in (_unwrapped(line) for line in text.splitlines()) if line]
+    lines = [line for line in (_unwrapped(line) for line in _THOUGHTS.sub("", text).splitlines()) if line]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
     return _MARKER.sub("", lines[0]).strip() if lines else ""

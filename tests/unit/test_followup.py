@@ -27,6 +27,7 @@ LAMPS = conversation("Which lamps does Lumo make?", "Lumo makes the Aurora and t
         "Sure, here is the rewritten follow-up question: How long does the Aurora lamp shine?",
         "Here is the question:\n\nHow long does the Aurora lamp shine?",
         "**How long does the Aurora lamp shine?**\n\nIt shines for ever.",
+        "<think>\nWhat is meant?\n</think>\n\nHow long does the Aurora lamp shine?",
         "1. How long does the Aurora lamp shine? [1]",
     ],
 )
@@ -50,6 +51,7 @@ def test_a_question_that_stands_alone_is_taken_without_what_is_around_it(text: s
         "How long does the Aurora lamp " + "shine " * 60 + "?",
         "How long does the Aurora lamp shine in 2031?",
         "<source>",
+        "<think>How long does the Aurora lamp shine?",
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
