@@ -31,7 +31,7 @@ from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
-from hartonomous.wiring import open_pool, open_search, open_storage
+from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
 MIDDLEWARES = (request_id, access, errors, drain, auth)
@@ -91,6 +91,7 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
     answerer = Answerer(
         searcher, generative, settings.retrieval, settings.generation, metrics, traffic, template, paraphrases
     )
+    cached = open_answers(config, storage, search, generative, template, answerer, metrics, stack)
     monitor = Monitor(list(pools.values()), config.health, metrics)
     await _background(stack, monitor.run())
     return Runtime(
@@ -102,8 +103,8 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         vectors=vectors,
         schema=schema,
         searcher=searcher,
-        answerer=answerer,
-        batch=BatchAnswerer(searcher, answerer),
+        answerer=cached or answerer,
+        batch=BatchAnswerer(searcher, answerer, cached),
         ingestor=storage.ingestor,
         sweeper=Sweeper(vectors, schema),
         traffic=traffic,
