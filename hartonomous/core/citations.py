@@ -1,12 +1,13 @@
 """A model's raw text turned, as it streams, into an answer whose sentences cite the sources that support them.
 
 The answer is the same however the text is cut on its way in: nothing is decided before what it depends on has come.
-Held back are a `[` until it is known for a marker or not (at most 40 characters), and the marks and blanks after a
-word until the next word shows whether a sentence has ended there. Everything else goes out as it comes in.
+Held back are a `[` until it is known for a marker or not (at most 40 characters, and an address behind it), and the
+marks and blanks after a word until the next word shows whether a sentence has ended there. Everything else goes out as
+it comes in.
 
 - Markers are written `[1][2]`, at a sentence's end before its full stop: "fact [1]." A model's "fact. [1]" and
-  "[1] Fact." become that as well. Inside a sentence a marker stays where it is. `[1, 2]`, `[1-3]`, `[^1]` and
-  `[Source 1]` are read as markers; links, list boxes, code and numbers of four digits are not.
+  "[1] Fact." become that as well. Inside a sentence a marker stays where it is. `[1, 2]`, `[1-3]`, `[^1]`,
+  `[Source 1]`, `【1】` and `[1](address)` are read as markers; links, list boxes, code and years are not.
 - A marker that points at no source is removed, with the blank before it. So is one whose sentence (inside a
   sentence: the part before it) has a number, name or code that stands in none of the sources it cites, or that
   belongs to a sentence which another source supports and the cited one does not.
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
-from hartonomous.core.markers import UNDECIDED, read_marker, show_markers
+from hartonomous.core.markers import OPENERS, UNDECIDED, Marker, read_marker, show_markers
 from hartonomous.core.sentences import CLOSERS, ends_sentence
 
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
@@ -32,7 +33,7 @@ _LONGEST = 1_000  # characters of a sentence: one without an end would be judged
 
 _MARKS = re.escape(CLOSERS)
 # Words, and what stands inside words or between two of them without ever ending a sentence.
-_PLAIN = re.compile(rf"(?:[^\s\[`{_MARKS}|]+|[.'_: ](?=\w))+")
+_PLAIN = re.compile(rf"(?:[^\s{re.escape(OPENERS)}`{_MARKS}|]+|[.'_: ](?=\w))+")
 _CLOSING = re.compile(rf"[{_MARKS}]+")
 _SPACED_CLOSING = re.compile(rf"[ \u00a0\u202f][!?»][{_MARKS}]*")
 _CELL_END = re.compile(r"[ \t]*\|")
@@ -233,7 +234,7 @@ class AnswerBuilder:
         tail = _Tail([], at, "")
         # What begins a line belongs to the next sentence, a marker too.
         while tail.end < len(self._buffer) and "\n" not in tail.gap:
-            bracket = read_marker(self._buffer, tail.end, final=final) if self._buffer[tail.end] == "[" else None
+            bracket = self._bracket(tail, final) if self._buffer[tail.end] in OPENERS else None
             if bracket is UNDECIDED:
                 return None
             if isinstance(bracket, tuple):
@@ -245,6 +246,10 @@ class AnswerBuilder:
             return None
         tail.following = self._buffer[tail.end : tail.end + 1]
         return tail
+
+    def _bracket(self, tail: _Tail, final: bool) -> Marker:
+        before = "" if tail.parts else self._sentence.plain
+        return read_marker(self._buffer, tail.end, final=final, before=before)
 
     def _take_text(self, tail: _Tail) -> bool:
         """Take marks or blanks; return whether there were any that belong to this tail."""
@@ -306,7 +311,9 @@ class AnswerBuilder:
             shown = []
         text = show_markers(end)
         blank = " " if text and sentence.plain.strip() and not _DENSE.match(sentence.plain[-1]) else ""
-        tail = f"{blank}{text}{closing}{gap}"
+        # A parenthesis that the sentence has opened is closed before its markers, an address among them.
+        inner = closing[: len(closing) - len(closing.lstrip(")"))][: max(0, _still_open(sentence.plain))]
+        tail = f"{inner}{blank}{text}{closing[len(inner) :]}{gap}"
         row = (shown, verdict.support if titled else support)
         if verdict.claims and not titled:
             self._claimed = True
@@ -338,6 +345,11 @@ class AnswerBuilder:
         self._cited.update(dict.fromkeys(used))
         if any(char.isalnum() for char in text):
             self.grounding.append(SentenceGrounding(start, end, row[0], round(row[1], 4)))
+
+
+def _still_open(text: str) -> int:
+    """Return how many parentheses a text has opened and not closed."""
+    return text.count("(") - text.count(")")
 
 
 def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list[int], float]:

@@ -21,6 +21,18 @@ from hartonomous.core.markers import LONGEST, UNDECIDED, read_marker, show_marke
         ("[Source 3]", [3]),
         ("[source #1, source 2]", [1, 2]),
         ("[Quelle 2]", [2]),
+        ("[[2]]", [2]),
+        ("[source_2]", [2]),
+        ("[#2]", [2]),
+        ("[2.]", [2]),
+        ("[1 2]", [1, 2]),
+        ("[1, p. 30]", [1]),
+        ("[Source 1, pages 3-4; 2]", [1, 2]),
+        ("【2】", [2]),
+        ("【2†source】", [2]),
+        ("［2］", [2]),  # noqa: RUF001 (full-width, as Japanese models write them)
+        ("[-1]", []),
+        ("[1000]", [1000]),
     ],
 )
 def test_markers_are_read_in_every_dialect(text: str, numbers: list[int]) -> None:
@@ -29,9 +41,28 @@ def test_markers_are_read_in_every_dialect(text: str, numbers: list[int]) -> Non
     assert read_marker(text, 0, final=False) is UNDECIDED
 
 
-@pytest.mark.parametrize("text", ["[x] ", "[ ] ", "[] ", "[2023] ", "[1](x)", "[a 1] ", "[1\n] ", "[1.5] "])
+@pytest.mark.parametrize("text", ["[x] ", "[ ] ", "[] ", "[2023] ", "[text](x) ", "[a 1] ", "[1\n] ", "[1.5] "])
 def test_other_brackets_are_none(text: str) -> None:
     assert read_marker(text, 0, final=False) is None
+
+
+def test_an_address_behind_a_marker_goes_with_it() -> None:
+    assert read_marker("[1](http://x.y/z) b", 0, final=False) == ([1], 17)
+    assert read_marker("[1](http://x.y/z", 0, final=False) is UNDECIDED
+    assert read_marker("[1](http://x.y/z", 0, final=True) == ([1], 3)
+    assert read_marker("[1](see below) b", 0, final=False) == ([1], 3)
+
+
+@pytest.mark.parametrize("before", ["a", "a_list", "x.args"])
+def test_the_place_of_an_element_is_no_marker(before: str) -> None:
+    assert read_marker("[0] ", 0, final=False, before=before) is None
+    assert read_marker("[0] ", 0, final=False, before="3 kg") == ([0], 3)
+
+
+def test_a_range_has_an_end() -> None:
+    marker = read_marker("[1-999999999]", 0, final=True)
+    assert isinstance(marker, tuple)
+    assert len(marker[0]) <= 1_001
 
 
 def test_what_is_open_is_decided_by_what_comes() -> None:
@@ -42,7 +73,7 @@ def test_what_is_open_is_decided_by_what_comes() -> None:
     assert read_marker("[" + "1" * (LONGEST - 1), 0, final=False) is None
 
 
-@given(st.text(alphabet="[]0123 ,-^(x\n", max_size=50), st.text(alphabet="[]1 (x", max_size=10))
+@given(st.text(alphabet="[]0123 ,-^()x\n†.p", max_size=50), st.text(alphabet="[]1 ()x†", max_size=10))
 def test_a_decision_never_changes_with_what_comes_later(text: str, more: str) -> None:
     early = read_marker(f"[{text}", 0, final=False)
     assert early is UNDECIDED or early == read_marker(f"[{text}{more}", 0, final=False)
