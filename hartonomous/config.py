@@ -268,8 +268,9 @@ class Retrieval(Section):
     """What a search takes into account.
 
     `candidates` hits of each kind are fused, the best `rerank_candidates` of them are reranked; `rerank_weight` is the
-    reranker's share of the final score, the rest is the search's own. A hit counts as relevant when its cosine
-    similarity reaches `min_similarity` or its words carry the question (`min_sparse`).
+    reranker's share of the final score, the rest is the search's own. A hit counts as relevant for an answer when its
+    cosine similarity reaches `min_similarity`, or it has that share of the question's words, `min_words`, or a code
+    that the question names (`core.relevance`).
     """
 
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
@@ -278,8 +279,8 @@ class Retrieval(Section):
     rerank_candidates: Annotated[int, Field(ge=1, le=200)] = 20
     rerank_weight: Fraction = 1.0
     language: str = "english"
-    min_similarity: Fraction = 0.25
-    min_sparse: Annotated[float, Field(ge=0)] = 4.0
+    min_similarity: Fraction = 0.3
+    min_words: Fraction = 0.67
 
 
 class Generation(Section):

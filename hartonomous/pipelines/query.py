@@ -23,6 +23,7 @@ from hartonomous.core.neutral import neutralise
 from hartonomous.core.packing import Draft
 from hartonomous.core.prompt import Source, alternating
 from hartonomous.core.quote import best_quote
+from hartonomous.core.relevance import Relevance
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
@@ -210,8 +211,7 @@ class Answerer:
     ) -> AsyncGenerator[Event]:
         if request.alone is not None:
             request.alone.note(found)
-        has_similarity = any("dense" in hit.scores for hit in found.hits)
-        relevant = merge([hit for hit in found.hits if self._is_relevant(hit, has_similarity)])
+        relevant = merge(self._relevant(request.search.query, found.hits))
         if not relevant:
             found.hits = []
             yield SourcesFound(found, 0)
@@ -296,12 +296,12 @@ class Answerer:
                 async for delta in deltas:
                     yield delta
 
-    def _is_relevant(self, hit: ScoredHit, has_similarity: bool) -> bool:
-        similarity, words = hit.scores.get("dense", 0.0), hit.scores.get("sparse", 0.0)
-        if not has_similarity:
-            # Words alone, as asked for or for want of an embedding: BM25 has no scale over collections to cut at.
-            return words > 0
-        return similarity >= self._retrieval.min_similarity or words >= self._retrieval.min_sparse
+    def _relevant(self, question: str, hits: Sequence[ScoredHit]) -> list[ScoredHit]:
+        """Return the hits that an answer may rest on."""
+        relevance = Relevance(question, self._retrieval.min_similarity, self._retrieval.min_words)
+        # Where only words were searched, as asked for or for want of an embedding, none is known to be dissimilar.
+        unknown = 0.0 if any("dense" in hit.scores for hit in hits) else None
+        return [hit for hit in hits if relevance.holds(_shown(hit), hit.scores.get("dense", unknown))]
 
     async def _plan(
         self, request: QueryRequest, found: SearchResult, relevant: Sequence[ScoredHit], call: Call
@@ -382,3 +382,8 @@ def _without_generation(answer: str, found: SearchResult, request: QueryRequest,
 
 def _numbered(hits: Sequence[ScoredHit]) -> list[Source]:
     return [Source(marker, hit.chunk.title, hit.chunk.headings, hit.chunk.text) for marker, hit in enumerate(hits, 1)]
+
+
+def _shown(hit: ScoredHit) -> str:
+    chunk = hit.chunk
+    return "\n".join([chunk.title or "", *(chunk.headings or ()), chunk.text])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from hartonomous.clients.points import Hit
 from hartonomous.config import Generation, Retrieval
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
@@ -14,7 +16,7 @@ from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResu
 from hartonomous.pipelines.questions import SearchRequest
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits
+from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, chunk, hits
 
 DOWN = BackendUnavailableError("down", retry_after=1)
 
@@ -23,12 +25,12 @@ class Parts:
     """An answerer and its collaborators; hit a is similar, b shares words, c neither."""
 
     def __init__(self, *words: str, **generative: Any) -> None:
-        self.vectors = Vectors(dense=hits(a=0.9, c=0.1, b=0.1), sparse=hits(b=9.0, c=1.0))
+        self.vectors = Vectors(dense=hits(a=0.9, c=0.1), sparse=[Hit(chunk("b", "Words of b."), 9.0), *hits(c=1.0)])
         self.embedding = Embedding()
         self.generative = Generative(*words, **generative)
         fakes = (self.embedding, self.vectors, Schema(), self.generative)
         embedding, store, schema, service = (cast("Any", fake) for fake in fakes)
-        retrieval = Retrieval(min_similarity=0.5, min_sparse=4.0)
+        retrieval = Retrieval(min_similarity=0.5, min_words=0.67)
         searcher = Searcher(embedding, None, store, schema, retrieval, Metrics(), Traffic())
         self.answerer = Answerer(searcher, service, retrieval, Generation(), Metrics(), Traffic())
 
@@ -60,13 +62,21 @@ async def test_only_relevant_hits_are_sources() -> None:
     assert sorted(hit.chunk.id for hit in result.sources) == ["a", "b"]
 
 
-async def test_where_only_words_were_searched_every_hit_is_relevant() -> None:
+async def test_where_only_words_were_searched_some_of_the_questions_words_are_enough() -> None:
     """BM25 has no scale over collections: in a small one no score reaches a threshold."""
-    request = QueryRequest(search=SearchRequest(query="words", collection="docs", top_k=5, mode="sparse"))
+    request = QueryRequest(search=SearchRequest("words and numbers", collection="docs", top_k=5, mode="sparse"))
     parts = Parts("Yes.")
-    parts.vectors.rankings = {"sparse": hits(b=0.9, c=0.1)}
+    parts.vectors.rankings = {"sparse": [Hit(chunk("b", "Words of b."), 0.9), *hits(c=0.1)]}
     result = await parts.answerer.answer(request, call())
-    assert [hit.chunk.id for hit in result.sources] == ["b", "c"]
+    assert [hit.chunk.id for hit in result.sources] == ["b"]
+
+
+async def test_words_in_title_and_headings_count() -> None:
+    parts = Parts("Yes.")
+    titled = replace(chunk("t"), title="On words", headings=("Numbers",))
+    parts.vectors.rankings = {"dense": hits(a=0.9), "sparse": [Hit(titled, 0.9)]}
+    result = await parts.answerer.answer(ask("words and numbers"), call())
+    assert sorted(hit.chunk.id for hit in result.sources) == ["a", "t"]
 
 
 async def test_when_nothing_is_relevant_no_model_is_asked() -> None:

@@ -110,7 +110,7 @@ def make_config(
         },
         "rag": {
             "default_collection": collection_name,
-            "retrieval": {"min_similarity": 0.0, "min_sparse": 0.0},
+            "retrieval": {"min_similarity": 0.0, "min_words": 0.0},
             "generation": {"max_tokens": 24, "temperature": 0.0},
         },
         "health": {"interval_s": 0.2},

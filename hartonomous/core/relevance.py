@@ -1,0 +1,57 @@
+"""Whether a hit may ground an answer: by meaning, by the question's words, or by a code that the question names.
+
+A hit is relevant when one of these holds:
+
+- its cosine similarity to the question reaches `min_similarity`;
+- it has `min_words` of the question's words (a share of 0..1; function words do not count, a word counts once and in
+  any of its forms);
+- it has a code that the question names ("HX-200", "E7", "v2.1", "max_retries"), which an embedding hardly knows. With
+  which marks it is written does not matter.
+
+Where only words were searched there is no similarity to help: then half of `min_words` is enough, and of a long
+question no more than twelve words are counted, because nobody's text has all the words of a long question. BM25 itself
+has no such scale: its sums grow with the question and with the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hartonomous.core.terms import CODE, IDENTIFIER, SYMBOL, Term, terms
+
+_CODES = frozenset((CODE, IDENTIFIER, SYMBOL))
+_LONG = 12
+
+
+class Relevance:
+    """What makes a hit relevant to one question."""
+
+    def __init__(self, question: str, min_similarity: float, min_words: float) -> None:
+        """Both limits are 0..1; with a limit of 0 everything is relevant."""
+        self._min_similarity = min_similarity
+        self._min_words = min_words
+        words = terms(question)
+        self._words = {term.forms: _forms(term) for term in words}
+        self._codes = {form for term in words if term.kind in _CODES for form in term.forms}
+
+    def holds(self, text: str, similarity: float | None) -> bool:
+        """Whether a hit is relevant; `similarity` is None where only words were searched.
+
+        `text` is all that is shown of the hit, headings included.
+        """
+        if similarity is not None and similarity >= self._min_similarity:
+            return True
+        found = {form for term in terms(text) for form in _forms(term)}
+        return not self._codes.isdisjoint(found) or self._share(found, similarity) >= self._needed(similarity)
+
+    def _share(self, found: set[str], similarity: float | None) -> float:
+        """Return the share of the question's words that are among these; 0 for a question without words."""
+        count = len(self._words) if similarity is not None else min(len(self._words), _LONG)
+        return sum(not found.isdisjoint(forms) for forms in self._words.values()) / count if count else 0.0
+
+    def _needed(self, similarity: float | None) -> float:
+        return self._min_words if similarity is not None else self._min_words / 2
+
+
+def _forms(term: Term) -> Sequence[str]:
+    return (*term.forms, *term.implied)
