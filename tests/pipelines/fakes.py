@@ -150,6 +150,7 @@ class Vectors:
         self.rankings: dict[str, Sequence[Hit]] = {"dense": dense, "sparse": sparse}
         self.searches: list[tuple[str, list[Search]]] = []
         self.best: list[BestVectors] = []
+        self.stored = {"a": [0.0, 2.0], "c": [0.0, 1.0]}
         self.error: HartonomousError | None = None
         self.refuses: Mapping[str, Any] | None = None
         self.known: dict[str, DocumentState] = {}
@@ -171,9 +172,7 @@ class Vectors:
             self.refuses is None or any(search.filter == self.refuses for search in searches)
         ):
             raise self.error
-        return [list(self.rankings[search.using]) for search in searches], [
-            {"c": [0.0, 1.0], "old": [0.0, 1.0], "a": [0.0, 2.0]} for _ in best
-        ]
+        return [list(self.rankings[search.using]) for search in searches], [self.stored for _ in best]
 
     async def states(self, collection: str, ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         return {name: self.known[name] for name in ids if name in self.known}

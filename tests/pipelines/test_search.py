@@ -218,6 +218,17 @@ async def test_feedback_is_one_more_search_with_a_moved_question() -> None:
     assert moved.vector == pytest.approx(rocchio([1.0, 5.0], [[0.0, 1.0]]))
 
 
+async def test_feedback_goes_by_our_own_best_five_of_the_vectors_that_the_store_gives() -> None:
+    vectors = Vectors(dense=hits(a=0.9, b=0.8, c=0.7, d=0.6, e=0.5, f=0.4))
+    vectors.stored = {"f": [-1.0, 0.0], "e": [0.0, 1.0], "b": [1.0, 0.0]}
+    await Parts(vectors).searcher.search(ask("words", mode="dense", feedback=True), call())
+    (moved,) = vectors.searches[1][1]
+    assert moved.vector == pytest.approx(rocchio([1.0, 5.0], [[1.0, 0.0], [0.0, 1.0]]))
+    vectors.stored = {"f": [-1.0, 0.0]}
+    assert await Parts(vectors).names(ask(mode="dense", feedback=True)) == ["a", "b", "c", "d", "e"]
+    assert len(vectors.searches) == 3
+
+
 async def test_after_feedback_the_similarities_are_still_those_to_the_question_as_asked() -> None:
     result = await Parts(moving(c=0.95, e=0.9, a=0.7)).searcher.search(ask(feedback=True), call())
     similarities = {hit.chunk.id: hit.scores.get("dense") for hit in result.hits}
@@ -269,7 +280,9 @@ async def test_feedback_never_mixes_versions() -> None:
             self.rankings["dense"] = [new]
             return found
 
-    parts = Parts(Replaced(dense=[Hit(old.chunk, 0.8)], sparse=[old]))
+    vectors = Replaced(dense=[Hit(old.chunk, 0.8)], sparse=[old])
+    vectors.stored = {"old": [0.0, 1.0]}
+    parts = Parts(vectors)
     assert await parts.names(ask(feedback=True)) == ["new"]
 
 

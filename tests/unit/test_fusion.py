@@ -107,6 +107,8 @@ def test_distribution_based_scores_are_seen_against_mean_and_deviation() -> None
     assert fused == pytest.approx({"a": 4 / 6, "b": 3 / 6, "c": 2 / 6})
     outlier = [("a", 100.0), *((f"x{number}", 0.0) for number in range(40))]
     assert distribution_based([outlier])[0] == ("a", 1.0)
+    outlier = [*((f"x{number}", 0.0) for number in range(40)), ("a", -100.0)]
+    assert distribution_based([outlier])[-1] == ("a", 0.0)
 
 
 def test_where_all_scores_are_equal_the_middle_or_the_top_is_theirs() -> None:
