@@ -62,9 +62,7 @@ def stands_alone(question: str, history: Sequence[Turn]) -> bool:
     """
     if _leans(question):
         return False
-    found = terms(question)
-    named = len(found) > 2 and any(term.hard and not term.number for term in found)
-    return named or from_words(question, history) == question
+    return (len(terms(question)) > 2 and _names_something(question)) or not _missing(question, history)
 
 
 def accept(text: str, question: str, history: Sequence[Turn]) -> str | None:
@@ -85,7 +83,18 @@ def accept(text: str, question: str, history: Sequence[Turn]) -> str | None:
 
 
 def from_words(question: str, history: Sequence[Turn]) -> str:
-    """Return the follow-up with the words that it leans on behind it; itself where there are none."""
+    """Return the follow-up with the words that it leans on behind it; itself where it needs or finds none.
+
+    What points at nothing and names something may well have changed the subject: it is left alone.
+    """
+    if not _leans(question) and _names_something(question):
+        return question
+    words = _missing(question, history)
+    return f"{question.strip()} ({' '.join(words)})" if words else question
+
+
+def _missing(question: str, history: Sequence[Turn]) -> list[str]:
+    """Return the words of what was spoken of that a question does not have."""
     since, subject = _subject(history)
     answers = [turn["content"] for turn in history if turn["role"] == "assistant"]
     newer = [turn["content"] for turn in history[since:] if turn["role"] == "assistant"]
@@ -93,8 +102,11 @@ def from_words(question: str, history: Sequence[Turn]) -> str:
     named = next(filter(None, (_names(_beginning(answer)) for answer in reversed(newer))), [])
     words = [chosen, *subject] if chosen else [*subject, *(named[:_ANSWER_NAMES] if _leans(question) else [])]
     own = _forms(question)
-    fresh = [word for word in dict.fromkeys(words) if own.isdisjoint(_forms(word))][:_CONTEXT_WORDS]
-    return f"{question.strip()} ({' '.join(fresh)})" if fresh else question
+    return [word for word in dict.fromkeys(words) if own.isdisjoint(_forms(word))][:_CONTEXT_WORDS]
+
+
+def _names_something(question: str) -> bool:
+    return any(term.hard and not term.number for term in terms(question))
 
 
 def _cleaned(text: str) -> str:

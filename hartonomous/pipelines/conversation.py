@@ -17,6 +17,7 @@ from hartonomous.core.deadline import Deadline
 from hartonomous.core.followup import accept, from_words, stands_alone
 from hartonomous.core.prompt import Message, alternating, rewriting_message
 from hartonomous.core.template import Template
+from hartonomous.core.tokens import estimate_tokens
 from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.questions import SearchResult
@@ -24,7 +25,8 @@ from hartonomous.pipelines.traffic import Traffic
 
 # Of the conversation the service sees its newest turns, each from its beginning: what is meant was said lately.
 _TURNS, _TURN_CHARS = 6, 500
-_MAX_TOKENS = 64
+# What a name may need beyond twice the follow-up.
+_NAME_TOKENS = 24
 # The longest question that a request may hold.
 _LONGEST = 8_192
 # Of the time that is left, so much is for this.
@@ -96,7 +98,7 @@ class Conversation:
         body = {
             **self._config.options,
             "messages": [rewriting_message(self._template, turns, question)],
-            "max_tokens": _MAX_TOKENS,
+            "max_tokens": _NAME_TOKENS + 2 * estimate_tokens(question),
             "temperature": 0.0,
         }
         if model is not None:

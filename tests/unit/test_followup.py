@@ -110,6 +110,13 @@ def test_an_earlier_subject_gives_way_to_the_newest_one() -> None:
     assert "Brisk kettle" in from_words("What is it made of?", turns)
 
 
+def test_a_question_that_may_have_changed_the_subject_is_left_alone() -> None:
+    assert not stands_alone("What is the price in Peru?", LAMP)
+    assert from_words("What is the capital of Peru?", LAMP) == "What is the capital of Peru?"
+    assert from_words("How long is the guarantee?", LAMP) == "How long is the guarantee? (Aurora lamp)"
+    assert from_words("And in Peru?", LAMP) == "And in Peru? (Aurora lamp Lumo)"
+
+
 @pytest.mark.parametrize(
     "question",
     ["How many litres does the HX-200 pump move?", "How heavy is the Brisk kettle?", "What does the Aurora lamp cost?"],
