@@ -39,6 +39,8 @@ def merge(hits: Sequence[ScoredHit], *, max_tokens: int = MERGED_TOKENS) -> list
     A merged hit has the first chunk's id, page and headings, the best score of each kind, and the place of the best
     of its parts. No chunk lies in another one of its version; so it is with all that ingest makes.
     """
+    if len({(hit.chunk.document_id, hit.chunk.content_hash) for hit in hits}) == len(hits):
+        return list(hits)
     documents: dict[tuple[str, str], list[_Passage]] = {}
     for place, hit in _distinct(hits):
         passages = documents.setdefault((hit.chunk.document_id, hit.chunk.content_hash), [])
