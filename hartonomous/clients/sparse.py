@@ -1,5 +1,8 @@
 """Texts to sparse BM25 vectors, by the encoder that a Qdrant server uses itself (`qdrant/bm25`).
 
+Qdrant takes 256 words for the average length of a text, stop words aside; a chunk has fewer, and then the length hardly
+counts. With 128 nDCG@10 was 0.370 instead of 0.355 on one collection, 0.311 instead of 0.304 on another.
+
 A document's weights hold the term frequency part of BM25; the inverse document frequency is the store's part
 (`modifier: idf`). A call holds the interpreter's lock: 0.12 ms for a chunk of 220 words.
 """
@@ -9,6 +12,8 @@ from __future__ import annotations
 from functools import cache
 
 from hartonomous.errors import ConfigError
+
+_AVERAGE_WORDS = 128.0
 
 Sparse = tuple[list[int], list[float]]
 """Indices, ascending and each once, and their weights."""
@@ -23,7 +28,7 @@ class Bm25Encoder:
 
         self.language = language
         try:
-            self._model = Bm25(Bm25Config(language=language))
+            self._model = Bm25(Bm25Config(language=language, avg_len=_AVERAGE_WORDS))
         except ValueError as error:
             known = ", ".join(languages())
             raise ConfigError(f"unknown language {language!r}: expected one of {known}") from error
