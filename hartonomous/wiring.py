@@ -125,7 +125,15 @@ def open_answers(
         "context": backends.generative.context_tokens,
         "scores": None if backends.reranking is None else backends.reranking.scores,
     }
-    keys = AnswerKeys(storage.schema, storage.embedding, generative, search.reranking, storage.generations, settings)
+    keys = AnswerKeys(
+        storage.schema,
+        storage.embedding,
+        generative,
+        search.reranking,
+        storage.generations,
+        settings,
+        is_alone=storage.shared is None,
+    )
     counts = metrics.cache("answers")
     store = OwnAnswers(answers, counts) if storage.shared is None else SharedAnswers(answers, storage.shared)
     cached = CachedAnswerer(answerer, keys, store, config.server.request_timeout_s, counts)

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 pytest_plugins = [
     "tests.llama",
+    "tests.redis",
     "tests.service.vector_store",
     "tests.service.application",
     "tests.service.fault_backend",

@@ -7,8 +7,8 @@ made anew.
 What remains: a process that is killed between the change and its stamp, or a write that the store carries out after the
 call for it has failed, was not acknowledged, and leaves the answers of before to others for at most their time
 (`ttl_s`). The same holds for what changes the collection beside us: a command (`hartonomous import`, `reindex`) that
-shares no Redis with the server, or a hand in the vector store. The number of the collection's points, at most two
-seconds old, is part of the key as well, so new and deleted documents are noticed even then.
+shares no Redis with the server, or a hand in the vector store. Where there is no Redis the number of the collection's
+points, at most two seconds old, is part of the key as well, so that new and deleted documents are noticed even then.
 """
 
 from __future__ import annotations

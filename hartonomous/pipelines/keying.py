@@ -28,7 +28,11 @@ _LOOK_S = 2.0
 
 
 class AnswerKeys:
-    """Makes keys. `settings` are all that shape answers and are the same for every request."""
+    """Makes keys. `settings` are all that shape answers and are the same for every request.
+
+    `is_alone`: what changes the collection beside this process cannot tell it. Its number of points then does, as far
+    as it can. Processes that do tell each other would for two seconds not find each other's answers by it.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,15 @@ class AnswerKeys:
         reranking: RerankingClient | None,
         generations: Generations,
         settings: Mapping[str, Any],
+        *,
+        is_alone: bool,
     ) -> None:
         self._schema = schema
         self._embedding = embedding
         self._generative = generative
         self._reranking = reranking
         self._generations = generations
+        self._is_alone = is_alone
         self._start = blake2b(codec.canonical({"version": __version__, **settings}), digest_size=20)
 
     async def key(self, request: QueryRequest, call: Call) -> str | None:
@@ -70,7 +77,7 @@ class AnswerKeys:
                     "generation": generation,
                     "models": models,
                     "made_by": info.fingerprint,
-                    "points": info.points,
+                    "points": info.points if self._is_alone else None,
                     "language": info.language,
                 }
             )
