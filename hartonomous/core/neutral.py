@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 
 _ANGLES = (
     "<\uff1c\ufe64\u2039\u3008\u2329\u27e8\u276c\u276e\u2770\u02c2\u1438\u29fc\u227a\u22d6\u27ea\u2a79\u16b2\U0001d236"
 )
 _SQUARES = "[\uff3b\u27e6\u3010\u3014\u2045\u301a\u2e22\u2772\u298b"
 _AMPERSANDS = "&\uff06\ufe60"
-_ESCAPES = "\\%"
 _LOOKS_LIKE = {
     "<": _ANGLES,
     "[": _SQUARES,
@@ -78,31 +76,36 @@ _SQUARED = (
     r"\[ *(?:/ *)?(?:inst|sys|system_prompt|available_tools|tool_results|tool_calls|tool_content|args|call_id|think|img"
     r"|img_break|img_end|prefix|middle|suffix|model_settings|gmask|smask|control_[0-9]+) *\]"
 )
-_HARMFUL = re.compile(f"(?={_TAG}|{_ANGLED}|{_SQUARED}).")
-_OPENERS = re.compile(f"[{re.escape(_ANGLES + _SQUARES + _AMPERSANDS + _ESCAPES)}{chr(_TAGS[0])}-{chr(_TAGS[1])}]")
+_HARMFUL = re.compile(f"{_TAG}|{_ANGLED}|{_SQUARED}")
+_CANDIDATE = re.compile(r"[<&\\%\[]")
+_OPENERS = re.compile(rf"[{re.escape(_ANGLES + _SQUARES + _AMPERSANDS)}{chr(_TAGS[0])}-{chr(_TAGS[1])}]|\\[uUxX]|%3")
 # Letters that nobody sees and some models read.
 _INVISIBLE = re.compile(f"[{chr(_TAGS[0])}-{chr(_TAGS[1])}]")
+
+
+# The same of ASCII alone: what cannot be seen is a blank, the rest in lower case.
+_FOLDED_ASCII = bytes(max(byte, 32) if byte != 127 else 32 for byte in range(256)).lower()
+_ASCII_OPENERS = ("<", "[", "&", "\\", "%3")
 
 
 def neutralise(text: str) -> str:
     """Return the text with every delimiter of a source and every control token of a chat template made harmless.
 
     The length stays: one character is replaced by a parenthesis. Texts without brackets cost next to nothing, others
-    about 50 ns a character.
+    5 ns a character, 200 where it is not ASCII.
     """
-    if not _OPENERS.search(text):
+    ascii_only = text.isascii()
+    if not (any(map(text.__contains__, _ASCII_OPENERS)) if ascii_only else _OPENERS.search(text)):
         return text
-    places = list(_found(text))
+    folded = _folded(text, ascii_only)
+    places = [found.start() for found in _CANDIDATE.finditer(folded) if _HARMFUL.match(folded, found.start())]
     if places:
         parts = list(text)
         for place in places:
             parts[place] = "("
         text = "".join(parts)
-    return _INVISIBLE.sub(" ", text)
+    return text if ascii_only else _INVISIBLE.sub(" ", text)
 
 
-def _found(text: str) -> Iterator[int]:
-    """Yield where a delimiter or a control token begins."""
-    folded = text.translate(_FOLDED)
-    for match in _HARMFUL.finditer(folded):
-        yield match.start()
+def _folded(text: str, ascii_only: bool) -> str:
+    return text.encode().translate(_FOLDED_ASCII).decode() if ascii_only else text.translate(_FOLDED)

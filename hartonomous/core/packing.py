@@ -96,11 +96,6 @@ class Draft:
             history = alternating(last)
         return replace(self, history=history)
 
-    def most(self) -> int:
-        """Return a number of tokens that the prompt with all sources does not exceed."""
-        messages = self.messages(self.everything)
-        return _TEMPLATE_MOST + sum(_MESSAGE_MOST + most_tokens(message["content"]) for message in messages)
-
     def about(self) -> int:
         """Return about how many tokens the prompt has without its sources, rather too many."""
         messages = self.messages(Selection((), ()))
@@ -134,6 +129,11 @@ class Draft:
         for text in dict.fromkeys((*texts, best.text[:low].rstrip())):
             if text:
                 yield Selection((replace(best, marker=1, text=text),), (0,))
+
+
+def most(messages: Sequence[Message]) -> int:
+    """Return a number of tokens that a prompt of these messages does not exceed, whatever the model."""
+    return _TEMPLATE_MOST + sum(_MESSAGE_MOST + most_tokens(message["content"]) for message in messages)
 
 
 def careful(text: str) -> int:

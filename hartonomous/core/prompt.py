@@ -64,8 +64,8 @@ def render(source: Source) -> str:
     """Return one source as it stands in the prompt; count its tokens with this."""
     head = " > ".join(filter(None, (" ".join(part.split()) for part in (source.title or "", *source.headings))))
     # Made harmless as a whole: no tag is hidden half in a heading and half in the text.
-    inner = neutralise(f"[{source.marker}] {head[:_HEAD_LENGTH]}".rstrip() + f"\n{source.text.strip()}")
-    return f"{_OPEN}\n{inner}\n{_CLOSE}"
+    inner = neutralise(f" {head[:_HEAD_LENGTH]}".rstrip() + f"\n{source.text.strip()}")
+    return f"{_OPEN}\n[{source.marker}]{inner}\n{_CLOSE}"
 
 
 def rewriting_message(template: Template, history: Sequence[Mapping[str, str]], question: str) -> Message:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.core.call import Call
-from hartonomous.core.packing import Draft, Selection, careful, halved
+from hartonomous.core.packing import Draft, Selection, careful, halved, most
 from hartonomous.core.prompt import Message, render
 from hartonomous.errors import ValidationFailedError
 
@@ -65,9 +65,12 @@ class Packer:
         answer = min(max_tokens, context // 2)
         limit = context - answer
         draft = draft.bounded(limit)
-        if draft.most() <= limit:
-            shown = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
-            return _packed(shown, draft.everything, answer)
+        messages = draft.messages(draft.everything)
+        if most(messages) <= limit:
+            newest = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
+            if len(newest.history) == len(draft.history):
+                return Packed(messages, draft.everything, answer, draft)
+            return _packed(newest, draft.everything, answer)
         counted = await self._counted(draft, limit, options, answer, call)
         return counted or self._estimated(draft, limit, answer)
 
