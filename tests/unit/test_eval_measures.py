@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 
-from hartonomous.evaluation.measures import measure, percentile
+from hartonomous.evaluation.measures import MissingExtraError, measure, percentile, require
 
 
 def test_measures_are_the_means_over_the_judged_questions() -> None:
@@ -42,3 +43,13 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
     assert [percentile(values, share) for share in (0.5, 0.95, 1.0)] == [10.0, 19.0, 20.0]
     assert percentile([3.0], 0.5) == 3.0
     assert percentile([], 0.5) == 0.0
+
+
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    with pytest.raises(MissingExtraError, match=r"needs the package ir-measures: pip install 'hartonomous\[eval\]'"):
+        require()
+
+
+def test_an_installed_package_is_no_error() -> None:
+    require()
