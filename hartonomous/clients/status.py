@@ -20,7 +20,9 @@ from hartonomous.errors import (
     ValidationFailedError,
 )
 
+# llama.cpp's words, then those of other servers with OpenAI's API.
 _TOO_LONG = (b"too large", b"exceeds the available context", b"exceed_context_size", b"larger than the max context")
+_TOO_LONG += (b"context_length_exceeded", b"maximum context length")
 _NO_SPACE = (b"No space left", b"no space left", b"out of disk")
 
 
@@ -39,7 +41,7 @@ def raise_for_status(name: str, status: int, body: bytes, headers: Mapping[str, 
 
 
 def is_too_long(body: bytes) -> bool:
-    """Whether llama.cpp says that the input does not fit its context."""
+    """Whether a model service says that the input does not fit its context."""
     return any(text in body for text in _TOO_LONG)
 
 

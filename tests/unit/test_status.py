@@ -19,6 +19,7 @@ from hartonomous.errors import (
 
 TOO_LARGE = b'{"error":{"code":500,"message":"input is too large to process. increase the physical batch size"}}'
 CONTEXT = b'{"error":{"code":400,"message":"the request exceeds the available context size","n_ctx":4096}}'
+OPENAI_CONTEXT = b'{"object":"error","message":"This model\'s maximum context length is 4096 tokens.","code":400}'
 NO_SPACE = b'{"status":{"error":"Service internal error: No space left on device (os error 28)"}}'
 
 
@@ -38,6 +39,7 @@ def test_success_raises_nothing(status: int) -> None:
     [
         ("embedding", 500, TOO_LARGE, ValidationFailedError, 422),
         ("generative", 400, CONTEXT, ValidationFailedError, 422),
+        ("generative", 400, OPENAI_CONTEXT, ValidationFailedError, 422),
         ("embedding", 500, b"", BackendError, 502),
         ("embedding", 502, b"", BackendError, 502),
         ("embedding", 401, b"", BackendError, 502),
