@@ -17,6 +17,14 @@ from hartonomous.pipelines.query import Event
 
 CACHE_HEADER = "X-Hartonomous-Cache"
 
+CACHE_CONTROL = {
+    "name": "Cache-Control",
+    "in": "header",
+    "description": "Where answers are cached: no-store, no-cache, max-age=N. What is malformed is ignored.",
+    "schema": {"type": "string"},
+}
+"""The header as OpenAPI describes it."""
+
 
 def with_wishes(request: web.Request, runtime: Runtime, call: Call) -> Call:
     """Return the call with what the caller takes from the cache."""

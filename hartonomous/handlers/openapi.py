@@ -137,7 +137,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         for name in re.findall(r"\{(\w+)", operation.path)
     ]
     query = [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
-    return [*path, *query, *_HEADERS]
+    return [*path, *query, *_HEADERS, *map(dict, operation.headers)]
 
 
 def _operation_id(operation: Operation) -> str:

@@ -18,6 +18,7 @@ class Operation:
     `request` and `answer` are types that pydantic makes a schema from; None stands for no body. `requests` and
     `answers` are those of further media types; of a stream they describe a line. A request's body may be left out
     unless `body_required`.
+    `headers` are further parameters of the request, as OpenAPI describes them.
     `errors` are the statuses that the operation itself can answer beside those that all can.
     """
 
@@ -34,4 +35,5 @@ class Operation:
     answers: Mapping[str, Any] = field(default_factory=dict)
     body_required: bool = True
     query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Sequence[Mapping[str, Any]] = ()
     errors: Sequence[int] = ()

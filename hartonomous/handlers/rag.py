@@ -15,7 +15,7 @@ from hartonomous.errors import HartonomousError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
-from hartonomous.handlers.caching import cache_headers, with_wishes
+from hartonomous.handlers.caching import CACHE_CONTROL, cache_headers, with_wishes
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
 from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
@@ -189,6 +189,7 @@ OPERATIONS = (
         QueryBody,
         shapes.QueryAnswer,
         media=(codec.JSON, codec.SSE),
+        headers=(CACHE_CONTROL,),
         errors=_RAG_ERRORS,
     ),
     Operation(
@@ -200,6 +201,7 @@ OPERATIONS = (
         BatchQueryBody,
         shapes.BatchAnswer,
         media=(codec.JSON, codec.NDJSON),
+        headers=(CACHE_CONTROL,),
         errors=_RAG_ERRORS,
     ),
 )

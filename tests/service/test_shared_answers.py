@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from hartonomous.cache.shared import SharedCache
-from hartonomous.config import Redis
+from hartonomous.clients.moving import Mover
+from hartonomous.config import Chunking, Redis
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines.copying import Copier
+from hartonomous.pipelines.reindex import Plan, Reindexer
+from hartonomous.wiring import open_storage
+from tests.pipelines.fakes import call
 from tests.redis import RedisServer
 from tests.service.application import eventually, merged
 from tests.service.rag import CHAT, Rig, RigMaker, ask, ingest, sample, says
@@ -169,3 +175,16 @@ async def test_a_redis_that_cannot_be_reached_at_the_start_is_no_reason_not_to_s
         assert await grams(rig) == TEXT.format(67)
         assert await headers(rig, LIME) == ("miss", None)
         await eventually(lambda: sample(rig.app, "hartonomous_redis_up") == 0)
+
+
+async def test_a_reindex_by_a_command_beside_the_servers_is_noticed(two: tuple[Rig, Rig]) -> None:
+    first, second = two
+    await grams(first)
+    assert await headers(second, LIME) == ("hit", "0")
+    async with AsyncExitStack() as stack:
+        storage = open_storage(first.config, Metrics(), stack)
+        mover = Mover(storage.pools["qdrant"])
+        copier = Copier(storage.vectors, mover, storage.ingestor)
+        plan = Plan(first.config.rag.default_collection, Chunking(max_tokens=16, overlap_tokens=0), force=True)
+        await Reindexer(storage.embedding, storage.schema, mover, copier).run(plan, call(300), lambda _: None)
+    assert await headers(second, LIME) == ("miss", None)
