@@ -33,11 +33,6 @@ class Flight(Generic[Item]):
         self._news = asyncio.Event()
         self._forget = forget
 
-    @property
-    def passengers(self) -> int:
-        """How many are reading."""
-        return self._passengers
-
     async def items(self, call: Call) -> AsyncGenerator[Item]:
         """Yield every item of the work, from the first one. Use within `contextlib.aclosing`.
 
