@@ -20,9 +20,15 @@ from hartonomous.errors import (
     ValidationFailedError,
 )
 
-# llama.cpp's words, then those of other servers with OpenAI's API.
-_TOO_LONG = (b"too large", b"exceeds the available context", b"exceed_context_size", b"larger than the max context")
-_TOO_LONG += (b"context_length_exceeded", b"maximum context length")
+_TOO_LONG = (
+    b"too large",
+    b"exceeds the available context",
+    b"exceed_context_size",
+    b"larger than the max context",
+    # other servers with OpenAI's API
+    b"context_length_exceeded",
+    b"maximum context length",
+)
 _NO_SPACE = (b"No space left", b"no space left", b"out of disk")
 
 
