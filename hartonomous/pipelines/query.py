@@ -27,77 +27,16 @@ from hartonomous.core.relevance import Relevance
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
-from hartonomous.pipelines.conversation import Conversation, StandAlone
+from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
+from hartonomous.pipelines.conversation import Conversation
 from hartonomous.pipelines.merging import merge
 from hartonomous.pipelines.packing import Packed, Packer
 from hartonomous.pipelines.paraphrase import Paraphrases
-from hartonomous.pipelines.questions import ScoredHit, SearchRequest, SearchResult
+from hartonomous.pipelines.questions import ScoredHit, SearchResult
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 
-
-@dataclass(slots=True, frozen=True)
-class QueryRequest:
-    """A question, what came before it, and how to answer it.
-
-    `system` replaces the instruction, `added_system` stands behind it. `options` are passed to the generative service
-    as they are (temperature, top_p, seed, stop). `alone` says how a follow-up came to be the question of `search`; it
-    is set by `Answerer.prepare`.
-    """
-
-    search: SearchRequest
-    history: Sequence[Mapping[str, str]] = ()
-    system: str | None = None
-    added_system: str | None = None
-    max_tokens: int | None = None
-    model: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    sources_on_failure: bool = False
-    require_grounding: bool = False
-    alone: StandAlone | None = field(default=None, compare=False)
-
-    @property
-    def search_query(self) -> str | None:
-        """The question that was searched for, where it is not the one that was asked."""
-        return self.search.query if self.alone is not None and self.alone.changed else None
-
-
-@dataclass(slots=True)
-class QueryResult:
-    """An answer with what it rests on. `cited` are markers: marker n is `sources[n-1]`.
-
-    `search_query` is the question that was searched for where it is not the one that was asked.
-    """
-
-    answer: str
-    cited: list[int]
-    sources: list[ScoredHit]
-    grounding: list[SentenceGrounding]
-    omitted: int
-    model: str | None
-    finish_reason: str
-    usage: Usage
-    degraded: list[str]
-    timings: dict[str, float]
-    search_query: str | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class SourcesFound:
-    """The first event of a stream: retrieval is done."""
-
-    found: SearchResult
-    omitted: int
-
-
-@dataclass(slots=True, frozen=True)
-class TextDelta:
-    """The next piece of the answer, never empty."""
-
-    text: str
-
-
-Event = SourcesFound | TextDelta | QueryResult
+__all__ = ["Answerer", "Event", "QueryRequest", "QueryResult", "SourcesFound", "TextDelta"]
 
 
 @dataclass(slots=True)
