@@ -2,8 +2,14 @@
 
 Support is the share of a sentence's terms that one source has: three quarters of it counts the best place in the
 source (a sentence and its better neighbour), one quarter the whole source; hard terms count double. A hard term that
-stands in no source caps the support under the threshold: the sentence claims what nobody wrote. A number must stand
-beside the same unit where the source uses that unit with numbers at all: "40 kg" is not supported by "$40" and "3 kg".
+stands in no source caps the support under the threshold: the sentence claims what nobody wrote. So does one that
+stands there beside other things:
+
+- A number needs its unit: "40 kg" is supported neither by "$40" nor by "3 kg". Units and scales exclude each other.
+- A place that speaks of a rival does not count: of another product, person or firm (`hartonomous.core.places`).
+- A fact beside nothing that the sentence says does not count where the source says the same with another fact: the
+  500 of a port is no timeout's.
+- A word that may be a name is one where the best place has another name instead of it.
 """
 
 from __future__ import annotations
@@ -14,8 +20,9 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hartonomous.core.places import Places, as_name, names_of
-from hartonomous.core.terms import Term, terms
+from hartonomous.core.places import Names, Places, as_name, names_of, subjects_of
+from hartonomous.core.quantities import UNITS
+from hartonomous.core.terms import NAME, PERSON, Term, terms
 
 THRESHOLD = 0.5
 """The support from which a sentence counts as supported."""
@@ -25,6 +32,7 @@ _SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, 
 _MOST_SOURCES = 3
 _LONG = 24  # words, from which a sentence can be one that goes round in circles
 _VARIETY = 0.3  # the least share of different words in it
+_MEASURES = frozenset(UNITS.values())
 _WORD = re.compile(r"\w+")
 _VERBATIM = 0.95  # of a sentence's terms: it stands in the source as it is
 
@@ -108,20 +116,74 @@ class Grounding:
         places = [self._places.holding(term) for term in wanted]
         wanted = self._with_replaced_names(wanted, places)
         forms = {form for term in wanted for form in term.forms}
+        names = _spoken_of(wanted)
         agreeing: list[list[int]] = []
         for term, found in zip(wanted, places, strict=True):
             if term.hard and found:
-                names = names_of([other for other in wanted if other is not term and not _is_one_name(other, term)])
                 own = set(term.forms) | {form for other in wanted if _is_one_name(other, term) for form in other.forms}
                 others = forms - own
                 agreeing.append([place for place in found if not self._places.contradicts(place, names, others, own)])
             else:
                 agreeing.append(list(found))
-        return wanted, agreeing
+        return wanted, self._in_their_roles(wanted, agreeing)
+
+    def _in_their_roles(self, wanted: Sequence[Term], places: Sequence[list[int]]) -> list[list[int]]:
+        """Return the places of each term without those where a fact stands beside nothing that the sentence says.
+
+        That counts only where another place of the same source says what the sentence says, with another fact of this
+        kind: "the default port is 75" has its 75 from "a timeout of 75 seconds", and the port is another one.
+        """
+        units = {term.unit for term in wanted if term.number} | _MEASURES
+        said = [
+            index
+            for index, term in enumerate(wanted)
+            if term.kind not in (NAME, PERSON) and units.isdisjoint(term.forms)
+        ]
+        shares = Counter(place for index in said for place in places[index])
+        forms = {form for term in wanted for form in term.forms}
+        names = _spoken_of(wanted)
+        shares = Counter(
+            {
+                place: share
+                for place, share in shares.items()
+                if not self._places.contradicts(place, names, forms, set())
+            }
+        )
+        return [
+            self._in_role(term, found, index in said, shares, forms)
+            for index, (term, found) in enumerate(zip(wanted, places, strict=True))
+        ]
+
+    def _in_role(self, term: Term, found: list[int], counted: bool, shares: Counter[int], forms: Set[str]) -> list[int]:
+        if not _is_fact(term) or any(shares[place] > counted for place in found):
+            return found
+        owners = {self._places.owners[place] for place in found}
+        rivalled = {
+            self._places.owners[place]
+            for place, share in shares.items()
+            if self._places.owners[place] in owners and place not in found and self._has_rival(place, term, forms)
+        }
+        return [place for place in found if self._places.owners[place] not in rivalled]
+
+    def _has_rival(self, place: int, term: Term, forms: Set[str]) -> bool:
+        """Tell whether a place has another fact of a term's kind, one that the sentence has not."""
+        spoken = self._places.rivals(place, NAME) | self._places.rivals(place, PERSON)
+        if term.kind and not spoken.isdisjoint(term.forms):
+            return False  # it is what the place speaks of
+        return any(
+            other.kind == term.kind
+            and other.number == term.number
+            and (not term.measures or not other.measures or term.measures == other.measures)
+            and _is_fact(other)
+            and forms.isdisjoint((*other.forms, *other.implied))
+            for other in self._places.terms[place]
+        )
 
     def _with_replaced_names(self, wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> list[Term]:
         """Return the terms; a word that may be a name is one where the best place has another name instead of it."""
-        doubtful = [index for index, term in enumerate(wanted) if term.after or self._is_unknown(term)]
+        doubtful = [
+            index for index, term in enumerate(wanted) if (term.after and not term.hard) or self._is_unknown(term)
+        ]
         counts = Counter(place for found in places for place in found) if doubtful else None
         if not counts:
             return list(wanted)
@@ -228,9 +290,21 @@ def _readable(title: str) -> str:
     return " ".join([*words, *("-".join(pair) for pair in pairwise(words))])
 
 
+def _spoken_of(wanted: Sequence[Term]) -> Names:
+    """Return the names that a sentence speaks of: its codes, and of other names those in front."""
+    front = subjects_of(wanted)
+    proper = {kind: front.get(kind, frozenset()) for kind in (NAME, PERSON)}
+    return {**names_of(wanted), **proper}
+
+
 def _is_one_name(one: Term, other: Term) -> bool:
     """Tell whether two terms are words of one name."""
     return one is other or (one.group >= 0 and one.group == other.group)
+
+
+def _is_fact(term: Term) -> bool:
+    """Tell whether a term is what a sentence says of something: a number, a date, a person, a town."""
+    return term.hard and term.kind in ("", NAME, PERSON) and not (not term.kind and term.forms[0].isalpha())
 
 
 def _is_figure(term: Term) -> bool:

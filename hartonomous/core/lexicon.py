@@ -42,6 +42,7 @@ section page part step option article product customer patient user driver manag
 herr frau firma stadt familie ende anfang mitte seite artikel abschnitt kapitel typ modell produkt uhr euro prozent
 water paper power weather order number member access data food music staff heat light oil gas air land time work life
 money breakfast lunch dinner little much most many some none nothing everything everyone anyone nobody someone people
+provider supplier buyer seller licensee licensor employee employer tenant landlord contractor client agreement services
 direktor präsident professorin jahr jahre jahren tag tage tagen monat monate monaten stunde stunden minute minuten meter
 kilometer kilogramm gramm liter grad million millionen milliarde milliarden gesellschaft société monsieur madame
 """
@@ -59,7 +60,8 @@ ARTICLES = frozenset(_DETERMINERS.split())
 # Common nouns and adverbs that begin a sentence as a name might.
 COMMON_END = re.compile(r"(?:tion|sion|ment|ity|ness|nce|ing|age|ship|ism|ly|ed|ery|ogy)\Z")
 _VERBS = """
-is was has had will can could may must does did became won made makes said lies stands runs wrote founded offers
+is was has had will can could may must should shall would does did became won made makes said lies stands runs wrote
+founded offers
 a est fut avait doit peut ist war hat wird wurde kann muss liegt
 """
 VERBAL = frozenset(_VERBS.split())
@@ -75,3 +77,7 @@ employee:employ employs:employ employed:employ employment:employ staff:employ pr
 length:long lengths:long depth:deep height:high width:wide founder:found founded:found
 """
 IRREGULAR = dict(pair.split(":") for pair in _IRREGULAR_WORDS.split())
+
+_PLACING_WORDS = "in near from to into on through across aus nach à bei um ins"
+PLACING = frozenset(_PLACING_WORDS.split())
+"""Behind these a name is that of a place, or of a time: not what a sentence speaks of."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 
-from hartonomous.core.quantities import SCALES
+from hartonomous.core.lexicon import PLACING
+from hartonomous.core.quantities import LOOSE, SCALES
 from hartonomous.core.sentences import sentences
-from hartonomous.core.terms import CODE, IDENTIFIER, NAME, PERSON, Term, terms
+from hartonomous.core.terms import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term, terms
 
 Names = dict[str, frozenset[str]]
 """Forms of names by their kind."""
@@ -35,7 +36,7 @@ _PROPER = frozenset((NAME, PERSON))
 class Places:
     """The sentences of some sources, indexed by the forms of their terms."""
 
-    __slots__ = ("_known", "_measures", "_names", "_plain", "_units", "at", "owners", "terms")
+    __slots__ = ("_beside", "_fronted", "_known", "_named", "_names", "_plain", "_units", "at", "owners", "terms")
 
     def __init__(self, sources: Sequence[str]) -> None:
         self.owners: list[int] = []
@@ -45,8 +46,10 @@ class Places:
         self.at: defaultdict[str, list[int]] = defaultdict(list)
         """The places that have a form."""
         self._names: list[Names] = []
-        self._measures: defaultdict[tuple[int, str], set[frozenset[str]]] = defaultdict(set)
-        self._units: defaultdict[tuple[int, str], set[str]] = defaultdict(set)  # source, unit -> numbers beside it
+        self._named: list[frozenset[str]] = []  # the forms of a place's own names
+        self._fronted: list[bool] = []  # whether it begins with one
+        self._beside: defaultdict[tuple[int, str], set[tuple[str | None, frozenset[str]]]] = defaultdict(set)
+        self._units: set[tuple[int, str]] = set()  # the words that a source has beside numbers
         spans = [sentences(source) for source in sources]
         read = [
             [_read(source, start, end) for start, end in found] for source, found in zip(sources, spans, strict=True)
@@ -81,45 +84,56 @@ class Places:
             self.owners.append(number)
             self.terms.append(list(found))
             self._names.append(topic.names(source[start:end], found))
+            self._named.append(frozenset(form for term in found if term.hard for form in term.forms))
+            self._fronted.append(source[start] == "#" or bool(subjects_of(found)))
             for term in found:
                 self._add_term(term, number, place)
 
     def _add_term(self, term: Term, source: int, place: int) -> None:
-        for form in (*term.forms, *term.implied):
+        for form in (*(form for form in term.forms if not form.startswith(LOOSE)), *term.implied):
             places = self.at[form]
             if not places or places[-1] != place:
                 places.append(place)
             if term.number:
-                self._measures[place, form].add(term.measures)
+                self._beside[place, form].add((term.unit, term.measures))
         if term.unit is not None:
-            self._units[source, term.unit].update(term.forms)
+            self._units.add((source, term.unit))
 
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
         found = sorted({place for form in term.forms for place in self.at.get(form, ())})
-        if not term.number:
-            return found
-        return [place for place in found if self._fits_unit(place, term) and self._fits_measures(place, term)]
+        return [place for place in found if self._fits(place, term)] if term.number else found
 
-    def _fits_unit(self, place: int, term: Term) -> bool:
-        beside = self._units.get((self.owners[place], term.unit or ""))
-        return beside is None or any(form in beside for form in term.forms)
-
-    def _fits_measures(self, place: int, term: Term) -> bool:
-        written = [measures for form in term.forms for measures in self._measures.get((place, form), ())]
-        return not written or any(_agree(term.measures, measures) for measures in written)
+    def _fits(self, place: int, term: Term) -> bool:
+        """Tell whether a number stands somewhere in a place with the unit that it is asked for with, or with none."""
+        written = [beside for form in term.forms for beside in self._beside.get((place, form), ())]
+        counts = term.unit is not None and (self.owners[place], term.unit) in self._units
+        return not written or any(
+            (not counts or unit in (None, term.unit)) and _agree(term.measures, measures, unit)
+            for unit, measures in written
+        )
 
     def contradicts(self, place: int, names: Mapping[str, Set[str]], forms: Set[str], own: Set[str]) -> bool:
         """Tell whether a place speaks of other things than a sentence.
 
-        `names` are the sentence's names by kind, `forms` all of its forms, both without `own`: those of the term whose
-        place it is.
+        `names` are the sentence's names by kind, `forms` all its forms, `own` those of the term whose place it is.
         """
-        for kind, rivals in self._names[place].items():
-            others = rivals - own
-            if others and names.get(kind) and others.isdisjoint(forms):
-                return True
-        return False
+        spoken = self._names[place]
+        proper = spoken.get(NAME, frozenset()) | spoken.get(PERSON, frozenset())
+        asked = (set(names.get(NAME, ())) | set(names.get(PERSON, ()))) - own
+        if asked and proper - own and forms.isdisjoint(proper - own) and not self._mentions(place, asked):
+            return True
+        return any(
+            names.get(kind, frozenset()) - own and rivals - own and forms.isdisjoint(rivals - own)
+            for kind, rivals in spoken.items()
+            if kind not in _PROPER
+        )
+
+    def _mentions(self, place: int, names: Collection[str]) -> bool:
+        """Tell whether a place has a name, or the one before it, where it goes on speaking of the same."""
+        found = not self._named[place].isdisjoint(names)
+        goes_on = place > 0 and self.owners[place - 1] == self.owners[place] and not self._fronted[place]
+        return found or (goes_on and not self._named[place - 1].isdisjoint(names))
 
     def rivals(self, place: int, kind: str) -> frozenset[str]:
         """Return the names of one kind that a place speaks of."""
@@ -140,11 +154,11 @@ class _Topic:
         own = names_of(listed)
         if sentence.startswith("#"):
             return self._head(sentence, own)
-        front = {} if _REFERS_BACK.match(sentence) else names_of(listed[:_IN_FRONT])
+        front = {} if _REFERS_BACK.match(sentence) else subjects_of(listed)
         for kind in front:
             self._turn(kind, front[kind])
             break
-        codes = {CODE: own[CODE]} if CODE in own else {}
+        codes = {kind: own[kind] for kind in (CODE, SYMBOL) if kind in own}
         return {**self._topic, **front, **codes}
 
     def _head(self, heading: str, own: Names) -> Names:
@@ -166,6 +180,11 @@ class _Topic:
             self._main = kind
         if kind == self._main and names.isdisjoint(self._topic.get(kind, ())):
             self._topic = {kind: names}
+
+
+def subjects_of(listed: Sequence[Term]) -> Names:
+    """Return the names that a sentence begins with and speaks of: not "in Ulm"."""
+    return names_of([term for term in listed[:_IN_FRONT] if term.after.lower() not in PLACING])
 
 
 def _read(source: str, start: int, end: int) -> list[Term]:
@@ -190,10 +209,13 @@ def names_of(listed: Sequence[Term]) -> Names:
     return {kind: frozenset(forms) for kind, forms in found.items()}
 
 
-def _agree(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Tell whether two numbers' units exclude each other: two units do, and two scales, where both have one."""
-    if not one or not other:
-        return True
+def _agree(one: frozenset[str], other: frozenset[str], unit: str | None) -> bool:
+    """Tell whether a number with some measures can be one with others, and beside a unit, in a source.
+
+    Two units exclude each other, and two scales; "420 million" is not "420 workers", but may be the 420 of a table.
+    """
     units, others = one - _SCALES, other - _SCALES
     scales, other_scales = one & _SCALES, other & _SCALES
-    return not (units and others and units != others) and not (scales and other_scales and scales != other_scales)
+    if units and others and units != others:
+        return False
+    return scales == other_scales or not scales or (not other_scales and unit is None)

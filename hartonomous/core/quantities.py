@@ -71,6 +71,10 @@ _SYMBOL_BEFORE = re.compile(r"(?:([$€£¥])|\b(USD|EUR|GBP|CHF|JPY))\s?[-\u221
 _SIGN = re.compile(r"(?:(?:^|[\s(\"'$€£¥=:|])[-\u2212\u2013]|\b(?:minus|moins)\s)[$€£¥]?\Z")
 
 
+LOOSE = "~"
+"""Begins the form by which a whole date is found in a date without a year, and only there."""
+
+
 @dataclass(slots=True, frozen=True)
 class Date:
     """A date's parts as forms: what must agree, and what else its bearer can be asked for; and its place."""
@@ -107,9 +111,12 @@ def _date(match: re.Match[str]) -> Date | None:
     months = tuple(f"{year}-{month:02}" for _, month in days) if year else ()
     if "d" not in parts and "a" not in parts:
         return Date((months,), (year, f"--{days[0][1]:02}"), match.start(), match.end())
-    required = [tuple(f"--{month:02}-{day:02}" for day, month in days)]
-    required += [(year,)] if year else []
-    return Date(tuple(required), months, match.start(), match.end())
+    plain = tuple(f"--{month:02}-{day:02}" for day, month in days)
+    loose = tuple(f"{LOOSE}{form}" for form in plain)
+    if not year:
+        return Date((plain,), loose, match.start(), match.end())
+    full = tuple(f"{year}{form[1:]}" for form in plain)
+    return Date(((*full, *loose), (year,)), (*plain, *months), match.start(), match.end())
 
 
 def number_forms(digits: str) -> tuple[str, ...]:

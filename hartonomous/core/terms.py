@@ -61,6 +61,7 @@ _APOSTROPHE = re.compile(r"['’]")  # noqa: RUF001
 _POSSESSIVE = re.compile(r"['’]s?\Z")  # noqa: RUF001
 _SOURCE_NUMBER = re.compile(r"\b(?:source|document|passage|quelle)s?\s+#?[0-9]{1,3}\b", re.IGNORECASE)
 _ITEM = re.compile(r"^\s*(?:[-*+>#]+\s+)*(?:\(?[0-9]{1,3}[.)]\s+)?", re.MULTILINE)
+_WRAP = re.compile(r"[ \t]*\r?\n[ \t]*(?=[a-zß-ÿ0-9])")  # a sentence goes on in the next line
 _PAUSE = re.compile(r"[,;:()|.!?\n]")
 _STARTERS = ':;"“„«(*#|—–`'  # noqa: RUF001
 
@@ -101,7 +102,7 @@ _BREAK = Term((), hard=False)
 
 def terms(sentence: str) -> list[Term]:
     """Return the terms of a sentence, in order, repetitions included."""
-    text = _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence))
+    text = _WRAP.sub(" ", _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence)))
     spaced = text if text.isascii() else _DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
     parts = list(_terms(spaced))
     return [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts) if part is not _BREAK]
@@ -175,15 +176,21 @@ class _Context:
             yield self._named(term, place, joined)
 
     def _named(self, term: Term, place: int, joined: bool) -> Term:
+        if term.kind == NAME and self._tokens[place][0].lower() in NO_NAMES:
+            return replace(term, kind="")
         if joined and term.kind == NAME:
             group = place - 1 if place and self._capital[place - 1] and self._touch(place) else place
-            return replace(term, kind=PERSON, group=group)
-        if term.hard or term.number or not self._capital[place] or self._loud:
+            return replace(term, kind=PERSON, group=group, after=self._word_before(group))
+        if term.number or not self._capital[place] or self._loud:
             return term
         if place:
-            before = self._tokens[place - 1][0]
-            return replace(term, after=before) if self._touch(place) and before not in ARTICLES else term
-        return replace(term, lead="name" if self._leads() else "word")
+            return replace(term, after=self._word_before(place))
+        return term if term.hard else replace(term, lead="name" if self._leads() else "word")
+
+    def _word_before(self, place: int) -> str:
+        """Return the word in front of a token, if nothing but a blank is between and it is no article."""
+        before = self._tokens[place - 1][0] if place and self._touch(place) else ""
+        return "" if before in ARTICLES else before
 
     def _number(self, token: re.Match[str]) -> Iterator[Term]:
         sign = symbol(self._text, token.start(), token.end())
@@ -318,8 +325,8 @@ def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
         yield Term(_name_forms(word), hard=True)
     elif re.search(r"[-/'’]", word):  # noqa: RUF001
         for part in re.split(r"[-/'’]", word):  # noqa: RUF001
-            if len(part) > 1:
-                yield from _word(part, names=names, inside=inside)
+            if len(part) > 1:  # "Chicago-based" has a name, and speaks of something else
+                yield from (replace(term, kind="") for term in _word(part, names=names, inside=inside))
     else:
         hard = inside and names and word[:1].isupper()
         yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
@@ -335,14 +342,15 @@ def _with_unit(parts: list[Term], index: int) -> Term:
     near = takewhile(lambda term: term is not _BREAK, islice(parts, index + 1, index + 4))
     words = [term.forms[0] for term in near if not term.number and not term.hard]
     if not words:
-        return part
+        return replace(part, unit=next(iter(part.measures), None))
     adjacent = index + 1 < len(parts) and parts[index + 1].forms[:1] == (words[0],)
     power = _STEMMED_SCALES.get(words[0], 0) if adjacent else 0
-    measures = part.measures | _measures(words[: 2 if power else 1], power)
+    signed = next(iter(part.measures), None)
+    measures = part.measures | _measures([] if signed else words[: 2 if power else 1], power)
     if power:
         forms = tuple(scaled(form, power) for form in part.forms)
         return Term((*part.forms, *forms), part.hard, number=True, measures=measures)
-    unit = _STEMMED_UNITS.get(words[0], words[0])
+    unit = signed or _STEMMED_UNITS.get(words[0], words[0])
     return Term(part.forms, part.hard, number=True, unit=unit, measures=measures)
 
 

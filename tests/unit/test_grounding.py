@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
@@ -112,6 +112,7 @@ def test_support_is_in_0_to_1_and_sources_exist(sources: list[str], sentence: st
     assert verdict.supported or not verdict.sources
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(SOURCES[0].split()), min_size=1, max_size=12).map(" ".join))
 def test_the_words_of_a_source_are_never_foreign_to_it(sentence: str) -> None:
     assert not Grounding([sentence]).judge(sentence).foreign
@@ -141,3 +142,62 @@ def test_a_text_stands_under_its_title_and_headings(title: str) -> None:
 def test_a_heading_of_two_capitals_is_no_rival_of_a_person() -> None:
     judge = Grounding(["## Annual Report\n\nThe prize of 300 euros was given to Anna Berg. It was paid in May 2021."])
     assert judge.judge("Anna Berg was paid 300 euros in May 2021.").supported
+
+
+LIFE = """# Ludwig Achterberg
+
+Ludwig Achterberg (14 May 1871 to 2 November 1949) was a Dutch engineer and bridge builder. Born in Zutphen to a family
+of millers, he studied at the Polytechnic School in Delft. After graduating in 1894 he worked for the State Railways.
+
+In 1905 Achterberg founded his own firm in Arnhem. Its first large commission was the Waal bridge at Tiel, completed
+in 1911 at a cost of 2.4 million guilders. The bridge had a main span of 127 metres. His brother Hendrik Achterberg ran
+the office in Utrecht until 1932. He died in The Hague."""
+PROXY = """# acme-proxy
+
+Set `max_connections` to limit clients (default: 1024). The idle timeout is set with `idle_timeout_s` and defaults to 75
+seconds. Do not run it below -5 °C.
+
+| Strength | Tablets per pack | Price |
+|---|---|---|
+| 250 mg | 21 | €4.10 |
+| 500 mg | 14 | €5.75 |"""
+PROSE = Grounding([LIFE, PROXY])
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Ludwig Achterberg was born on 14 May 1871 in Zutphen.",
+        "According to the documents, Achterberg worked for the State Railways.",
+        "Achterberg's firm, founded in 1905, was based in Arnhem.",
+        "The Waal bridge at Tiel was completed in 1911 and cost 2.4 million guilders.",
+        "The main span of the Waal bridge was 127 m.",
+        "Hendrik Achterberg, Ludwig's brother, ran the Utrecht office until 1932.",
+        "By default, idle connections time out after seventy-five seconds.",
+        "A pack of 500 mg tablets contains 14 tablets and costs 5.75 euros.",
+        "acme-proxy must not be run below minus 5 °C.",
+    ],
+)
+def test_prose_supports_what_it_says_in_another_order(sentence: str) -> None:
+    assert PROSE.judge(sentence).supported
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Ludwig Achterberg was born on 2 November 1871 in Zutphen.",
+        "Ludwig Achterberg was born in Arnhem.",
+        "Achterberg's firm, founded in 1911, was based in Arnhem.",
+        "The Waal bridge cost 2.4 billion guilders.",
+        "The main span of the Waal bridge was 172 metres.",
+        "Hendrik Achterberg ran the Utrecht office until 1911.",
+        "The default of max_connections is 75.",
+        "The default idle timeout is 75 minutes.",
+        "A 250 mg pack costs €5.75.",
+        "A 250 mg pack costs $4.10.",
+        "acme-server must not be run below -5 °C.",
+        "acme-proxy must not be run below 5 °C.",
+    ],
+)
+def test_prose_does_not_support_a_fact_that_stands_beside_something_else(sentence: str) -> None:
+    assert not PROSE.judge(sentence).supported
