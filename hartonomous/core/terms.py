@@ -47,6 +47,7 @@ _TOKEN = re.compile(
 # Scripts without blanks between words, and Korean, whose words change their endings: compared by pairs of characters.
 _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _DENSE_RUN = re.compile(f"[{_DENSE}]+")
+_COMMON = STOPWORDS | NO_NAMES
 _DIGIT = re.compile(r"[0-9]")
 _QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-?([^\W\d_]{1,3}|-[^\W\d_]+)")
 _HYPHENATED_QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-([^\W\d_]+)")
@@ -203,11 +204,11 @@ class _Context:
             yield replace(term, forms=forms, measures=frozenset((sign,)) if sign else frozenset())
 
     def _is_capital(self, word: str) -> bool:
+        if not word[0].isupper():
+            return False
         plain = _APOSTROPHE.split(word, maxsplit=1)[0]
         lower = plain.lower()
-        return (
-            word[0].isupper() and len(plain) > 1 and not plain.isupper() and lower not in STOPWORDS | NO_NAMES
-        ) and _DIGIT.search(word) is None
+        return (len(plain) > 1 and not plain.isupper() and lower not in _COMMON) and _DIGIT.search(word) is None
 
     def _in_run(self, place: int) -> bool:
         """Tell whether two words with capitals stand side by side here, as in a person's name."""
