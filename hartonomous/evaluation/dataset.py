@@ -91,11 +91,14 @@ def load(folder: Path) -> Dataset:
 
 
 def whole_text(title: str, text: str) -> str:
-    """Return what is searched of a document: title and text, the title once where the text begins with it."""
+    """Return what is searched of a document: title and text, the title once where the text begins with it.
+
+    They are joined by a blank, as BEIR does it: a title in a paragraph of its own may become a chunk of its own.
+    """
     title, text = title.strip(), text.strip()
     if not title or " ".join(text.split()).startswith(" ".join(title.split())):
         return text
-    return f"{title}\n\n{text}".strip()
+    return f"{title} {text}".strip()
 
 
 def _check_corpus(path: Path) -> tuple[set[str], int]:

@@ -24,7 +24,7 @@ def test_a_folder_in_beirs_format_is_read(tmp_path: Path) -> None:
     assert data.questions == {"1": "green?", "2": "yellow?"}
     assert data.qrels == {"1": {"a": 2}, "2": {"b": 1}}
     assert [(record.id, record.text) for record in data.records()] == [
-        ("a", "Limes\n\nThey are green."),
+        ("a", "Limes They are green."),
         ("b", "Lemons."),
     ]
     assert (data.documents, data.empty, data.unknown, data.idle, data.unasked) == (2, 0, 0, 0, 0)
@@ -64,8 +64,8 @@ def test_what_cannot_be_measured_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("title", "text", "whole"),
     [
-        ("Limes", "They are green.", "Limes\n\nThey are green."),
-        ("On limes .", "on limes", "On limes .\n\non limes"),
+        ("Limes", "They are green.", "Limes They are green."),
+        ("On limes .", "on limes", "On limes . on limes"),
         ("On\nlimes .", "On limes .\n  They are green.", "On limes .\n  They are green."),
         ("", " text ", "text"),
         ("Limes", "", "Limes"),
