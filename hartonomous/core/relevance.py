@@ -16,6 +16,7 @@ has no such scale: its sums grow with the question and with the collection.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from hartonomous.core.terms import CODE, IDENTIFIER, SYMBOL, Term, terms
 
@@ -41,16 +42,21 @@ class Relevance:
         """
         if similarity is not None and similarity >= self._min_similarity:
             return True
-        found = {form for term in terms(text) for form in _forms(term)}
+        found = _forms_in(text)
         return not self._codes.isdisjoint(found) or self._share(found, similarity) >= self._needed(similarity)
 
-    def _share(self, found: set[str], similarity: float | None) -> float:
+    def _share(self, found: frozenset[str], similarity: float | None) -> float:
         """Return the share of the question's words that are among these; 0 for a question without words."""
         count = len(self._words) if similarity is not None else min(len(self._words), _LONG)
         return sum(not found.isdisjoint(forms) for forms in self._words.values()) / count if count else 0.0
 
     def _needed(self, similarity: float | None) -> float:
         return self._min_words if similarity is not None else self._min_words / 2
+
+
+@lru_cache(maxsize=512)  # the same chunks are found again and again, and reading one takes a millisecond
+def _forms_in(text: str) -> frozenset[str]:
+    return frozenset(form for term in terms(text) for form in _forms(term))
 
 
 def _forms(term: Term) -> Sequence[str]:
