@@ -85,7 +85,7 @@ class Verdict:
 
 
 class Grounding:
-    """The sources of one answer, indexed once; `judge` then costs some microseconds a word."""
+    """The sources of one answer; `judge` costs some microseconds a word."""
 
     __slots__ = ("_count", "_places")
 
@@ -195,8 +195,7 @@ class Grounding:
         return [as_name(term) if index in replaced else term for index, term in enumerate(wanted)]
 
     def _is_unknown(self, term: Term) -> bool:
-        unseen = not any(form in self._places.at for form in term.forms)
-        return unseen and (self._places.may_be_name(term) or term.lead == "identifier")
+        return not self._places.has(term) and (self._places.may_be_name(term) or term.lead == "identifier")
 
     def _replaces(self, term: Term, place: int, forms: Set[str]) -> bool:
         """Tell whether a place has another name where a sentence has this word, one that the sentence has not."""

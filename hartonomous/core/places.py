@@ -12,6 +12,8 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
 
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import LOOSE, SCALES
@@ -31,73 +33,53 @@ _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 
 
 _PROPER = frozenset((NAME, PERSON))
+_KEPT = 256
+_LONGEST_KEPT = 4_000  # characters
 
 
-class Places:
-    """The sentences of some sources, indexed by the forms of their terms."""
+class SourceIndex:
+    """The sentences of one source, indexed by the forms of their terms; not changed once it is made."""
 
-    __slots__ = ("_beside", "_fronted", "_known", "_named", "_names", "_plain", "_units", "at", "owners", "terms")
+    __slots__ = ("at", "beside", "fronted", "known", "named", "names", "plain", "terms", "units")
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self.owners: list[int] = []
-        """Each place's source, from 0."""
-        self.terms: list[list[Term]] = []
+    def __init__(self, source: str) -> None:
+        spans = sentences(source)
+        read = [_read(source, start, end) for start, end in spans]
+        # A heading's capitals mean little.
+        told = [found for (start, _), found in zip(spans, read, strict=True) if source[start] != "#"]
+        everything = [term for found in told for term in found]
+        self.plain = frozenset(form for term in everything if not term.hard and not term.lead for form in term.forms)
+        """The forms of words that are no names."""
+        named = {form for term in everything if term.hard and term.kind for form in term.forms}
+        leading = {form for term in everything if term.lead == "name" for form in term.forms}
+        self.known = frozenset(named | (leading - self.plain))
+        """The forms of names."""
+        self.terms = [settled(found, self.known) for found in read]
         """Each place's terms."""
         self.at: defaultdict[str, list[int]] = defaultdict(list)
         """The places that have a form."""
-        self._names: list[Names] = []
-        self._named: list[frozenset[str]] = []  # the forms of a place's own names
-        self._fronted: list[bool] = []  # whether it begins with one
-        self._beside: defaultdict[tuple[int, str], set[tuple[str | None, frozenset[str]]]] = defaultdict(set)
-        self._units: set[tuple[int, str]] = set()  # the words that a source has beside numbers
-        spans = [sentences(source) for source in sources]
-        read = [
-            [_read(source, start, end) for start, end in found] for source, found in zip(sources, spans, strict=True)
-        ]
-        everything = [
-            term
-            for source, found, listed in zip(sources, spans, read, strict=True)
-            for (start, _), sentence in zip(found, listed, strict=True)
-            if source[start] != "#"  # its capitals mean little
-            for term in sentence
-        ]
-        self._plain = {form for term in everything if not term.hard and not term.lead for form in term.forms}
-        self._known = {form for term in everything if term.hard and term.kind for form in term.forms}
-        self._known |= {form for term in everything if self.may_be_name(term) for form in term.forms}
-        for number, (source, found, listed) in enumerate(zip(sources, spans, read, strict=True)):
-            self._add_source(number, source, found, [self.settled(place) for place in listed])
+        self.beside: defaultdict[tuple[int, str], set[tuple[str | None, frozenset[str]]]] = defaultdict(set)
+        """The units and measures of the numbers in a place."""
+        self.units = frozenset(term.unit for found in self.terms for term in found if term.unit is not None)
+        self._find_terms()
+        topic = _Topic(self.known)
+        told_of = list(zip(spans, self.terms, strict=True))
+        self.names = [topic.names(source[start:end], found) for (start, end), found in told_of]
+        """What each place speaks of."""
+        self.named = [frozenset(form for term in found if term.hard for form in term.forms) for found in self.terms]
+        """The forms of each place's own names."""
+        self.fronted = [source[start] == "#" or bool(subjects_of(found)) for (start, _), found in told_of]
+        """Whether a place begins with a name."""
 
-    def settled(self, listed: Sequence[Term]) -> list[Term]:
-        """Return a sentence's terms; what may be a name is one where it is known for one."""
-        return [term if not term.lead or self._known.isdisjoint(term.forms) else as_name(term) for term in listed]
-
-    def may_be_name(self, term: Term) -> bool:
-        """Tell whether a word looks like a name and is in no source something else."""
-        return term.lead == "name" and self._plain.isdisjoint(term.forms)
-
-    def _add_source(
-        self, number: int, source: str, spans: Sequence[tuple[int, int]], listed: Sequence[Sequence[Term]]
-    ) -> None:
-        topic = _Topic(self._known)
-        for (start, end), found in zip(spans, listed, strict=True):
-            place = len(self.owners)
-            self.owners.append(number)
-            self.terms.append(list(found))
-            self._names.append(topic.names(source[start:end], found))
-            self._named.append(frozenset(form for term in found if term.hard for form in term.forms))
-            self._fronted.append(source[start] == "#" or bool(subjects_of(found)))
+    def _find_terms(self) -> None:
+        for place, found in enumerate(self.terms):
             for term in found:
-                self._add_term(term, number, place)
-
-    def _add_term(self, term: Term, source: int, place: int) -> None:
-        for form in (*(form for form in term.forms if not form.startswith(LOOSE)), *term.implied):
-            places = self.at[form]
-            if not places or places[-1] != place:
-                places.append(place)
-            if term.number:
-                self._beside[place, form].add((term.unit, term.measures))
-        if term.unit is not None:
-            self._units.add((source, term.unit))
+                for form in (*(form for form in term.forms if not form.startswith(LOOSE)), *term.implied):
+                    places = self.at[form]
+                    if not places or places[-1] != place:
+                        places.append(place)
+                    if term.number:
+                        self.beside[place, form].add((term.unit, term.measures))
 
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
@@ -106,12 +88,61 @@ class Places:
 
     def _fits(self, place: int, term: Term) -> bool:
         """Tell whether a number stands somewhere in a place with the unit that it is asked for with, or with none."""
-        written = [beside for form in term.forms for beside in self._beside.get((place, form), ())]
-        counts = term.unit is not None and (self.owners[place], term.unit) in self._units
+        written = [beside for form in term.forms for beside in self.beside.get((place, form), ())]
+        counts = term.unit is not None and term.unit in self.units
         return not written or any(
             (not counts or unit in (None, term.unit)) and _agree(term.measures, measures, unit)
             for unit, measures in written
         )
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept_index(source: str) -> SourceIndex:
+    return SourceIndex(source)
+
+
+def index_of(source: str) -> SourceIndex:
+    """Return a source's index; those of the last sources are kept, for the same chunk is asked about again and again.
+
+    At most 256 texts of at most 4,000 characters are kept: some 30 MB where all are full (30 bytes a character).
+    """
+    return _kept_index(source) if len(source) <= _LONGEST_KEPT else SourceIndex(source)
+
+
+class Places:
+    """The places of several sources, numbered through."""
+
+    __slots__ = ("_first", "_fronted", "_indexes", "_known", "_named", "_names", "owners", "terms")
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._indexes = [index_of(source) for source in sources]
+        counts = [len(index.terms) for index in self._indexes]
+        self._first = list(accumulate(counts, initial=0))
+        self.owners = [number for number, count in enumerate(counts) for _ in range(count)]
+        """Each place's source, from 0."""
+        self.terms = [found for index in self._indexes for found in index.terms]
+        """Each place's terms."""
+        self._names = [names for index in self._indexes for names in index.names]
+        self._named = [named for index in self._indexes for named in index.named]
+        self._fronted = [fronted for index in self._indexes for fronted in index.fronted]
+        self._known = frozenset[str]().union(*(index.known for index in self._indexes))
+
+    def settled(self, listed: Sequence[Term]) -> list[Term]:
+        """Return a sentence's terms; what may be a name is one where a source knows it for one."""
+        return settled(listed, self._known)
+
+    def may_be_name(self, term: Term) -> bool:
+        """Tell whether a word looks like a name and is in no source something else."""
+        return term.lead == "name" and all(index.plain.isdisjoint(term.forms) for index in self._indexes)
+
+    def has(self, term: Term) -> bool:
+        """Tell whether any source has a form of a term."""
+        return any(form in index.at for index in self._indexes for form in term.forms)
+
+    def holding(self, term: Term) -> list[int]:
+        """Return the places that have a term, a number beside the right unit."""
+        indexes = zip(self._first, self._indexes, strict=False)
+        return [first + place for first, index in indexes for place in index.holding(term)]
 
     def contradicts(self, place: int, names: Mapping[str, Set[str]], forms: Set[str], own: Set[str]) -> bool:
         """Tell whether a place speaks of other things than a sentence.
@@ -180,6 +211,11 @@ class _Topic:
             self._main = kind
         if kind == self._main and names.isdisjoint(self._topic.get(kind, ())):
             self._topic = {kind: names}
+
+
+def settled(listed: Sequence[Term], known: Set[str]) -> list[Term]:
+    """Return terms; what may be a name is one where it is known for one."""
+    return [term if not term.lead or known.isdisjoint(term.forms) else as_name(term) for term in listed]
 
 
 def subjects_of(listed: Sequence[Term]) -> Names:

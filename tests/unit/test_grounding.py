@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
+from hartonomous.core.places import index_of
 
 SOURCES = [
     "The HX-200 weighs 3 kg. It runs for 8 hours on one charge.\nIts price is $40. It needs no oil.",
@@ -201,3 +202,14 @@ def test_prose_supports_what_it_says_in_another_order(sentence: str) -> None:
 )
 def test_prose_does_not_support_a_fact_that_stands_beside_something_else(sentence: str) -> None:
     assert not PROSE.judge(sentence).supported
+
+
+def test_the_index_of_a_source_is_kept_for_the_next_answer_but_not_that_of_a_long_one() -> None:
+    assert index_of(LIFE) is index_of(LIFE)
+    assert index_of(LIFE * 9) is not index_of(LIFE * 9)
+
+
+@given(st.lists(st.sampled_from(SOURCES[0].split()), max_size=12).map(" ".join))
+def test_sources_that_were_indexed_before_give_the_same_verdicts(sentence: str) -> None:
+    fresh = [source + " " for source in SOURCES]
+    assert Grounding(fresh).judge(sentence) == JUDGE.judge(sentence)
