@@ -274,7 +274,7 @@ class Retrieval(Section):
     """
 
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
-    candidates: Annotated[int, Field(ge=1, le=1_000)] = 100
+    candidates: Annotated[int, Field(ge=1, le=1_000)] = 50
     fusion: Fusion = Fusion()
     rerank_candidates: Annotated[int, Field(ge=1, le=200)] = 20
     rerank_weight: Fraction = 1.0
