@@ -58,9 +58,10 @@ def _fold(char: str) -> str:
 _ALIKE = {other: plain for plain, others in _LOOKS_LIKE.items() for other in others}
 _FOLDED = _Folded()
 
-# What can stand for `<`: itself, an HTML entity, an escape of JSON or of an address.
-_LESS = r"(?:<|&(?:amp *;){0,3} *(?:lt|#0{0,8}60|#x0{0,8}3c) *;?|\\u003c|\\x3c|%3c)"
-_TAG = rf"{_LESS} *(?:[/\\] *){{0,3}}(?:%2f *)?s *[o0] *u *r *c *e(?: *s)?(?![a-z0-9_])"
+# What can stand for `<`: itself, an HTML entity, an escape of JSON or of an address. Blanks are taken possessively:
+# given back one by one, a long run of them between two optional parts cost the square of its length.
+_LESS = r"(?:<|&(?:amp *+;){0,3} *+(?:lt|#0{0,8}60|#x0{0,8}3c) *+;?|\\u003c|\\x3c|%3c)"
+_TAG = rf"{_LESS} *+(?:[/\\] *+){{0,3}}(?:%2f *+)?s *+[o0] *+u *+r *+c *+e(?: *+s)?(?![a-z0-9_])"
 _NAMED = (
     # Llama 2, Mistral, Gemma, T5
     "s|bos|eos|pad|unk|mask|</?sys>|sys|start_of_turn|end_of_turn|start_of_image|end_of_image|unused[0-9]+"
@@ -71,10 +72,10 @@ _NAMED = (
 )
 # ChatML and Qwen, Llama 3, Phi, DeepSeek, GLM, Granite, Command-R; and Gemma's newer `<|turn>` and `<turn|>`.
 _PIPED = r"\|[^<>(\r\n]{0,64}>|[a-z_]{1,32}\|>"
-_ANGLED = rf"{_LESS} *(?:{_PIPED}|(?:/ *)?(?:{_NAMED}) *>)"
+_ANGLED = rf"{_LESS} *+(?:{_PIPED}|(?:/ *+)?(?:{_NAMED}) *+>)"
 _SQUARED = (
-    r"\[ *(?:/ *)?(?:inst|sys|system_prompt|available_tools|tool_results|tool_calls|tool_content|args|call_id|think|img"
-    r"|img_break|img_end|prefix|middle|suffix|model_settings|gmask|smask|control_[0-9]+) *\]"
+    r"\[ *+(?:/ *+)?(?:inst|sys|system_prompt|available_tools|tool_results|tool_calls|tool_content|args|call_id|think"
+    r"|img|img_break|img_end|prefix|middle|suffix|model_settings|gmask|smask|control_[0-9]+) *+\]"
 )
 _HARMFUL = re.compile(f"{_TAG}|{_ANGLED}|{_SQUARED}")
 _CANDIDATE = re.compile(r"[<&\\%\[]")

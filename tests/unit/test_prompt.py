@@ -210,7 +210,7 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert neutralise(text) == text
 
 
-def test_a_long_run_of_brackets_costs_no_time() -> None:
+def test_a_long_run_of_brackets_or_blanks_costs_no_time() -> None:
     started = time.perf_counter()
     for text in (
         "<" + " " * 20_000 + "<" * 20_000,
@@ -218,6 +218,8 @@ def test_a_long_run_of_brackets_costs_no_time() -> None:
         "<|" * 9_000,
         "&amp;" * 9_000,
         "[ / " * 9_000,
+        "&lt" + " " * 20_000,
+        "&lt" + "\n" * 20_000,
     ):
         neutralise(text)
     assert time.perf_counter() - started < 2
