@@ -196,7 +196,8 @@ class Versions(PointStore):
         newest = newest_versions(heads)
         outdated = {head.document_id for head in heads if head.content_hash != newest[head.document_id].content_hash}
         if outdated:
-            await self._batch(collection, [_delete_outdated(newest[name]) for name in outdated], call)
+            # Until now searches could find them: what was answered from one since the newest was shown is outdated too.
+            await self._change(collection, [_delete_outdated(newest[name]) for name in outdated], call)
         return newest
 
     async def _lost(self, collection: str, wanted: Sequence[tuple[str, int]], call: Call) -> set[tuple[str, int]]:

@@ -346,6 +346,30 @@ async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and
     assert len(await _stored(pool, docs)) == 1
 
 
+async def test_who_keeps_answers_is_told_once_more_when_the_replaced_version_is_gone(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    """Between the two a search can still find the old one, where the new one is not among the hits."""
+    await _ingest(client, docs, "h", ["valve"])
+    told: list[set[str]] = []
+
+    async def on_change(collection: str) -> None:
+        told.append({payload["version"] for payload in await _stored(pool, collection)})
+
+    client.on_change = on_change
+    await _ingest(client, docs, "h", ["pump"])
+    assert told == [{"sha256:valve", "sha256:pump"}, {"sha256:pump"}]
+    await _show(pool, docs, await _written(client, docs, "h", ["motor"]))
+    await client.sweep(docs, 3_600.0, _call())
+    assert told[2:] == [{"sha256:motor"}]
+
+
+async def _written(client: VectorClient, collection: str, document: str, words: Sequence[str]) -> list[ChunkPoint]:
+    points = _points(document, words, next_sequence())
+    await client.write(collection, points, _call())
+    return points
+
+
 async def test_rankings_of_one_question_never_mix_two_versions(client: VectorClient, pool: Pool, docs: str) -> None:
     """The old version's words do not bring it back when the new one is found by meaning."""
     await _ingest(client, docs, "h", ["pump"])
