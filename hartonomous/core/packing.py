@@ -69,7 +69,7 @@ class Draft:
         )
 
     def bounded(self, limit: int) -> Draft:
-        """Return the draft without the sources that cannot fit into `limit` tokens whatever the model."""
+        """Return the draft without the sources and turns that cannot fit into `limit` tokens whatever the model."""
         room = limit * _BYTES_A_TOKEN
         kept: list[Source] = []
         for source in self.sources:
@@ -78,7 +78,7 @@ class Draft:
             if kept and room < 0:
                 break
             kept.append(replace(source, text=text))
-        return replace(self, sources=kept)
+        return replace(self, sources=kept, history=_latest(self.history, limit * _BYTES_A_TOKEN))
 
     def newest(self, sizes: Sequence[int], budget: int) -> Draft:
         """Return the draft with the newest turns that fit into `budget`, by their sizes.
@@ -129,6 +129,19 @@ class Draft:
         for text in dict.fromkeys((*texts, best.text[:low].rstrip())):
             if text:
                 yield Selection((replace(best, marker=1, text=text),), (0,))
+
+
+def _latest(history: Sequence[Mapping[str, str]], room: int) -> list[Message]:
+    """Return the newest turns up to so many characters, at least the last two, or their beginnings."""
+    kept: list[Message] = []
+    left = room
+    for turn in reversed(history):
+        content = turn["content"][:room]
+        left -= len(content)
+        if left < 0 and len(kept) > 1:
+            break
+        kept.append({**turn, "content": content})
+    return kept[::-1]
 
 
 def most(messages: Sequence[Message]) -> int:

@@ -94,13 +94,13 @@ def truncate_to(text: str, fraction: float) -> str:
 
 def alternating(history: Sequence[Mapping[str, str]]) -> list[Message]:
     """Return the turns of user and assistant that say something, those of one role in a row as one, the user first."""
-    turns: list[Message] = []
+    turns: list[tuple[str, list[str]]] = []
     for turn in history:
         role, content = turn.get("role"), (turn.get("content") or "").strip()
         if role not in ("user", "assistant") or not content or (role == "assistant" and not turns):
             continue
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += f"\n\n{content}"
+        if turns and turns[-1][0] == role:
+            turns[-1][1].append(content)
         else:
-            turns.append({"role": role, "content": content})
-    return turns
+            turns.append((role, [content]))
+    return [{"role": role, "content": "\n\n".join(contents)} for role, contents in turns]

@@ -23,8 +23,11 @@ from hartonomous.metrics import Metrics
 from hartonomous.pipelines.questions import SearchResult
 from hartonomous.pipelines.traffic import Traffic
 
-# Of the conversation the service sees its newest turns, each from its beginning: what is meant was said lately.
-_TURNS, _TURN_CHARS = 6, 500
+# What is meant was said lately: of the conversation the service sees its newest turns, each from its beginning. Words
+# are looked for in more of them, but not in all: a request can hold megabytes, and a millisecond reads some hundred
+# characters of them, in which the event loop does nothing else.
+_SHOWN_TURNS, _SHOWN_CHARS = 6, 500
+_READ_TURNS, _READ_CHARS = 16, 1_000
 # What a name may need beyond twice the follow-up.
 _NAME_TOKENS = 24
 # The longest question that a request may hold.
@@ -72,14 +75,14 @@ class Conversation:
         self, question: str, history: Sequence[Mapping[str, str]], model: str | None, call: Call
     ) -> StandAlone:
         """Return the question that is meant. Raises only when the request's own deadline has passed."""
-        turns = alternating(history) if self._config.rewrite else []
+        turns = _newest(alternating(history), _READ_TURNS, _READ_CHARS) if self._config.rewrite else []
         if not turns or stands_alone(question, turns):
             return StandAlone(question)
         started = time.perf_counter()
         failed, written = False, None
         try:
             with self._traffic.query():
-                written = accept(await self._ask(question, _newest(turns), model, call), question, turns)
+                written = accept(await self._ask(question, turns, model, call), question, turns)
         except ValidationFailedError:
             pass  # the conversation is too long for the model's context: no fault of the service
         except HartonomousError:
@@ -97,7 +100,7 @@ class Conversation:
     async def _ask(self, question: str, turns: Sequence[Message], model: str | None, call: Call) -> str:
         body = {
             **self._config.options,
-            "messages": [rewriting_message(self._template, turns, question)],
+            "messages": [rewriting_message(self._template, _newest(turns, _SHOWN_TURNS, _SHOWN_CHARS), question)],
             "max_tokens": _NAME_TOKENS + 2 * estimate_tokens(question),
             "temperature": 0.0,
         }
@@ -107,5 +110,5 @@ class Conversation:
         return (await self._generative.chat(body, share)).text
 
 
-def _newest(turns: Sequence[Message]) -> list[Message]:
-    return [{**turn, "content": turn["content"][:_TURN_CHARS]} for turn in turns[-_TURNS:]]
+def _newest(turns: Sequence[Message], count: int, characters: int) -> list[Message]:
+    return [{**turn, "content": turn["content"][:characters]} for turn in turns[-count:]]

@@ -156,6 +156,15 @@ async def test_two_long_turns_are_cut_rather_than_lost(service: Counting) -> Non
     assert packed.shown.places == (0,)
 
 
+def test_turns_that_fit_no_model_are_not_even_looked_at() -> None:
+    turns = [
+        {"role": role, "content": f"{number:02} " + "x" * 97} for number in range(50) for role in ("user", "assistant")
+    ]
+    assert draft(ENGLISH, history=turns).bounded(100).history == turns[-12:]
+    last = draft(ENGLISH, history=turns).bounded(2).history
+    assert last == [{**turn, "content": turn["content"][:24]} for turn in turns[-2:]]
+
+
 async def test_a_question_that_leaves_no_room_is_refused(service: Counting) -> None:
     for packer in (Packer(service), Packer(cast("Any", Fake(context=1_500)))):
         with pytest.raises(ValidationFailedError) as caught:

@@ -104,6 +104,15 @@ async def test_nonsense_is_refused_and_words_do_instead(lamps: Rig) -> None:
     assert answer["sources"][0]["document_id"] == "borealis"
 
 
+@pytest.mark.parametrize(("turns", "query"), [(6, BY_WORDS), (200, None)])
+async def test_words_are_looked_for_in_what_was_said_lately(lamps: Rig, turns: int, query: str | None) -> None:
+    """A request can hold megabytes of earlier turns, and reading them holds up everybody else."""
+    lamps.generative.on(CHAT, rewrites(says("No.")))
+    small_talk = [{"role": role, "content": "Thanks."} for _ in range(turns // 2) for role in ("user", "assistant")]
+    _, answer = await ask(lamps.app, QUERY, {**FOLLOW_UP, "messages": [*HISTORY, *small_talk]})
+    assert answer["search_query"] == query
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failing_service_is_told_and_words_do_instead(lamps: Rig, stream: bool) -> None:
     lamps.generative.on(CHAT, rewrites(reply(500, b"{}")))
