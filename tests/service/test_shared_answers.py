@@ -49,7 +49,7 @@ async def test_what_one_answered_the_other_gives(two: tuple[Rig, Rig]) -> None:
     _, given = await ask(second.app, QUERY, LIME)
     assert given["answer"] == made["answer"]
     assert not second.generative.calls(CHAT)
-    assert await headers(second, LIME) == ("hit", "0")
+    assert await headers(second, LIME) == ("hit", "young")
 
 
 async def test_a_change_by_one_is_seen_by_the_other_at_once(two: tuple[Rig, Rig]) -> None:
@@ -180,7 +180,7 @@ async def test_a_redis_that_cannot_be_reached_at_the_start_is_no_reason_not_to_s
 async def test_a_reindex_by_a_command_beside_the_servers_is_noticed(two: tuple[Rig, Rig]) -> None:
     first, second = two
     await grams(first)
-    assert await headers(second, LIME) == ("hit", "0")
+    assert await headers(second, LIME) == ("hit", "young")
     async with AsyncExitStack() as stack:
         storage = open_storage(first.config, Metrics(), stack)
         mover = Mover(storage.pools["qdrant"])
