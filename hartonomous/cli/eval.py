@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hartonomous.cli import offline
+from hartonomous.cli.common import INTERRUPTED
 from hartonomous.errors import ConfigError, HartonomousError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         offline.complain(f"hartonomous eval: {error.message}")
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
     async def command(storage: Storage, config: Config, call: Call) -> int:
         return await _until_terminated(_eval(args, data, storage, config, call))

@@ -35,11 +35,16 @@ _ENCLOSED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)
 _TAGS = (0xE0000, 0xE0080)
 
 
+# Of the 1.1 million code points a text has few; one that has all of them would leave some 100 MB behind.
+_MOST_FOLDED = 50_000
+
+
 class _Folded(dict[int, str]):
     """Code point to its folded character, worked out when it is first seen."""
 
     def __missing__(self, code: int) -> str:
-        # Bounded: there are 1.1 million code points, and a text has few of them.
+        if len(self) >= _MOST_FOLDED:
+            self.clear()
         self[code] = folded = _fold(chr(code))
         return folded
 

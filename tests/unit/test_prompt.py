@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -223,6 +224,16 @@ def test_a_long_run_of_brackets_or_blanks_costs_no_time() -> None:
     ):
         neutralise(text)
     assert time.perf_counter() - started < 2
+
+
+def test_a_text_of_all_letters_there_are_leaves_little_behind() -> None:
+    letters = "".join(chr(code) for code in range(0x20000) if not 0xD800 <= code < 0xE000)
+    tracemalloc.start()
+    try:
+        neutralise("<" + letters)
+        assert tracemalloc.get_traced_memory()[0] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_question_cannot_forge_a_source() -> None:
