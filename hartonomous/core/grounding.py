@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hartonomous.core.places import Names, Places, as_name, names_of, subjects_of
-from hartonomous.core.quantities import UNITS
-from hartonomous.core.terms import NAME, PERSON, Term, terms
+from hartonomous.core.roles import beside, facts_of, kind_of
+from hartonomous.core.terms import NAME, PERSON, Term, laid_out
 
 THRESHOLD = 0.5
 """The support from which a sentence counts as supported."""
@@ -32,7 +32,6 @@ _SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, 
 _MOST_SOURCES = 3
 _LONG = 24  # words, from which a sentence can be one that goes round in circles
 _VARIETY = 0.3  # the least share of different words in it
-_MEASURES = frozenset(UNITS.values())
 _WORD = re.compile(r"\w+")
 _VERBATIM = 0.95  # of a sentence's terms: it stands in the source as it is
 
@@ -95,8 +94,10 @@ class Grounding:
 
     def judge(self, sentence: str) -> Verdict:
         """Weigh one sentence (without markers) against the sources."""
-        listed = list({term.forms: term for term in self._places.settled(terms(sentence))}.values())
-        wanted, places = self._agreeing(listed)
+        found, at = laid_out(sentence)
+        listed = self._places.settled(found)
+        wanted, places = self._agreeing(list({term.forms: term for term in listed}.values()))
+        places = self._in_their_roles(wanted, places, listed, at)
         holders = [{self._places.owners[place] for place in found} for found in places]
         by_source = self._by_source(wanted, places, holders)
         # "It does not cover pens" is no "I don't know" when it stands so in a source.
@@ -125,59 +126,25 @@ class Grounding:
                 agreeing.append([place for place in found if not self._places.contradicts(place, names, others, own)])
             else:
                 agreeing.append(list(found))
-        return wanted, self._in_their_roles(wanted, agreeing)
+        return wanted, agreeing
 
-    def _in_their_roles(self, wanted: Sequence[Term], places: Sequence[list[int]]) -> list[list[int]]:
-        """Return the places of each term without those where a fact stands beside nothing that the sentence says.
-
-        That counts only where another place of the same source says what the sentence says, with another fact of this
-        kind: "the default port is 75" has its 75 from "a timeout of 75 seconds", and the port is another one.
-        """
-        units = {term.unit for term in wanted if term.number} | _MEASURES
-        said = [
-            index
-            for index, term in enumerate(wanted)
-            if term.kind not in (NAME, PERSON) and units.isdisjoint(term.forms)
-        ]
-        shares = Counter(place for index in said for place in places[index])
-        forms = {form for term in wanted for form in term.forms}
-        names = _spoken_of(wanted)
-        shares = Counter(
-            {
-                place: share
-                for place, share in shares.items()
-                if not self._places.contradicts(place, names, forms, set())
-            }
-        )
-        return [
-            self._in_role(term, found, index in said, shares, forms)
-            for index, (term, found) in enumerate(zip(wanted, places, strict=True))
-        ]
-
-    def _in_role(self, term: Term, found: list[int], counted: bool, shares: Counter[int], forms: Set[str]) -> list[int]:
-        if not _is_fact(term) or any(shares[place] > counted for place in found):
-            return found
-        owners = {self._places.owners[place] for place in found}
-        rivalled = {
-            self._places.owners[place]
-            for place, share in shares.items()
-            if self._places.owners[place] in owners and place not in found and self._has_rival(place, term, forms)
-        }
-        return [place for place in found if self._places.owners[place] not in rivalled]
-
-    def _has_rival(self, place: int, term: Term, forms: Set[str]) -> bool:
-        """Tell whether a place has another fact of a term's kind, one that the sentence has not."""
-        spoken = self._places.rivals(place, NAME) | self._places.rivals(place, PERSON)
-        if term.kind and not spoken.isdisjoint(term.forms):
-            return False  # it is what the place speaks of
-        return any(
-            other.kind == term.kind
-            and other.number == term.number
-            and (not term.measures or not other.measures or term.measures == other.measures)
-            and _is_fact(other)
-            and forms.isdisjoint((*other.forms, *other.implied))
-            for other in self._places.terms[place]
-        )
+    def _in_their_roles(
+        self, wanted: Sequence[Term], places: Sequence[list[int]], listed: Sequence[Term], at: Sequence[int]
+    ) -> list[list[int]]:
+        """Return the places of each term without those of sources that say what the sentence says of another fact."""
+        facts = facts_of([(listed, at)])
+        names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}
+        found = [list(held) for held in places]
+        quoting = self._places.quoting(listed)
+        for fact in facts:
+            own = [at for at, term in enumerate(wanted) if kind_of(term) and not fact.forms.isdisjoint(term.forms)]
+            words = beside(fact, facts, listed, at)
+            for source in {self._places.owners[place] for index in own for place in found[index]} - quoting:
+                held = {place for index in own for place in found[index] if self._places.owners[place] == source}
+                if self._places.misplaced(fact, words, held, names, forms):
+                    for index in own:
+                        found[index] = [place for place in found[index] if self._places.owners[place] != source]
+        return found
 
     def _with_replaced_names(self, wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> list[Term]:
         """Return the terms; a word that may be a name is one where the best place has another name instead of it."""

@@ -15,7 +15,7 @@ much must my need needs no nor not now of off often on once only or other others
 rather same see several shall she should since so some such than that the their them then there therefore these
 they this those though through thus to too under until up upon us use used uses using very via was we well
 were what when where whether which while who whom whose why will with within without would yes yet you your
-source sources document documents text context information answer question note
+source sources document documents text context information answer question note degrees celsius fahrenheit
 der die das den dem des ein eine einen einem einer eines und oder aber ist sind war waren wird werden wurde hat
 haben mit von vom zu zum zur im ins in an am auf aus bei nach für über unter nicht auch als wie wenn dass sich
 es er sie ihr ihre sein seine nur noch kann können muss müssen dieser diese dieses man so um durch
@@ -74,10 +74,16 @@ ran:run running:run runs:run took:take taken:take gave:give given:give held:hold
 bought:buy sent:send spent:spend lost:lose won:win met:meet found:find thought:think went:go gone:go came:come
 died:die dies:die dying:die death:die birth:born costs:cost studies:study studied:study lies:lie employees:employ
 employee:employ employs:employ employed:employ employment:employ staff:employ prices:price
-length:long lengths:long depth:deep height:high width:wide founder:found founded:found
+length:long lengths:long depth:deep height:high width:wide founder:found founded:found storage:store stored:store
 """
 IRREGULAR = dict(pair.split(":") for pair in _IRREGULAR_WORDS.split())
 
 _PLACING_WORDS = "in near from to into on through across aus nach à bei um ins"
 PLACING = frozenset(_PLACING_WORDS.split())
 """Behind these a name is that of a place, or of a time: not what a sentence speaks of."""
+
+_JOINING_WORDS = "and but while whereas und aber sondern während et mais tandis"
+ROLES = frozenset(("ceo", "cfo", "cto", "coo", "cio", "vp", "hr"))  # in capitals, and yet no names
+COUNTING = frozenset(("in", "within", "on", "at", "every", "for", "after", "per"))  # between two numbers
+CONJUNCTIONS = frozenset(_JOINING_WORDS.split())
+"""What stands behind these speaks of something else, a little."""

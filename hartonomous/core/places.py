@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import LOOSE, SCALES
+from hartonomous.core.roles import Fact, Roles
 from hartonomous.core.sentences import sentences
-from hartonomous.core.terms import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term, terms
+from hartonomous.core.terms import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term, laid_out, measures_of
 
 Names = dict[str, frozenset[str]]
 """Forms of names by their kind."""
@@ -33,6 +34,7 @@ _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 
 
 _PROPER = frozenset((NAME, PERSON))
+_APART = 6  # positions between two sentences
 _KEPT = 256
 _LONGEST_KEPT = 4_000  # characters
 
@@ -40,11 +42,11 @@ _LONGEST_KEPT = 4_000  # characters
 class SourceIndex:
     """The sentences of one source, indexed by the forms of their terms; not changed once it is made."""
 
-    __slots__ = ("at", "beside", "fronted", "known", "named", "names", "plain", "terms", "units")
+    __slots__ = ("at", "beside", "fronted", "known", "named", "names", "plain", "roles", "terms", "units", "wording")
 
     def __init__(self, source: str) -> None:
         spans = sentences(source)
-        read = [_read(source, start, end) for start, end in spans]
+        read, positions = _laid_out(source, spans)
         # A heading's capitals mean little.
         told = [found for (start, _), found in zip(spans, read, strict=True) if source[start] != "#"]
         everything = [term for found in told for term in found]
@@ -56,6 +58,7 @@ class SourceIndex:
         """The forms of names."""
         self.terms = [settled(found, self.known) for found in read]
         """Each place's terms."""
+        self.wording = wording(term for found in self.terms for term in found)
         self.at: defaultdict[str, list[int]] = defaultdict(list)
         """The places that have a form."""
         self.beside: defaultdict[tuple[int, str], set[tuple[str | None, frozenset[str]]]] = defaultdict(set)
@@ -70,6 +73,10 @@ class SourceIndex:
         """The forms of each place's own names."""
         self.fronted = [source[start] == "#" or bool(subjects_of(found)) for (start, _), found in told_of]
         """Whether a place begins with a name."""
+        above = _under(spans, source, self.named)
+        spoken = [head.union(*names.values()) for head, names in zip(above, self.names, strict=True)]
+        self.roles = Roles(self.terms, positions, spoken)
+        """What each fact stands beside."""
 
     def _find_terms(self) -> None:
         for place, found in enumerate(self.terms):
@@ -79,7 +86,7 @@ class SourceIndex:
                     if not places or places[-1] != place:
                         places.append(place)
                     if term.number:
-                        self.beside[place, form].add((term.unit, term.measures))
+                        self.beside[place, form].add((term.unit, measures_of(term, form)))
 
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
@@ -88,11 +95,13 @@ class SourceIndex:
 
     def _fits(self, place: int, term: Term) -> bool:
         """Tell whether a number stands somewhere in a place with the unit that it is asked for with, or with none."""
-        written = [beside for form in term.forms for beside in self.beside.get((place, form), ())]
+        written = [
+            (measures_of(term, form), *beside) for form in term.forms for beside in self.beside.get((place, form), ())
+        ]
         counts = term.unit is not None and term.unit in self.units
         return not written or any(
-            (not counts or unit in (None, term.unit)) and _agree(term.measures, measures, unit)
-            for unit, measures in written
+            (not counts or unit in (None, term.unit)) and _agree(asked, measures, unit)
+            for asked, unit, measures in written
         )
 
 
@@ -139,6 +148,25 @@ class Places:
         """Tell whether any source has a form of a term."""
         return any(form in index.at for index in self._indexes for form in term.forms)
 
+    def misplaced(
+        self, fact: Fact, words: Sequence[Term], places: Iterable[int], names: Mapping[str, Set[str]], forms: Set[str]
+    ) -> bool:
+        """Tell whether the source of these places, which have a fact, has another one beside some words.
+
+        `names` and `forms` are those of the sentence that says them.
+        """
+        held = sorted(places)
+        source = self.owners[held[0]]
+        first = self._first[source]
+        roles = self._indexes[source].roles
+        own = {place - first for place in held}
+        return roles.misplaced(fact, words, own, lambda place: self.contradicts(first + place, names, forms, set()))
+
+    def quoting(self, listed: Sequence[Term]) -> set[int]:
+        """Return the sources that have these terms, one after the other."""
+        said = wording(listed)
+        return {source for source, index in enumerate(self._indexes) if said in index.wording}
+
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
         indexes = zip(self._first, self._indexes, strict=False)
@@ -155,9 +183,9 @@ class Places:
         if asked and proper - own and forms.isdisjoint(proper - own) and not self._mentions(place, asked):
             return True
         return any(
-            names.get(kind, frozenset()) - own and rivals - own and forms.isdisjoint(rivals - own)
+            front and rivals - own and forms.isdisjoint(rivals - own) and self._named[place].isdisjoint(front)
             for kind, rivals in spoken.items()
-            if kind not in _PROPER
+            if kind not in _PROPER and (front := names.get(kind, frozenset()) - own)
         )
 
     def _mentions(self, place: int, names: Collection[str]) -> bool:
@@ -218,14 +246,41 @@ def settled(listed: Sequence[Term], known: Set[str]) -> list[Term]:
     return [term if not term.lead or known.isdisjoint(term.forms) else as_name(term) for term in listed]
 
 
+def wording(listed: Iterable[Term]) -> str:
+    """Return terms as one string, in which others are found as a part."""
+    return "".join(f" {term.forms[0]} " for term in listed)
+
+
 def subjects_of(listed: Sequence[Term]) -> Names:
     """Return the names that a sentence begins with and speaks of: not "in Ulm"."""
     return names_of([term for term in listed[:_IN_FRONT] if term.after.lower() not in PLACING])
 
 
-def _read(source: str, start: int, end: int) -> list[Term]:
+def _laid_out(source: str, spans: Sequence[tuple[int, int]]) -> tuple[list[list[Term]], list[list[int]]]:
+    """Return each sentence's terms and their positions in the whole source."""
+    read: list[list[Term]] = []
+    positions: list[list[int]] = []
+    offset = 0
+    for start, end in spans:
+        found, at = laid_out(source[start:end])
+        read.append(_at_start(source, start, found))
+        positions.append([offset + position for position in at])
+        # What follows a question or a colon belongs to it.
+        offset += (at[-1] if at else 0) + (2 if source[max(start, end - 3) : end].rstrip("*_")[-1:] in "?:" else _APART)
+    return read, positions
+
+
+def _under(spans: Sequence[tuple[int, int]], source: str, named: Sequence[frozenset[str]]) -> Iterator[frozenset[str]]:
+    """Yield the names and numbers of the last heading above each sentence."""
+    head: frozenset[str] = frozenset()
+    for (start, _), own in zip(spans, named, strict=True):
+        yield head
+        if source[start] == "#":
+            head = own
+
+
+def _at_start(source: str, start: int, listed: list[Term]) -> list[Term]:
     """Return a sentence's terms; only at a paragraph's start a first word is taken for a name for its looks."""
-    listed = terms(source[start:end])
     if not listed or listed[0].lead != "name" or not source[:start].rstrip(" \t") or source[:start].endswith("\n\n"):
         return listed
     return [replace(listed[0], lead="word"), *listed[1:]]
@@ -252,6 +307,6 @@ def _agree(one: frozenset[str], other: frozenset[str], unit: str | None) -> bool
     """
     units, others = one - _SCALES, other - _SCALES
     scales, other_scales = one & _SCALES, other & _SCALES
-    if units and others and units != others:
+    if units and others and units.isdisjoint(others):
         return False
     return scales == other_scales or not scales or (not other_scales and unit is None)

@@ -48,16 +48,26 @@ _UNITS = """
 gramme grammes|mg milligram milligrams milligramm|lb lbs pound pounds|oz ounce ounces|t ton tons tonne tonnes tonnen|
 km kilometre kilometer kilometres kilometers kilomètres|m metre meter metres meters mètre mètres|cm centimetre
 centimeter centimetres centimeters|mm millimetre millimeter millimetres millimeters|mile miles mi|ft foot feet|inch
-inches zoll|ms millisecond milliseconds|second seconds sec sekunde sekunden seconde secondes|minute minutes min minuten|
-hour hours hr hrs h stunde stunden heure heures|day days tag tage tagen jour jours|week weeks woche wochen semaine
+inches zoll|ms millisecond milliseconds|second seconds sec s sekunde sekunden seconde
+secondes|minute minutes min minuten|hour hours hr hrs h stunde stunden heure heures|
+day days tag tage tagen jour jours|week weeks woche wochen semaine
 semaines|month months monat monate monaten mois|year years jahr jahre jahren an ans année années|
-l litre liter litres liters|ml millilitre milliliter millilitres milliliters|gallon gallons|v volt volts|w watt watts|
+l litre liter litres liters|ml millilitre milliliter millilitres milliliters|gallon gallons|v volt volts|
+°C celsius|°F fahrenheit|w watt watts|
 kw kilowatt kilowatts|kwh|mw megawatt megawatts|a ampere amperes amp amps|hz hertz|khz|mhz|ghz|kb|mb megabyte
 megabytes|gb gigabyte gigabytes|tb terabyte terabytes|kbit|mbit|gbit|bar bars|psi|db|ppm|
-$ dollar dollars usd|€ euro euros eur|£ gbp sterling|¥ yen jpy|chf franken|rupee rupees inr
+$ dollar dollars usd|€ euro euros eur|£ gbp sterling|¥ yen jpy|chf franken franc francs|
+kr krone kroner kronor kronen|rupee rupees inr
 """
 UNITS = {word: names.split()[0] for names in _UNITS.split("|") for word in names.split()}
 """Every way to write a unit, in lower case, and the one it stands for."""
+
+_CURRENCY_WORDS = "dollar dollars euro euros franc francs pound pounds krone kroner kronor yen rupee rupees peso pesos"
+CURRENCIES = frozenset(_CURRENCY_WORDS.split())
+"""Behind an adjective with a capital ("Swiss francs"), which is part of the unit then."""
+
+ALSO = {"pound": "£", "pounds": "£"}
+"""Words that are another unit as well."""
 
 _SCALES = """
 thousand tausend mille:3|million millions millionen mio:6|billion billions milliarde milliarden milliard milliards
@@ -66,7 +76,9 @@ mrd:9
 SCALES = {word: int(part.split(":")[1]) for part in _SCALES.split("|") for word in part.split(":")[0].split()}
 """Words that multiply the number before them, in lower case: the power of ten."""
 
-_SYMBOL_AFTER = re.compile(r"\s?(?:(%|€|\$|£|¥)|°\s?([CF])\b)|\s(per\s+cent|pour\s+cent)\b")
+_SYMBOL_AFTER = re.compile(
+    r"\s?(?:(%|€|\$|£|¥)|(?:°|degrees?|grad)\s?(C|F)(?:elsius|ahrenheit)?\b)|\s(per\s+cent|pour\s+cent)\b"
+)
 _SYMBOL_BEFORE = re.compile(r"(?:([$€£¥])|\b(USD|EUR|GBP|CHF|JPY))\s?[-\u2212]?\Z")
 _SIGN = re.compile(r"(?:(?:^|[\s(\"'$€£¥=:|])[-\u2212\u2013]|\b(?:minus|moins)\s)[$€£¥]?\Z")
 

@@ -19,15 +19,20 @@ from hartonomous.core.lexicon import (
     ARTICLES,
     BEFORE_ADJECTIVES,
     COMMON_END,
+    CONJUNCTIONS,
+    COUNTING,
     GERMAN,
     IRREGULAR,
     LEGAL_FORMS,
     NO_NAMES,
+    ROLES,
     SOFT_NUMBERS,
     STOPWORDS,
     VERBAL,
 )
 from hartonomous.core.quantities import (
+    ALSO,
+    CURRENCIES,
     NUMBER,
     SCALES,
     UNITS,
@@ -58,11 +63,13 @@ _COMPOUND_NUMBER = re.compile(
 )
 _CAMEL = re.compile(r"[a-z][A-Z]")
 _SUFFIX = re.compile(r"(?<=\w{3})(?:ings?|edly|ed|ies|es|s|ly|e|en)\Z")
+_COMPOUND = frozenset(("squar", "cubic"))
 _APOSTROPHE = re.compile(r"['’]")  # noqa: RUF001
 _POSSESSIVE = re.compile(r"['’]s?\Z")  # noqa: RUF001
 _SOURCE_NUMBER = re.compile(r"\b(?:source|document|passage|quelle)s?\s+#?[0-9]{1,3}\b", re.IGNORECASE)
 _ITEM = re.compile(r"^\s*(?:[-*+>#]+\s+)*(?:\(?[0-9]{1,3}[.)]\s+)?", re.MULTILINE)
 _WRAP = re.compile(r"[ \t]*\r?\n[ \t]*(?=[a-zß-ÿ0-9])")  # a sentence goes on in the next line
+_NUMBER_NEXT = re.compile(r"\s+[0-9]")
 _PAUSE = re.compile(r"[,;:()|.!?\n]")
 _STARTERS = ':;"“„«(*#|—–`'  # noqa: RUF001
 
@@ -99,14 +106,36 @@ class Term:
 
 _BREAK = Term((), hard=False)
 """Stands where a number and what follows do not belong together."""
+_APART = Term((), hard=False, lead="apart")
+"""Stands for a preposition before a number: what it counts is not what the number before counts."""
+_JOINT = Term((), hard=False, lead="joint")
+"""Stands for a conjunction: what is behind it is a little further away."""
+
+
+_STEPS = {"": 2, "joint": 1, "apart": 0}
 
 
 def terms(sentence: str) -> list[Term]:
     """Return the terms of a sentence, in order, repetitions included."""
+    return laid_out(sentence)[0]
+
+
+def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
+    """Return the terms of a sentence, and the position of each: marks and conjunctions take some room as well."""
     text = _WRAP.sub(" ", _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence)))
     spaced = text if text.isascii() else _DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
     parts = list(_terms(spaced))
-    return [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts) if part is not _BREAK]
+    found: list[Term] = []
+    positions: list[int] = []
+    position = 0
+    for index, part in enumerate(parts):
+        if not part.forms:
+            position += _STEPS[part.lead]
+            continue
+        found.append(_with_unit(parts, index) if part.number else part)
+        positions.append(position)
+        position += 1
+    return found, positions
 
 
 def stem(word: str) -> str:
@@ -115,7 +144,9 @@ def stem(word: str) -> str:
     return IRREGULAR.get(lower) or (_SUFFIX.sub("", lower) if len(lower) > 3 else lower)
 
 
+_SCALE_MEASURES = frozenset(f"e{power}" for power in SCALES.values())
 _STEMMED_UNITS = {stem(word): unit for word, unit in UNITS.items()} | UNITS
+_STEMMED_ALSO = {stem(word): unit for word, unit in ALSO.items()}
 _STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
 
 
@@ -135,6 +166,10 @@ def _terms(text: str) -> Iterator[Term]:
             skip = date.end
             yield from _dated(date)
             yield _BREAK
+        elif token[0] in CONJUNCTIONS:
+            yield _JOINT
+        elif token[0] in COUNTING and _NUMBER_NEXT.match(text, token.end()):
+            yield _APART
         else:
             yield from context.classified(place)
 
@@ -163,7 +198,7 @@ class _Context:
         if word[0].isdigit():
             yield from self._number(token)
             return
-        if self._text[token.start() - 1 : token.start()] == "°":
+        if self._text[token.start() - 1 : token.start()] == "°" or self._is_of_currency(place):
             return
         inside = place > 0 and word[0].isupper() and self._before(place) not in _STARTERS
         joined = self._capital[place] and not self._loud and self._in_run(place)
@@ -185,8 +220,14 @@ class _Context:
         if term.number or not self._capital[place] or self._loud:
             return term
         if place:
-            return replace(term, after=self._word_before(place))
+            begins = not term.hard and self._before(place) in _STARTERS
+            return replace(term, after=self._word_before(place), lead="word" if begins else "")
         return term if term.hard else replace(term, lead="name" if self._leads() else "word")
+
+    def _is_of_currency(self, place: int) -> bool:
+        """Tell whether a word is a part of a unit: "Swiss francs"."""
+        following = self._tokens[place + 1][0] if place + 1 < len(self._tokens) else ""
+        return following in CURRENCIES and self._tokens[place][0][0].isupper()
 
     def _word_before(self, place: int) -> str:
         """Return the word in front of a token, if nothing but a blank is between and it is no article."""
@@ -322,14 +363,14 @@ def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
         yield Term(tuple(dict.fromkeys((UNITS[lower], *_name_forms(word)))), hard=False)
     elif "_" in word or _CAMEL.search(word) or re.search(r"\w[.:@]\w", word):
         yield Term((_code(word),), hard=True, kind=SYMBOL)
-    elif len(word) > 1 and word.isupper() and names:
+    elif len(word) > 1 and word.isupper() and names and lower not in ROLES:
         yield Term(_name_forms(word), hard=True)
     elif re.search(r"[-/'’]", word):  # noqa: RUF001
         for part in re.split(r"[-/'’]", word):  # noqa: RUF001
             if len(part) > 1:  # "Chicago-based" has a name, and speaks of something else
                 yield from (replace(term, kind="") for term in _word(part, names=names, inside=inside))
     else:
-        hard = inside and names and word[:1].isupper()
+        hard = inside and names and word[:1].isupper() and lower not in ROLES
         yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
 
 
@@ -340,14 +381,18 @@ def _name_forms(word: str) -> tuple[str, ...]:
 def _with_unit(parts: list[Term], index: int) -> Term:
     """Give a number its unit, and the value that a scale word after it makes of it."""
     part = parts[index]
-    near = takewhile(lambda term: term is not _BREAK, islice(parts, index + 1, index + 4))
-    words = [term.forms[0] for term in near if not term.number and not term.hard]
+    near = takewhile(lambda term: term.forms or term is _JOINT, islice(parts, index + 1, index + 4))
+    words = [term.forms[0] for term in near if term is not _JOINT and not term.number and not term.hard]
     if not words:
         return replace(part, unit=next(iter(part.measures), None))
     adjacent = index + 1 < len(parts) and parts[index + 1].forms[:1] == (words[0],)
     power = _STEMMED_SCALES.get(words[0], 0) if adjacent else 0
     signed = next(iter(part.measures), None)
-    measures = part.measures | _measures([] if signed else words[: 2 if power else 1], power)
+    compound = not signed and words[0] in _COMPOUND and len(words) > 1
+    measures = part.measures | _measures([] if signed else words[: 2 if power or compound else 1], power)
+    if compound:
+        unit = f"{words[0]} {_STEMMED_UNITS.get(words[1], words[1])}"
+        return Term(part.forms, part.hard, number=True, unit=unit, measures=frozenset((unit,)))
     if power:
         forms = tuple(scaled(form, power) for form in part.forms)
         return Term((*part.forms, *forms), part.hard, number=True, measures=measures)
@@ -355,6 +400,14 @@ def _with_unit(parts: list[Term], index: int) -> Term:
     return Term(part.forms, part.hard, number=True, unit=unit, measures=measures)
 
 
+def measures_of(term: Term, form: str) -> frozenset[str]:
+    """Return the measures of a number by one of its forms: with its scale in it ("4200"), there is no scale beside."""
+    if len(term.forms) > 1 and term.forms.index(form) * 2 >= len(term.forms):
+        return term.measures - _SCALE_MEASURES
+    return term.measures
+
+
 def _measures(words: Sequence[str], power: int) -> frozenset[str]:
     units = {_STEMMED_UNITS[word] for word in words if word in _STEMMED_UNITS}
+    units |= {_STEMMED_ALSO[word] for word in words if word in _STEMMED_ALSO}
     return frozenset(units | ({f"e{power}"} if power else set()))

@@ -204,6 +204,44 @@ def test_prose_does_not_support_a_fact_that_stands_beside_something_else(sentenc
     assert not PROSE.judge(sentence).supported
 
 
+RULES = Grounding(
+    [
+        """## Fees
+
+Adults pay 30 euros a year, children 15 euros. **What does a spare key cost?** 5 euros. Ask Dev Kapoor (chair) or the
+CEO. Anna plans the move; Dev will send the list by 20 June. The hall holds 4,200 guests. The lake covers 38 square
+kilometres and must stay below 40 °C. Rent is CHF 900. One tablet every 6 hours, at most 3 tablets in 24 hours.
+
+## Version 4.3.0
+
+- Removed: the `old_auth` option.
+
+## Version 4.2.2
+
+- Fixed: a hole in the HTTP parser."""
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("true", "false"),
+    [
+        ("Children pay 15 euros and adults 30 euros.", "Children pay 30 euros and adults 15 euros."),
+        ("A spare key costs €5.", "A spare key costs €15."),
+        ("Dev Kapoor will send the list by June 20.", "Dev Kapoor will send the list by June 2."),
+        ("The hall holds 4.2 thousand guests.", "The hall holds 4.2 million guests."),
+        ("The lake covers 38 square kilometres.", "The lake covers 38 square miles."),
+        ("The lake must stay below 40 degrees Celsius.", "The lake must stay below 40 degrees Fahrenheit."),
+        ("The rent is 900 Swiss francs.", "The rent is 900 Swiss dollars."),
+        ("The `old_auth` option was removed in version 4.3.0.", "The `old_auth` option was removed in version 4.3.1."),
+        ("The hole in the HTTP parser was fixed in 4.2.2.", "The hole in the HTTP parser was fixed in 4.2.1."),
+    ],
+)
+def test_facts_are_compared_in_the_form_and_the_role_that_they_have(true: str, false: str) -> None:
+    assert RULES.judge(true).supported
+    assert not RULES.judge(false).supported
+
+
 def test_the_index_of_a_source_is_kept_for_the_next_answer_but_not_that_of_a_long_one() -> None:
     assert index_of(LIFE) is index_of(LIFE)
     assert index_of(LIFE * 9) is not index_of(LIFE * 9)

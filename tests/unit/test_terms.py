@@ -75,6 +75,11 @@ def test_a_number_knows_its_unit() -> None:
     assert units == ["kg", None, "day", "day"]
 
 
+def test_a_number_has_no_unit_that_another_number_counts() -> None:
+    units = [term.unit for term in terms("at most three within 24 hours, five of 14 services") if term.number]
+    assert units == [None, "hour", "servic", "servic"]
+
+
 def test_function_words_are_no_terms() -> None:
     assert terms("It is the one of them that we have.") == [Term(("1",), hard=False, number=True)]
     assert terms("") == []
