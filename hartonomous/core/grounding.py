@@ -30,6 +30,7 @@ THRESHOLD = 0.5
 _FOREIGN_CAP = 0.3  # of the support that is left when a hard term stands in no source
 _SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, to be cited for a fact the first lacks
 _MOST_SOURCES = 3
+_TELLING = 4  # digits that together are in a source by no accident, whatever the words are
 _LONG = 24  # words, from which a sentence can be one that goes round in circles
 _VARIETY = 0.3  # the least share of different words in it
 _WORD = re.compile(r"\w+")
@@ -226,7 +227,12 @@ class Grounding:
         # A number alone, with its unit, found among other words, says nothing.
         units = {term.unit for term in wanted if term.number}
         numbers = [index for index, term in enumerate(wanted) if term.number or not units.isdisjoint(term.forms)]
-        bare = len(wanted) > len(numbers) and absent.issuperset(set(range(len(wanted))).difference(numbers))
+        told = sum(char.isdigit() for index in numbers for char in wanted[index].forms[0])
+        bare = (
+            told < _TELLING
+            and len(wanted) > len(numbers)
+            and absent.issuperset(set(range(len(wanted))).difference(numbers))
+        )
         if bare or any(wanted[index].hard for index in absent):
             return support * _FOREIGN_CAP, ()
         return support, tuple(source + 1 for source in chosen) if support >= THRESHOLD else ()

@@ -160,7 +160,9 @@ class Places:
         first = self._first[source]
         roles = self._indexes[source].roles
         own = {place - first for place in held}
-        return roles.misplaced(fact, words, own, lambda place: self.contradicts(first + place, names, forms, set()))
+        return roles.misplaced(
+            fact, words, own, lambda place: self.contradicts(first + place, names, forms, fact.forms)
+        )
 
     def quoting(self, listed: Sequence[Term]) -> set[int]:
         """Return the sources that have these terms, one after the other."""
@@ -180,7 +182,13 @@ class Places:
         spoken = self._names[place]
         proper = spoken.get(NAME, frozenset()) | spoken.get(PERSON, frozenset())
         asked = (set(names.get(NAME, ())) | set(names.get(PERSON, ()))) - own
-        if asked and proper - own and forms.isdisjoint(proper - own) and not self._mentions(place, asked):
+        if (
+            asked
+            and own.isdisjoint(proper)
+            and proper - own
+            and forms.isdisjoint(proper - own)
+            and not self._mentions(place, asked)
+        ):
             return True
         return any(
             front and rivals - own and forms.isdisjoint(rivals - own) and self._named[place].isdisjoint(front)

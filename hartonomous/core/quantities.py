@@ -66,8 +66,8 @@ _CURRENCY_WORDS = "dollar dollars euro euros franc francs pound pounds krone kro
 CURRENCIES = frozenset(_CURRENCY_WORDS.split())
 """Behind an adjective with a capital ("Swiss francs"), which is part of the unit then."""
 
-ALSO = {"pound": "£", "pounds": "£"}
-"""Words that are another unit as well."""
+ALSO = {"lb": "£"}
+"""Units whose words are those of another one as well: pounds."""
 
 _SCALES = """
 thousand tausend mille:3|million millions millionen mio:6|billion billions milliarde milliarden milliard milliards

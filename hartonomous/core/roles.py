@@ -23,6 +23,8 @@ _REACH = 24  # places in the text, beyond which a word says nothing about a fact
 _TOPIC = 3  # how far what a sentence speaks of, without naming it, is from its facts
 _HALF = 2  # the distance at which a word is worth half
 _CLEARLY = 0.2  # by how much another fact must be nearer
+_UNSURE = frozenset((PERSON, "place"))
+_IN_SENTENCE = 1.5  # times nearer, where the sentence has the other one of these as well
 _MEASURES = frozenset(UNITS.values())
 _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 _YEAR = re.compile(r"1[0-9]{3}|20[0-9]{2}")
@@ -106,15 +108,16 @@ class Roles:
         spoken: Sequence[frozenset[str]],
     ) -> None:
         """Index the sentences of a source: their terms, the positions of those, and what each speaks of."""
+        self._at: defaultdict[str, list[int]] = defaultdict(list)
         self._of_kind: defaultdict[str, list[Fact]] = defaultdict(list)
         self._having: defaultdict[str, list[Fact]] = defaultdict(list)
         for fact in facts_of(zip(places, positions, strict=True)):
             self._of_kind[fact.kind].append(fact)
             for form in fact.forms:
                 self._having[form].append(fact)
+                self._at[form] += (fact.start, fact.end)
         self._starts = [at[0] if at else 0 for at in positions]
         self._spoken = spoken
-        self._at: defaultdict[str, list[int]] = defaultdict(list)
         for found, at in zip(places, positions, strict=True):
             for term, position in zip(found, at, strict=True):
                 for form in (*term.forms, *term.implied):
@@ -145,9 +148,12 @@ class Roles:
         known = [word for word in said if not word.forms.isdisjoint(rival.forms)]
         if any(word.kind != fact.kind for word in known):
             return False  # the sentence says it as well, of something else
+        if known and fact.kind == NAME:
+            return False  # of names beside each other one cannot tell which are of a kind
         others = [word for word in said if word not in known] if known else said
         near = self._nearness(rival, others)
-        return near > _CLEARLY and near > max(self._nearness(one, others) for one in own) + _CLEARLY
+        factor = _IN_SENTENCE if known and fact.kind in _UNSURE else 1.0
+        return near > _CLEARLY and near > max(self._nearness(one, others) for one in own) * factor + _CLEARLY
 
     def _told_of(self, fact: Fact) -> Iterator[Fact]:
         """Yield a name before each sentence that speaks of it without naming it."""
@@ -194,7 +200,7 @@ def beside(fact: Fact, facts: Sequence[Fact], found: Sequence[Term], at: Sequenc
     listed = {
         term.forms: term
         for term, position in zip(found, at, strict=True)
-        if fact.distance(position)
-        and all(fact.distance(position) < (other.distance(position) or _REACH) for other in others)
+        if all(fact.distance(position) < (other.distance(position) or _REACH) for other in others)
     }
-    return [term for term in listed.values() if fact.forms.isdisjoint(term.forms)]
+    units = {term.unit for term in found if not fact.forms.isdisjoint(term.forms)}
+    return [term for term in listed.values() if fact.forms.isdisjoint(term.forms) and units.isdisjoint(term.forms)]

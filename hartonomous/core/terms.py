@@ -146,7 +146,6 @@ def stem(word: str) -> str:
 
 _SCALE_MEASURES = frozenset(f"e{power}" for power in SCALES.values())
 _STEMMED_UNITS = {stem(word): unit for word, unit in UNITS.items()} | UNITS
-_STEMMED_ALSO = {stem(word): unit for word, unit in ALSO.items()}
 _STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
 
 
@@ -397,7 +396,8 @@ def _with_unit(parts: list[Term], index: int) -> Term:
         forms = tuple(scaled(form, power) for form in part.forms)
         return Term((*part.forms, *forms), part.hard, number=True, measures=measures)
     unit = signed or _STEMMED_UNITS.get(words[0], words[0])
-    return Term(part.forms, part.hard, number=True, unit=unit, measures=measures)
+    hard = part.hard or (adjacent and part.forms == ("2",) and bool(measures))  # "two weeks", and not "the two of us"
+    return Term(part.forms, hard, number=True, unit=unit, measures=measures)
 
 
 def measures_of(term: Term, form: str) -> frozenset[str]:
@@ -409,5 +409,5 @@ def measures_of(term: Term, form: str) -> frozenset[str]:
 
 def _measures(words: Sequence[str], power: int) -> frozenset[str]:
     units = {_STEMMED_UNITS[word] for word in words if word in _STEMMED_UNITS}
-    units |= {_STEMMED_ALSO[word] for word in words if word in _STEMMED_ALSO}
+    units |= {ALSO[unit] for unit in units if unit in ALSO}
     return frozenset(units | ({f"e{power}"} if power else set()))
