@@ -134,15 +134,18 @@ class Roles:
             return False
         own += self._told_of(fact)
         said = [_said(term, self._positions(term)) for term in words]
-        held = max(self._nearness(one, said) for one in own) + _CLEARLY
-        if held >= sum(word.weight for word in said if word.positions):
+        held = max(self._nearness(one, said) for one in own)
+        if held + _CLEARLY >= sum(word.weight for word in said if word.positions):
             return False
         return any(
-            fact.forms.isdisjoint(rival.forms) and self._is_nearer(rival, fact, own, said) and not closed(rival.place)
+            fact.forms.isdisjoint(rival.forms)
+            and self._is_nearer(rival, fact, own, said, held)
+            and not closed(rival.place)
             for rival in rivals
         )
 
-    def _is_nearer(self, rival: Fact, fact: Fact, own: Sequence[Fact], said: Sequence[_Said]) -> bool:
+    def _is_nearer(self, rival: Fact, fact: Fact, own: Sequence[Fact], said: Sequence[_Said], held: float) -> bool:
+        """Tell whether a rival is nearer to some words than `own`, where a fact stands; `held` is how near that is."""
         if not fact.forms.isdisjoint(self._spoken[rival.place]):
             return False  # it says this of the fact
         known = [word for word in said if not word.forms.isdisjoint(rival.forms)]
@@ -150,10 +153,10 @@ class Roles:
             return False  # the sentence says it as well, of something else
         if known and fact.kind == NAME:
             return False  # of names beside each other one cannot tell which are of a kind
-        others = [word for word in said if word not in known] if known else said
-        near = self._nearness(rival, others)
-        factor = _IN_SENTENCE if known and fact.kind in _UNSURE else 1.0
-        return near > _CLEARLY and near > max(self._nearness(one, others) for one in own) * factor + _CLEARLY
+        if known:
+            said = [word for word in said if word not in known]
+            held = max(self._nearness(one, said) for one in own) * (_IN_SENTENCE if fact.kind in _UNSURE else 1.0)
+        return self._nearness(rival, said) > held + _CLEARLY
 
     def _told_of(self, fact: Fact) -> Iterator[Fact]:
         """Yield a name before each sentence that speaks of it without naming it."""
@@ -168,14 +171,19 @@ class Roles:
         """Return how much the text puts a fact beside some words."""
         near = 0.0
         for word in said:
-            after = bisect_left(word.positions, fact.start)
-            around = word.positions[max(0, after - 1) : after + 1]
-            distance = min((fact.distance(position) for position in around), default=_REACH)
+            distance = _distance(fact, word.positions)
             if distance > _TOPIC and not word.forms.isdisjoint(self._spoken[fact.place]):
                 distance = _TOPIC
             if distance < _REACH:
                 near += word.weight * _HALF / (_HALF + distance)
         return near
+
+
+def _distance(fact: Fact, positions: Sequence[int]) -> int:
+    """Return how far the nearest of some positions, in order, is from a fact."""
+    after = bisect_left(positions, fact.start)
+    behind = max(positions[after] - fact.end, 0) if after < len(positions) else _REACH
+    return min(behind, fact.start - positions[after - 1]) if after else behind
 
 
 @dataclass(slots=True, frozen=True)

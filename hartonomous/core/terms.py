@@ -158,7 +158,8 @@ def _terms(text: str) -> Iterator[Term]:
         start = token.start()
         if start < skip:
             continue
-        if place and _PAUSE.search(text, tokens[place - 1].end(), start):
+        before = tokens[place - 1].end() if place else start
+        if place and text[before:start] != " " and _PAUSE.search(text, before, start):
             yield _BREAK
         if found and found[0].start <= start < found[0].end:
             date = found.pop(0)
@@ -188,6 +189,7 @@ class _Context:
         words = [token[0] for token in tokens]
         self._german = _is_german(words)
         self._loud = text.isupper()
+        self._ticked = "`" in text
         self._capital = [self._is_capital(word) for word in words]
 
     def classified(self, place: int) -> Iterator[Term]:
@@ -196,6 +198,9 @@ class _Context:
         word = token[0]
         if word[0].isdigit():
             yield from self._number(token)
+            return
+        if not self._ticked and word.isalpha() and word.islower():  # most are
+            yield from _classified(word, names=True, inside=False, identifier=False)
             return
         if self._text[token.start() - 1 : token.start()] == "°" or self._is_of_currency(place):
             return
