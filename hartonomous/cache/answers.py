@@ -61,7 +61,10 @@ class SharedAnswers:
         if found is None:
             return None
         head, _, value = found[0].partition(b"\n")
-        age = max(0.0, float(head) - found[1])
+        try:
+            age = max(0.0, float(head) - found[1])
+        except ValueError:
+            return None  # somebody else's value
         return (value, age) if age < self._ttl_s else None
 
     async def put(self, key: str, value: bytes) -> None:

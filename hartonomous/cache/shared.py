@@ -15,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from aiocache.backends.redis import RedisCache
 from aiocache.serializers import NullSerializer
-from redis.asyncio import ConnectionPool
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -34,6 +35,7 @@ Result = TypeVar("Result")
 _NAMESPACE = "hartonomous"
 _EPOCH = "epoch"
 _PAUSE_S = 1.0
+_CONNECTIONS = 32
 
 
 class AwayError(Exception):
@@ -108,7 +110,8 @@ class SharedCache:
         """Write what is owed if that can be done now, and close the connections."""
         if self._owed > self._paid:
             self._away_until = None
-            await self.current("")
+            with suppress(AwayError):
+                await self._ask(self._nothing)
         await self._cache.client.aclose(close_connection_pool=True)
 
     async def _ask(self, operation: Callable[[], Awaitable[Result]]) -> Result:
@@ -128,6 +131,9 @@ class SharedCache:
             raise AwayError from error
         self._found()
         return result
+
+    async def _nothing(self) -> None:
+        """Do what is owed alone."""
 
     async def _renew(self) -> None:
         """Begin a new epoch, which pays what is owed now; what comes meanwhile needs another one."""
@@ -166,8 +172,10 @@ def _connect(config: Redis) -> RedisCache:
     assert config.url is not None
     password = None if config.password is None else config.password.get_secret_value()
     # A retry would hide that Redis was started anew.
-    pool = ConnectionPool.from_url(
+    pool = BlockingConnectionPool.from_url(
         config.url,
+        max_connections=_CONNECTIONS,
+        timeout=config.timeout_s,
         username=config.username,
         password=password,
         socket_timeout=config.timeout_s,

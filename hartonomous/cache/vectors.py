@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 
 from hartonomous.cache.flights import Flight, Flights, own
@@ -18,7 +17,6 @@ from hartonomous.cache.memory import MemoryCache
 from hartonomous.clients.embedding import Vector
 from hartonomous.config import EmbeddingCache
 from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import HartonomousError
 from hartonomous.metrics import Metrics
@@ -63,7 +61,7 @@ class QuestionVectors:
         fresh = [key for key in missing if key not in under_way]
         self._metrics.joined.inc(len(under_way))
         self._metrics.misses.inc(len(fresh))
-        shared = replace(call, deadline=Deadline(self._limit_s))
+        shared = call.for_all(self._limit_s)
         for first in range(0, len(fresh), batch_size):
             batch = fresh[first : first + batch_size]
             work = self._embed({key: missing[key] for key in batch}, embed, shared)

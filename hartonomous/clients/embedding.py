@@ -27,6 +27,9 @@ from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import BackendError, BackendUnavailableError
 from hartonomous.metrics import Metrics
 
+# Vectors are kept as float32, which ends at 3.4e38.
+_LARGEST = 3.4e38
+
 Vector = Sequence[float]
 
 
@@ -145,6 +148,8 @@ def _vector(value: Any, dimension: int | None) -> Vector:
         raise ValueError("not numbers")  # a sum would take true for 1
     if not math.isfinite(sum(vector)) or not any(vector):
         raise ValueError("not finite, or all zero")
+    if not -_LARGEST < min(vector) <= max(vector) < _LARGEST:
+        raise ValueError("beyond the numbers that a vector store keeps")
     return vector
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hartonomous.core.cachecontrol import ANYTHING, CacheControl
 from hartonomous.core.deadline import Deadline
@@ -15,7 +15,8 @@ class Call:
 
     `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one. `grant` stands for what
     the caller may see: answers are shared only between callers with the same one. `cache` says which stored answers the
-    caller takes.
+    caller takes. `wanted` is set where the work goes on for others when the caller who began it has no time left: by
+    then that one wants it.
     """
 
     request_id: str
@@ -23,3 +24,12 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     grant: str = ""
     cache: CacheControl = ANYTHING
+    wanted: Deadline | None = None
+
+    def for_all(self, limit_s: float) -> Call:
+        """Return the call of work that others wait for as well: it has so many seconds."""
+        return replace(self, deadline=Deadline(limit_s), wanted=self.deadline)
+
+    def share(self, part: float) -> Call:
+        """Return the call of a stage that can be left out: it has a part (0..1) of what time is left."""
+        return replace(self, deadline=Deadline((self.wanted or self.deadline).remaining * part))

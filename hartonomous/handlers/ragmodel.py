@@ -32,6 +32,7 @@ from hartonomous.pipelines.questions import SearchRequest
 
 PREFIX = "rag:"
 
+_MAX_SYSTEM = 65_536
 _COLLECTION = re.compile(COLLECTION_PATTERN.replace("$", r"\Z"))
 
 
@@ -217,7 +218,12 @@ def _text(index: int, turn: _Message) -> str:
 def _system(turns: Sequence[Mapping[str, str]]) -> str | None:
     """Return the caller's system messages, to stand behind the instruction; None when there are none."""
     own = [turn["content"] for turn in turns if turn["role"] in {"system", "developer"} and turn["content"].strip()]
-    return "\n\n".join(own) or None
+    text = "\n\n".join(own)
+    if len(text) > _MAX_SYSTEM:
+        raise ValidationFailedError(
+            f"The system messages must not have more than {_MAX_SYSTEM} characters.", param="messages"
+        )
+    return text or None
 
 
 def _options(body: ChatBody) -> dict[str, Any]:

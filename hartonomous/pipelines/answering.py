@@ -2,7 +2,8 @@
 
 `CachedAnswerer` has the methods of `Answerer`. An answer is kept when it is whole: no error, no stage left out, ended
 by the model or at the length that was asked for, and somebody waited for it to its end. Equal requests at the same
-time, streamed or not, read along one and the same generation, which is streamed for that reason.
+time, streamed or not, read along one and the same generation, which is streamed for that reason (that of a batch is
+not: who joins it gets the answer in one piece).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from hartonomous.cache.answers import AnswerStore
 from hartonomous.cache.flights import Flight, Flights
 from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
+from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError
 from hartonomous.metrics import CacheMetrics
 from hartonomous.pipelines.keying import AnswerKeys
 from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResult, SourcesFound, TextDelta
@@ -85,13 +86,13 @@ class CachedAnswerer:
             return place.found
         if place.key is None:
             return await self._answerer.answer(request, call)
-        return await self._shared(place.key, self._made(place.key, request, call), call)
+        return await self._shared(place.key, self._made(place.key, request, call), request, call)
 
     async def answer_found(self, request: QueryRequest, found: SearchResult, place: Place, call: Call) -> QueryResult:
         """Answer a question whose hits were searched after its place was looked up, and which is not there."""
         if place.key is None:
             return await self._answerer.answer_found(request, found, call)
-        return await self._shared(place.key, self._made_of(place.key, request, found, call), call)
+        return await self._shared(place.key, self._made_of(place.key, request, found, call), request, call)
 
     async def stream(self, request: QueryRequest, call: Call) -> AsyncGenerator[Event]:
         """Answer a question as it comes, as `Answerer.stream` does; one from the cache comes in one piece."""
@@ -129,11 +130,21 @@ class CachedAnswerer:
         if not result.degraded and result.finish_reason in _WHOLE:
             await self._store.put(key, self._codec.dump_json(replace(result, timings={})))
 
-    async def _shared(self, key: str, work: AsyncGenerator[Event], call: Call) -> QueryResult:
-        async with aclosing(self._boarded(key, work, call)) as events:
-            async for event in events:
-                if isinstance(event, QueryResult):
-                    result = event
+    async def _shared(self, key: str, work: AsyncGenerator[Event], request: QueryRequest, call: Call) -> QueryResult:
+        sources: SourcesFound | None = None
+        try:
+            async with aclosing(self._boarded(key, work, call)) as events:
+                async for event in events:
+                    if isinstance(event, SourcesFound):
+                        sources = event
+                    elif isinstance(event, QueryResult):
+                        result = event
+        except (BackendUnavailableError, BackendError, DeadlineExceededError):
+            # The generation broke off when its first words were on their way: to us they were not.
+            if sources is None or not request.sources_on_failure or call.deadline.expired:
+                raise
+            found = replace(sources.found, degraded=[*sources.found.degraded])
+            return self._answerer.sources_alone(request, found, sources.omitted)
         return result
 
     async def _boarded(self, key: str, work: AsyncGenerator[Event], call: Call) -> AsyncGenerator[Event]:
@@ -152,22 +163,19 @@ class CachedAnswerer:
             for event in _events(found):
                 yield event
             return
-        async with aclosing(self._answerer.stream(request, self._for_all(call))) as events:
+        async with aclosing(self._answerer.stream(request, call.for_all(self._limit_s))) as events:
             async for event in events:
                 if isinstance(event, QueryResult):
                     await self._keep(key, event)
                 yield event
 
     async def _made_of(self, key: str, request: QueryRequest, found: SearchResult, call: Call) -> AsyncGenerator[Event]:
-        result = await self._answerer.answer_found(request, found, self._for_all(call))
+        result = await self._answerer.answer_found(request, found, call.for_all(self._limit_s))
         await self._keep(key, result)
         yield SourcesFound(SearchResult(result.sources, result.degraded, found.timings), result.omitted)
         if result.answer:
             yield TextDelta(result.answer)
         yield result
-
-    def _for_all(self, call: Call) -> Call:
-        return replace(call, deadline=Deadline(self._limit_s))
 
 
 def _events(result: CachedResult) -> list[Event]:

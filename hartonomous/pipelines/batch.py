@@ -66,7 +66,8 @@ class BatchAnswerer:
         """Return where the answers belong and which are there already; nothing where answers are not kept."""
         if self._cached is None:
             return {}
-        return {index: await self._cached.look_up(request, call) for index, request in requests}
+        found = await asyncio.gather(*(self._cached.look_up(request, call) for _, request in requests))
+        return {index: place for (index, _), place in zip(requests, found, strict=True)}
 
     async def _prepare(self, request: QueryRequest, call: Call) -> QueryRequest | HartonomousError:
         try:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.config import Generation
 from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
 from hartonomous.core.followup import accept, from_words, stands_alone
 from hartonomous.core.prompt import Message, alternating, rewriting_message
 from hartonomous.core.template import Template
@@ -106,8 +105,7 @@ class Conversation:
         }
         if model is not None:
             body["model"] = model
-        share = replace(call, deadline=Deadline(call.deadline.remaining * _SHARE))
-        return (await self._generative.chat(body, share)).text
+        return (await self._generative.chat(body, call.share(_SHARE))).text
 
 
 def _newest(turns: Sequence[Message], count: int, characters: int) -> list[Message]:

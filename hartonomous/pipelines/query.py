@@ -164,7 +164,7 @@ class Answerer:
             if not request.sources_on_failure or call.deadline.expired:
                 raise
             found.hits = relevant
-            result = self._sources_alone(request, found)
+            result = self.sources_alone(request, found, 0)
             yield SourcesFound(found, 0)
             yield result
             return
@@ -188,7 +188,7 @@ class Answerer:
         except (BackendUnavailableError, BackendError, DeadlineExceededError):
             if emitted or not plan.request.sources_on_failure or call.deadline.expired:
                 raise
-            yield self._sources_alone(plan.request, plan.found)
+            yield self.sources_alone(plan.request, plan.found, plan.omitted)
             return
         if text := plan.builder.finish():
             yield TextDelta(text)
@@ -294,22 +294,25 @@ class Answerer:
             search_query=plan.request.search_query,
         )
 
-    def _sources_alone(self, request: QueryRequest, found: SearchResult) -> QueryResult:
+    def sources_alone(self, request: QueryRequest, found: SearchResult, omitted: int) -> QueryResult:
+        """Return what is left where the generative service failed, and note it in `found.degraded`."""
         self._degraded.labels("generation").inc()
         found.degraded.append("generation")
-        return _without_generation("", found, request, finish="error")
+        return _without_generation("", found, request, omitted, finish="error")
 
     def _nothing_found(self, request: QueryRequest, found: SearchResult) -> QueryResult:
-        return _without_generation(fill(self._template.nothing_found), found, request, finish="stop")
+        return _without_generation(fill(self._template.nothing_found), found, request, 0, finish="stop")
 
 
-def _without_generation(answer: str, found: SearchResult, request: QueryRequest, *, finish: str) -> QueryResult:
+def _without_generation(
+    answer: str, found: SearchResult, request: QueryRequest, omitted: int, *, finish: str
+) -> QueryResult:
     return QueryResult(
         answer=answer,
         cited=[],
         sources=found.hits,
         grounding=[],
-        omitted=0,
+        omitted=omitted,
         model=None,
         finish_reason=finish,
         usage=Usage(),

@@ -22,13 +22,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Fusion, Retrieval
 from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
 from hartonomous.core.fusion import fuse as fuse_rankings
 from hartonomous.core.fusion import unit_bm25, unit_cosine
 from hartonomous.errors import HartonomousError
@@ -90,9 +88,8 @@ class Reranker:
         started = time.perf_counter()
         texts = [hit.chunk.text for hit in candidates]
         # A reranker that hangs must leave time for an answer without it.
-        half = replace(call, deadline=Deadline(call.deadline.remaining / 2))
         try:
-            scores = await self._reranking.rerank(item.request.query, texts, half)
+            scores = await self._reranking.rerank(item.request.query, texts, call.share(0.5))
         except HartonomousError as error:
             if call.deadline.expired:
                 item.error = error

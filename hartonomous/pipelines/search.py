@@ -24,7 +24,7 @@ from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
-from hartonomous.config import EmbeddingCache, Retrieval
+from hartonomous.config import Retrieval
 from hartonomous.core.call import Call
 from hartonomous.core.fusion import rocchio
 from hartonomous.errors import HartonomousError, NotFoundError
@@ -39,8 +39,6 @@ from hartonomous.pipelines.vectorizing import Vectorizer
 _FEEDBACK_HITS = 5
 # The vectors that are asked for to have theirs: the store breaks ties in its own way, and knows no other rule.
 _FEEDBACK_VECTORS = 2 * _FEEDBACK_HITS
-# What an embedding call has whose result many wait for, where nothing else is said.
-_SHARED_S = 300.0
 
 
 class Searcher:
@@ -55,16 +53,14 @@ class Searcher:
         config: Retrieval,
         metrics: Metrics,
         traffic: Traffic,
-        questions: QuestionVectors | None = None,
+        questions: QuestionVectors,
     ) -> None:
         self._traffic = traffic
         self._schema = schema
         self._config = config
         self._account = Account(metrics)
         self._lookup = Lookup(vectors, self._account)
-        self._vectorizer = Vectorizer(
-            embedding, schema, self._account, questions or QuestionVectors(EmbeddingCache(), _SHARED_S, metrics)
-        )
+        self._vectorizer = Vectorizer(embedding, schema, self._account, questions)
         self._reranker = Reranker(reranking, config, self._account)
 
     async def search(self, request: SearchRequest, call: Call) -> SearchResult:

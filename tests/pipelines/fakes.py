@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.clients.embedding import Embedded
 from hartonomous.clients.generative import Delta, Usage
 from hartonomous.clients.models import ModelInfo
@@ -13,10 +14,12 @@ from hartonomous.clients.points import ChunkPoint, DocumentState, Hit, StoredChu
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.vectors import BestVectors, Search
 from hartonomous.clients.versions import AttributeChange, Publication
+from hartonomous.config import EmbeddingCache
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import ConflictError, HartonomousError, NotFoundError, ValidationFailedError
+from hartonomous.metrics import Metrics
 
 FINGERPRINT = EmbeddingFingerprint("fake", 2, "", "")
 OTHER = EmbeddingFingerprint("another", 2, "", "")
@@ -25,6 +28,11 @@ OTHER = EmbeddingFingerprint("another", 2, "", "")
 def call(seconds: float = 60.0) -> Call:
     """Return the context of a request with so much time left."""
     return Call("request-1", Deadline(seconds))
+
+
+def questions() -> QuestionVectors:
+    """Return a cache of questions' vectors with nothing in it."""
+    return QuestionVectors(EmbeddingCache(), 60.0, Metrics())
 
 
 async def until(state: Callable[[], object]) -> None:

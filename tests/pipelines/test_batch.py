@@ -14,13 +14,13 @@ from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
 from hartonomous.pipelines.questions import SearchRequest
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits, until
+from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits, questions, until
 
 
 def parts(generative: Any) -> tuple[BatchAnswerer, Vectors]:
     vectors = Vectors(dense=hits(a=0.9), sparse=hits(a=9.0))
     store, embedding, schema = (cast("Any", fake) for fake in (vectors, Embedding(), Schema()))
-    searcher = Searcher(embedding, None, store, schema, Retrieval(), Metrics(), Traffic())
+    searcher = Searcher(embedding, None, store, schema, Retrieval(), Metrics(), Traffic(), questions())
     answerer = Answerer(searcher, generative, Retrieval(), Generation(), Metrics(), Traffic())
     return BatchAnswerer(searcher, answerer), vectors
 

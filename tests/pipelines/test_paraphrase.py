@@ -17,7 +17,7 @@ from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
 from hartonomous.pipelines.questions import SearchRequest
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits
+from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, hits, questions
 
 SOURCES = ["The warranty does not cover water damage. It lasts 3 years.", "Smoking is prohibited in the building."]
 SAME = "You may not light cigarettes indoors."
@@ -121,7 +121,7 @@ class TestInAnAnswer:
         vectors, generative = Vectors(dense=ranked), Generative(SAME)
         fakes: list[Any] = [Embedding(), vectors, Schema(), generative]
         retrieval, traffic = Retrieval(min_similarity=0.5), Traffic()
-        searcher = Searcher(fakes[0], None, fakes[1], fakes[2], retrieval, Metrics(), traffic)
+        searcher = Searcher(fakes[0], None, fakes[1], fakes[2], retrieval, Metrics(), traffic, questions())
         paraphrases = Paraphrases(cast("Any", service))
         return Answerer(searcher, fakes[3], retrieval, Generation(), Metrics(), traffic, paraphrases=paraphrases)
 

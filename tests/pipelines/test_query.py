@@ -16,7 +16,7 @@ from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResu
 from hartonomous.pipelines.questions import SearchRequest
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, chunk, hits
+from tests.pipelines.fakes import Embedding, Generative, Schema, Vectors, call, chunk, hits, questions
 
 DOWN = BackendUnavailableError("down", retry_after=1)
 
@@ -31,7 +31,7 @@ class Parts:
         fakes = (self.embedding, self.vectors, Schema(), self.generative)
         embedding, store, schema, service = (cast("Any", fake) for fake in fakes)
         retrieval = Retrieval(min_similarity=0.5, min_words=0.67)
-        searcher = Searcher(embedding, None, store, schema, retrieval, Metrics(), Traffic())
+        searcher = Searcher(embedding, None, store, schema, retrieval, Metrics(), Traffic(), questions())
         self.answerer = Answerer(searcher, service, retrieval, Generation(), Metrics(), Traffic())
 
     async def events(self, request: QueryRequest, seconds: float = 60.0) -> list[Event]:

@@ -22,7 +22,7 @@ from hartonomous.metrics import Metrics
 from hartonomous.pipelines.questions import SearchRequest, SearchResult
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-from tests.pipelines.fakes import Embedding, Reranking, Schema, Vectors, call, chunk, hits
+from tests.pipelines.fakes import Embedding, Reranking, Schema, Vectors, call, chunk, hits, questions
 
 LATE = (BackendUnavailableError, DeadlineExceededError)
 DOWN = BackendUnavailableError("down", retry_after=1)
@@ -39,7 +39,9 @@ class Parts:
         self.embedding, self.reranking, self.vectors, self.schema = Embedding(), reranking, vectors, Schema()
         fakes = (self.embedding, self.reranking, self.vectors, self.schema)
         embedding, reranker, store, schema = (cast("Any", fake) for fake in fakes)
-        self.searcher = Searcher(embedding, reranker, store, schema, Retrieval(**config), Metrics(), Traffic())
+        self.searcher = Searcher(
+            embedding, reranker, store, schema, Retrieval(**config), Metrics(), Traffic(), questions()
+        )
 
     async def names(self, request: SearchRequest) -> list[str]:
         return [hit.chunk.id for hit in (await self.searcher.search(request, call())).hits]

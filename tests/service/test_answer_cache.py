@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.service.application import eventually, merged
-from tests.service.fault_backend import DEFAULT, reply, reset, sse, stream
+from tests.service.fault_backend import DEFAULT, hang, reply, reset, sse, stream
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest, sample, says
 
 QUERY = "/rag/query"
@@ -210,6 +210,21 @@ async def test_a_short_deadline_is_its_callers_alone(kept: Rig) -> None:
     gate.set()
     assert (await patient)["answer"]
     assert cost(kept) == (1, 1, 1)
+
+
+async def test_a_stage_that_can_be_left_out_takes_its_share_of_the_callers_time(kept: Rig) -> None:
+    kept.reranking.on("/v1/rerank", hang())
+    body, hasty = {**LIME, "rerank": True}, {"X-Request-Timeout-Ms": "3000"}
+    status, answer = await ask(kept.app, QUERY, body, headers=hasty)
+    assert (status, answer["degraded"]) == (200, ["reranking"])
+
+
+async def test_a_generation_that_broke_off_leaves_the_sources_to_who_asked_for_them(kept: Rig) -> None:
+    kept.generative.on(CHAT, stream(sse(["A lime weighs"], done=False), "reset"))
+    status, answer = await ask(kept.app, QUERY, {**LIME, "on_failure": "sources"})
+    assert (status, answer["degraded"], answer["answer"]) == (200, ["generation"], "")
+    assert [source["document_id"] for source in answer["sources"]] == ["lime"]
+    assert (await ask(kept.app, QUERY, LIME))[0] == 502
 
 
 async def test_under_load_an_entry_that_expires_is_made_once(rigs: RigMaker) -> None:

@@ -173,6 +173,7 @@ _TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"n": 2}, "n"),
         ({"n": True}, "n"),
         ({"messages": [{"role": "user", "content": _IMAGE}]}, "messages.0.content.1"),
+        ({"messages": [{"role": "system", "content": "x" * 65_537}, *USER]}, "messages"),
         ({"messages": [{"role": "user", "content": [7]}]}, "messages.0.content.0"),
         ({"messages": [{"role": "assistant", "content": "Hm"}]}, "messages"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages"),

@@ -218,6 +218,10 @@ async def test_hits_that_do_not_fit_the_context_are_counted(rigs: RigMaker) -> N
         assert answer["omitted"] > 0
         assert len(answer["sources"]) == 6 - answer["omitted"] >= 1
         assert prompts(rig)[0]["messages"][-1]["content"].count("</source>") == len(answer["sources"])
+        rig.generative.on(CHAT, reply(500))
+        body = {"query": "sour fruit", "top_k": 6, "mode": "sparse", "on_failure": "sources"}
+        status, without = await ask(rig.app, QUERY, body)
+        assert (status, without["degraded"], without["omitted"]) == (200, ["generation"], answer["omitted"])
 
 
 async def test_a_question_too_long_for_the_context_is_422(rigs: RigMaker) -> None:

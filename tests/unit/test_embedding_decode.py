@@ -76,6 +76,7 @@ def test_only_a_count_of_tokens_counts(usage: Any, tokens: int) -> None:
         [1.0, 2.0, 3.0],
         [],
         [math.nan, 1.0],
+        [1e39, 1.0],
         [math.inf, 1.0],
         [math.inf, -math.inf],
         [None, 1.0],
