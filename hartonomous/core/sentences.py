@@ -15,6 +15,8 @@ WIDE_ENDS = "。！？｡"  # noqa: RUF001 (they are the point)
 ENDS = ".!?…؟।" + WIDE_ENDS
 CLOSERS = ENDS + "\"'”’»)*_」』）】:;"  # noqa: RUF001
 
+_WIDE = frozenset(WIDE_ENDS)
+
 # Each run of marks or of blanks is looked at once, from its beginning: a text of nothing but dots stays cheap.
 _MARKS = re.escape(CLOSERS)
 _CANDIDATE = re.compile(rf"(?<![{_MARKS}])[{_MARKS}]++\s*+|(?<![^\S\n])[^\S\n]*+\n\s*+")
@@ -40,7 +42,7 @@ def ends_sentence(before: str, closing: str, gap: str, following: str) -> bool:
     `before` is the sentence so far, `closing` the marks after its last word, `gap` the blanks after them, `following`
     the character that comes next (empty at the end of the text).
     """
-    if not following or any(mark in closing for mark in WIDE_ENDS):
+    if not following or not _WIDE.isdisjoint(closing):
         return True
     if not gap:
         return False

@@ -124,7 +124,7 @@ def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
     """Return the terms of a sentence, and the position of each: marks and conjunctions take some room as well."""
     text = _WRAP.sub(" ", _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence)))
     spaced = text if text.isascii() else _DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
-    parts = list(_terms(spaced))
+    parts = _terms(spaced)
     found: list[Term] = []
     positions: list[int] = []
     position = 0
@@ -149,29 +149,34 @@ _STEMMED_UNITS = {stem(word): unit for word, unit in UNITS.items()} | UNITS
 _STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
 
 
-def _terms(text: str) -> Iterator[Term]:
+def _terms(text: str) -> list[Term]:
+    """Return the terms of a text, and what stands between them."""
     found = list(dates(text))
     tokens = list(_TOKEN.finditer(text))
     context = _Context(text, tokens)
-    skip = 0
+    ticked = "`" in text
+    parts: list[Term] = []
+    end = skip = 0
     for place, token in enumerate(tokens):
-        start = token.start()
+        word, start = token[0], token.start()
         if start < skip:
             continue
-        before = tokens[place - 1].end() if place else start
-        if place and text[before:start] != " " and _PAUSE.search(text, before, start):
-            yield _BREAK
+        if place and text[end:start] != " " and _PAUSE.search(text, end, start):
+            parts.append(_BREAK)
+        end = token.end()
         if found and found[0].start <= start < found[0].end:
             date = found.pop(0)
-            skip = date.end
-            yield from _dated(date)
-            yield _BREAK
-        elif token[0] in CONJUNCTIONS:
-            yield _JOINT
-        elif token[0] in COUNTING and _NUMBER_NEXT.match(text, token.end()):
-            yield _APART
+            end = skip = date.end
+            parts += (*_dated(date), _BREAK)
+        elif word in CONJUNCTIONS:
+            parts.append(_JOINT)
+        elif word in COUNTING and _NUMBER_NEXT.match(text, end):
+            parts.append(_APART)
+        elif not ticked and word.isalpha() and word.islower():  # most are
+            parts += _classified(word, names=True, inside=False, identifier=False)
         else:
-            yield from context.classified(place)
+            parts += context.classified(place)
+    return parts
 
 
 def _dated(date: Date) -> Iterator[Term]:
@@ -189,7 +194,6 @@ class _Context:
         words = [token[0] for token in tokens]
         self._german = _is_german(words)
         self._loud = text.isupper()
-        self._ticked = "`" in text
         self._capital = [self._is_capital(word) for word in words]
 
     def classified(self, place: int) -> Iterator[Term]:
@@ -198,9 +202,6 @@ class _Context:
         word = token[0]
         if word[0].isdigit():
             yield from self._number(token)
-            return
-        if not self._ticked and word.isalpha() and word.islower():  # most are
-            yield from _classified(word, names=True, inside=False, identifier=False)
             return
         if self._text[token.start() - 1 : token.start()] == "°" or self._is_of_currency(place):
             return
