@@ -30,6 +30,7 @@ from hartonomous.core.sentences import CLOSERS, ends_sentence
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
 
 _LONGEST = 1_000  # characters of a sentence: one without an end would be judged again and again as it grows
+_MOST_PARTS = 32  # of what stands between two words: small models repeat a marker for ever
 
 _MARKS = re.escape(CLOSERS)
 # Words, and what stands inside words or between two of them without ever ending a sentence.
@@ -82,7 +83,7 @@ class _Tail:
 class _Sentence:
     """What is known of the sentence that is being read."""
 
-    __slots__ = ("fence", "given", "in_code", "inside", "out", "plain")
+    __slots__ = ("fence", "given", "in_code", "inside", "judged", "out", "plain")
 
     def __init__(self) -> None:
         self.plain = ""  # without markers
@@ -91,6 +92,14 @@ class _Sentence:
         self.inside: list[int] = []  # the model's markers that stay inside
         self.in_code = False
         self.fence = ""
+        self.judged: tuple[str, Verdict] | None = None
+
+    def verdict(self, judge: Grounding) -> Verdict:
+        """Return what the sources say to the sentence so far; asked again for the same words it is known."""
+        plain = self.plain.rstrip()
+        if self.judged is None or self.judged[0] != plain:
+            self.judged = (plain, judge.judge(plain))
+        return self.judged[1]
 
 
 class AnswerBuilder:
@@ -233,7 +242,7 @@ class AnswerBuilder:
         """Collect marks, markers and blanks from `at` on; None when what comes next could still belong to them."""
         tail = _Tail([], at, "")
         # What begins a line belongs to the next sentence, a marker too.
-        while tail.end < len(self._buffer) and "\n" not in tail.gap:
+        while tail.end < len(self._buffer) and "\n" not in tail.gap and len(tail.parts) < _MOST_PARTS:
             bracket = self._bracket(tail, final) if self._buffer[tail.end] in OPENERS else None
             if bracket is UNDECIDED:
                 return None
@@ -291,7 +300,7 @@ class AnswerBuilder:
     def _hold(self, markers: Iterable[int]) -> list[int]:
         """Return those of the markers inside a sentence that the part before them does not contradict."""
         valid = self._valid(markers)
-        if not valid or not self._judge.judge(self._sentence.plain).backed_by(valid):
+        if not valid or not self._sentence.verdict(self._judge).backed_by(valid):
             return []
         self._sentence.inside += valid
         return valid

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hartonomous.core import citations
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
+from hartonomous.core.grounding import Grounding, Verdict
 
 SOURCES = [
     "The HX-200 weighs 3 kg. It runs for 8 hours on one charge. Its price is $40.",
@@ -340,3 +343,28 @@ def test_a_sentence_without_an_end_is_ended() -> None:
     builder.finish()
     assert len(builder.grounding) > 5
     assert max(row.end - row.start for row in builder.grounding) < 1_200
+
+
+def test_a_marker_that_is_repeated_for_ever_is_read_and_judged_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model may go round in circles; what it says then must not hold the others up."""
+    judged, read = 0, 0
+    judge, marker = Grounding.judge, citations.read_marker
+
+    def counted_judge(self: Grounding, sentence: str) -> Verdict:
+        nonlocal judged
+        judged += 1
+        return judge(self, sentence)
+
+    def counted_marker(*args: Any, **kwargs: Any) -> Any:
+        nonlocal read
+        read += 1
+        return marker(*args, **kwargs)
+
+    monkeypatch.setattr(Grounding, "judge", counted_judge)
+    monkeypatch.setattr(citations, "read_marker", counted_marker)
+    text = "limes are green" + " [1]" * 1_000
+    builder = AnswerBuilder(["limes are green"])
+    given = "".join(builder.feed(char) for char in text) + builder.finish()
+    assert given == builder.answer
+    assert judged < 100
+    assert read < 50 * 1_000  # each within the few parts that are held back, and not from the beginning of all
