@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hartonomous.core import citations
+from hartonomous.core import citations, markers
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
 from hartonomous.core.grounding import Grounding, Verdict
 
@@ -348,7 +348,7 @@ def test_a_sentence_without_an_end_is_ended() -> None:
 def test_a_marker_that_is_repeated_for_ever_is_read_and_judged_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small model may go round in circles; what it says then must not hold the others up."""
     judged, read = 0, 0
-    judge, marker = Grounding.judge, citations.read_marker
+    judge, marker = Grounding.judge, markers.read_marker
 
     def counted_judge(self: Grounding, sentence: str) -> Verdict:
         nonlocal judged
