@@ -154,7 +154,6 @@ def _terms(text: str) -> list[Term]:
     found = list(dates(text))
     tokens = list(_TOKEN.finditer(text))
     context = _Context(text, tokens)
-    ticked = "`" in text
     parts: list[Term] = []
     end = skip = 0
     for place, token in enumerate(tokens):
@@ -172,7 +171,7 @@ def _terms(text: str) -> list[Term]:
             parts.append(_JOINT)
         elif word in COUNTING and _NUMBER_NEXT.match(text, end):
             parts.append(_APART)
-        elif not ticked and word.isalpha() and word.islower():  # most are
+        elif word.isalpha() and word.islower() and text[start - 1 : start] != "`":  # most are
             parts += _classified(word, names=True, inside=False, identifier=False)
         else:
             parts += context.classified(place)

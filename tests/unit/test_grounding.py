@@ -113,6 +113,24 @@ def test_support_is_in_0_to_1_and_sources_exist(sources: list[str], sentence: st
     assert verdict.supported or not verdict.sources
 
 
+ODD = st.lists(
+    st.sampled_from(
+        """3 kg|£5|-5 °C|12 March 2021|4.2 million|two weeks|`a_b`|## 1.2.3\n\n|- x: 5 s\n|\u202e\u05e9\u05dc|\u0663|
+        \U0001f469\u200d\U0001f467|e\u0301\u0302|\x00\x1b|\u2028|\u00bd|\u2167|\u00b2|\uff11\uff12|Swiss francs|square miles|\u0130|\u01c5|
+        Anna Berg|and |, |. |? |Anna |pounds |CEO """.split("|")
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(deadline=None)
+@given(st.lists(ODD, max_size=3), ODD)
+def test_odd_texts_are_judged_as_well(sources: list[str], sentence: str) -> None:
+    verdict = Grounding(sources).judge(sentence)
+    assert 0 <= verdict.support <= 1
+    assert verdict.supported or not verdict.sources
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(SOURCES[0].split()), min_size=1, max_size=12).map(" ".join))
 def test_the_words_of_a_source_are_never_foreign_to_it(sentence: str) -> None:
