@@ -113,9 +113,9 @@ def test_support_is_in_0_to_1_and_sources_exist(sources: list[str], sentence: st
     assert verdict.supported or not verdict.sources
 
 
-_ODD_PARTS = """3 kg|£5|-5 °C|12 March 2021|4.2 million|two weeks|`a_b`|## 1.2.3\n\n|- x: 5 s\n|\u202e\u05e9\u05dc|\u0663|
-\U0001f469\u200d\U0001f467|e\u0301\u0302|\x00\x1b|\u2028|\u00bd|\u2167|\u00b2|\uff11\uff12|Swiss francs|square miles|\u0130|
-\u01c5|Anna Berg|and |, |. |? |Anna |pounds |CEO """
+_ODD_PARTS = """3 kg|£5|-5 °C|12 March 2021|4.2 million|two weeks|`a_b`|## 1.2.3\n\n|- x: 5 s\n|\u202e\u05e9\u05dc|
+\u0663|\U0001f469\u200d\U0001f467|e\u0301\u0302|\x00\x1b|\u2028|\u00bd|\u2167|\u00b2|\uff11\uff12|Swiss francs|
+square miles|\u0130|\u01c5|Anna Berg|and |, |. |? |Anna |pounds |CEO """
 ODD = st.lists(st.sampled_from(_ODD_PARTS.split("|")), max_size=12).map("".join)
 
 
