@@ -7,8 +7,8 @@ stands there beside other things:
 
 - A number needs its unit: "40 kg" is supported neither by "$40" nor by "3 kg". Units and scales exclude each other.
 - A place that speaks of a rival does not count: of another product, person or firm (`hartonomous.core.places`).
-- A fact beside nothing that the sentence says does not count where the source says the same with another fact: the
-  500 of a port is no timeout's.
+- A fact does not count where the source has another one of its kind nearer to the sentence's words
+  (`hartonomous.core.roles`): the 500 of a port is no timeout's.
 - A word that may be a name is one where the best place has another name instead of it.
 """
 

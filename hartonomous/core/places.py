@@ -35,7 +35,7 @@ _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 
 _PROPER = frozenset((NAME, PERSON))
 _APART = 6  # positions between two sentences
-_KEPT = 256
+_KEPT = 128
 _LONGEST_KEPT = 4_000  # characters
 
 
@@ -113,7 +113,7 @@ def _kept_index(source: str) -> SourceIndex:
 def index_of(source: str) -> SourceIndex:
     """Return a source's index; those of the last sources are kept, for the same chunk is asked about again and again.
 
-    At most 256 texts of at most 4,000 characters are kept: some 30 MB where all are full (30 bytes a character).
+    At most 128 texts of at most 4,000 characters are kept: some 25 MB where all are full (50 bytes a character).
     """
     return _kept_index(source) if len(source) <= _LONGEST_KEPT else SourceIndex(source)
 
