@@ -1,9 +1,9 @@
 """What several processes share through Redis: whole answers, and the generations that make old ones unreachable.
 
 Redis may go away at any time and come back as it was some time before. While it is away answers are neither read nor
-kept and requests go on: one of them asks it again every second, the others do not wait. Whoever finds it back after a
-failure first of all writes a new epoch, which is part of every key, so that nothing of before is found again: neither
-what was kept when a stamp could not be written nor what an old snapshot brought back.
+kept and requests go on: it is asked again every second, and nobody waits for it. Whoever finds it back after a failure
+first of all writes a new epoch, which is part of every key, so that nothing of before is found again: neither what was
+kept when a stamp could not be written nor what an old snapshot brought back.
 
 What remains: while one process cannot reach Redis and others can, these give answers from before what that one changed,
 for at most their time (`ttl_s`); so they do when it ends before Redis is back, or when Redis itself fails over to a
@@ -53,6 +53,7 @@ class SharedCache:
         self._away_until: float | None = None
         # Failures so far, and how many of them were followed by a new epoch.
         self._owed = self._paid = 0
+        self._paying: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> tuple[bytes, float] | None:
         """Return a value and the seconds that it has left; None when there is none, or Redis is away."""
@@ -102,12 +103,15 @@ class SharedCache:
         try:
             await self._ask(lambda: self._cache.set(_stamp_key(collection), fresh().encode()))
         except BaseException as error:
-            self._owed += 1
+            self._owe()
             if not isinstance(error, AwayError):
                 raise
 
     async def close(self) -> None:
         """Write what is owed if that can be done now, and close the connections."""
+        if self._paying is not None:
+            self._paying.cancel()
+            await asyncio.wait({self._paying})
         if self._owed > self._paid:
             self._away_until = None
             with suppress(AwayError):
@@ -150,8 +154,20 @@ class SharedCache:
             return await self._cache.get(name) or stamp
         return stamp
 
-    def _lost(self, error: Exception) -> None:
+    def _owe(self) -> None:
+        """Owe a new epoch, and see to it that it is paid even if nobody asks for an answer here any more."""
         self._owed += 1
+        if self._paying is None or self._paying.done():
+            self._paying = asyncio.create_task(self._pay())
+
+    async def _pay(self) -> None:
+        while self._owed > self._paid:
+            await asyncio.sleep(_PAUSE_S)
+            with suppress(AwayError):
+                await self._ask(self._nothing)
+
+    def _lost(self, error: Exception) -> None:
+        self._owe()
         if self._away_until is None:
             logger.bind(error=type(error).__name__).warning("redis is away: answers are not cached")
         self._away_until = self._clock() + _PAUSE_S

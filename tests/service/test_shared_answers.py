@@ -18,7 +18,7 @@ from hartonomous.pipelines.reindex import Plan, Reindexer
 from hartonomous.wiring import open_storage
 from tests.pipelines.fakes import call
 from tests.redis import RedisServer
-from tests.service.application import eventually, merged
+from tests.service.application import WAIT_S, eventually, merged
 from tests.service.rag import CHAT, Rig, RigMaker, ask, ingest, sample, says
 from tests.service.test_answer_cache import LIME, ON, QUERY, headers
 
@@ -75,6 +75,21 @@ async def test_without_redis_requests_go_on_and_nothing_old_comes_back(
     await eventually_hit(second)
     assert await grams(first) == await grams(second) == TEXT.format(99)
     assert sample(second.app, "hartonomous_redis_up") == 1
+
+
+async def test_who_only_ingests_tells_the_others_when_redis_is_back(
+    two: tuple[Rig, Rig], redis_server: RedisServer
+) -> None:
+    first, second = two
+    assert await grams(first) == await grams(second) == TEXT.format(67)
+    redis_server.hang()
+    await grams(first)  # notices that Redis is away
+    await ingest(first.app, {"id": "lime", "text": TEXT.format(99)})
+    redis_server.go_on()
+    ends = asyncio.get_running_loop().time() + WAIT_S
+    while await grams(second) != TEXT.format(99):
+        assert asyncio.get_running_loop().time() < ends, "the second one still answers from before"
+        await asyncio.sleep(0.05)
 
 
 async def eventually_hit(rig: Rig) -> None:
