@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hartonomous.core.lexicon import STOPWORDS
 from hartonomous.core.sentences import sentences
-from hartonomous.core.terms import Term, terms
+from hartonomous.core.terms import terms
+from hartonomous.core.words import Term
 
 # Words that point at something said before, and openings of a question that leans on the one before.
 _POINTING_WORDS = """

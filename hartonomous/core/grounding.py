@@ -22,7 +22,8 @@ from itertools import pairwise
 
 from hartonomous.core.places import Names, Places, as_name, names_of, subjects_of
 from hartonomous.core.roles import beside, facts_of, kind_of
-from hartonomous.core.terms import NAME, PERSON, Term, laid_out
+from hartonomous.core.terms import laid_out
+from hartonomous.core.words import NAME, PERSON, Term
 
 THRESHOLD = 0.5
 """The support from which a sentence counts as supported."""
@@ -37,7 +38,7 @@ _WORD = re.compile(r"\w+")
 _VERBATIM = 0.95  # of a sentence's terms: it stands in the source as it is
 
 _GREETING = re.compile(
-    r"\W*(?:hi|hello|hey|sure|certainly|of course|thanks|thank you|you're welcome|sorry|great question|"
+    r"\W*+(?:hi|hello|hey|sure|certainly|of course|thanks|thank you|you're welcome|sorry|great question|"
     r"let me know|feel free|i hope|hallo|guten tag|gerne|bonjour|hola)\b",
     re.IGNORECASE,
 )

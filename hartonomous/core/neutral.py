@@ -68,8 +68,9 @@ _FOLDED = _Folded()
 _LESS = r"(?:<|&(?:amp *+;){0,3} *+(?:lt|#0{0,8}60|#x0{0,8}3c) *+;?|\\u003c|\\x3c|%3c)"
 _TAG = rf"{_LESS} *+(?:[/\\] *+){{0,3}}(?:%2f *+)?s *+[o0] *+u *+r *+c *+e(?: *+s)?(?![a-z0-9_])"
 _NAMED = (
-    # Llama 2, Mistral, Gemma, T5
-    "s|bos|eos|pad|unk|mask|</?sys>|sys|start_of_turn|end_of_turn|start_of_image|end_of_image|unused[0-9]+"
+    # Llama 2, Mistral, Gemma, T5, StarCoder
+    "fim_[a-z]{1,12}|extra_id_[0-9]{1,3}"
+    "|s|bos|eos|pad|unk|mask|</?sys>|sys|start_of_turn|end_of_turn|start_of_image|end_of_image|unused[0-9]+"
     # GLM, Command-R
     "|sop|eop|[a-z]{1,12}_token"
     # Qwen, DeepSeek, GLM

@@ -19,14 +19,15 @@ from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import LOOSE, SCALES
 from hartonomous.core.roles import Fact, Roles
 from hartonomous.core.sentences import sentences
-from hartonomous.core.terms import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term, laid_out, measures_of
+from hartonomous.core.terms import laid_out, measures_of
+from hartonomous.core.words import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term
 
 Names = dict[str, frozenset[str]]
 """Forms of names by their kind."""
 
 _IN_FRONT = 3  # terms of a sentence, among which its subject is looked for
 _REFERS_BACK = re.compile(
-    r"\W*(?:it|its|they|their|he|she|his|her|this|these|those|such|both|er|sie|es|ihr|ihre|sein|seine|dies\w*|"
+    r"\W*+(?:it|its|they|their|he|she|his|her|this|these|those|such|both|er|sie|es|ihr|ihre|sein|seine|dies\w*|"
     r"elle|elles|il|ils|son|sa|ses|leur|leurs|ce|cette|ces|el|ella|su|sus)\b",
     re.IGNORECASE,
 )

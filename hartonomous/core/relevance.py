@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from hartonomous.core.terms import CODE, IDENTIFIER, SYMBOL, Term, terms
+from hartonomous.core.terms import terms
+from hartonomous.core.words import CODE, IDENTIFIER, SYMBOL, Term
 
 _CODES = frozenset((CODE, IDENTIFIER, SYMBOL))
 _LONG = 12

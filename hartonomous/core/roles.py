@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import SCALES, UNITS
-from hartonomous.core.terms import NAME, PERSON, Term
+from hartonomous.core.words import NAME, PERSON, Term
 
 _REACH = 24  # places in the text, beyond which a word says nothing about a fact
 _TOPIC = 3  # how far what a sentence speaks of, without naming it, is from its facts

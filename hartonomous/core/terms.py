@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from itertools import islice, takewhile
 
 from hartonomous.core.lexicon import (
@@ -22,87 +21,37 @@ from hartonomous.core.lexicon import (
     CONJUNCTIONS,
     COUNTING,
     GERMAN,
-    IRREGULAR,
     LEGAL_FORMS,
     NO_NAMES,
-    ROLES,
-    SOFT_NUMBERS,
     STOPWORDS,
     VERBAL,
 )
 from hartonomous.core.quantities import (
     ALSO,
     CURRENCIES,
-    NUMBER,
     SCALES,
     UNITS,
-    WORD_NUMBERS,
     Date,
     dates,
     is_negative,
-    number_forms,
     scaled,
     symbol,
 )
+from hartonomous.core.words import COMPOUND_NUMBER, DENSE_RUN, DIGIT, NAME, PERSON, Term, classified, code, stem
 
 _TOKEN = re.compile(
     r"[0-9]+(?:[.,][0-9]+)*(?![^\W_]|[-_/:][^\W_])"
     r"|[^\W_]+(?:(?:[-_.'’/:@]|::)[^\W_]+|_+(?=[^\W_]))*"  # noqa: RUF001
 )
-# Scripts without blanks between words, and Korean, whose words change their endings: compared by pairs of characters.
-_DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_DENSE_RUN = re.compile(f"[{_DENSE}]+")
 _COMMON = STOPWORDS | NO_NAMES
-_DIGIT = re.compile(r"[0-9]")
-_QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-?([^\W\d_]{1,3}|-[^\W\d_]+)")
-_HYPHENATED_QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-([^\W\d_]+)")
-_DIGIT_GROUPS = re.compile(r"[0-9]+(?:[-/:.][0-9]+)+")
-_CLOCK = re.compile(r"[0-2]?[0-9]:[0-5][0-9]")
-_COMPOUND_NUMBER = re.compile(
-    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine)"
-)
-_CAMEL = re.compile(r"[a-z][A-Z]")
-_SUFFIX = re.compile(r"(?<=\w{3})(?:ings?|edly|ed|ies|es|s|ly|e|en)\Z")
 _COMPOUND = frozenset(("squar", "cubic"))
 _APOSTROPHE = re.compile(r"['’]")  # noqa: RUF001
-_POSSESSIVE = re.compile(r"['’]s?\Z")  # noqa: RUF001
 _SOURCE_NUMBER = re.compile(r"\b(?:source|document|passage|quelle)s?\s+#?[0-9]{1,3}\b", re.IGNORECASE)
 _ITEM = re.compile(r"^\s*(?:[-*+>#]+\s+)*(?:\(?[0-9]{1,3}[.)]\s+)?", re.MULTILINE)
-_WRAP = re.compile(r"[ \t]*\r?\n[ \t]*(?=[a-zß-ÿ0-9])")  # a sentence goes on in the next line
+_WRAP = re.compile(r"(?<![ \t])[ \t]*+\r?\n[ \t]*+(?=[a-zß-ÿ0-9])")  # a sentence goes on in the next line
 _NUMBER_NEXT = re.compile(r"\s+[0-9]")
 _PAUSE = re.compile(r"[,;:()|.!?\n]")
 _STARTERS = ':;"“„«(*#|—–`'  # noqa: RUF001
-
-NAME = "name"
-PERSON = "person"
-CODE = "code"
-IDENTIFIER = "identifier"
-SYMBOL = "symbol"
-
-
-@dataclass(slots=True, frozen=True)
-class Term:
-    """One term: the forms any of which makes it the same as another, and what kind it is.
-
-    `unit` is the first content word after a number ("40 *kg*"), None where there is none; `measures` are the units and
-    scales of the tables that the number has. `implied` are forms that a text with this term also answers to. `kind` is
-    that of a hard term that names something (two names of one kind, a person's and a person's, are rivals), and
-    `group` joins the words of one name. `lead` is "name" where a word with a capital
-    begins its sentence as a name would (which common nouns do too), "word" where it begins it otherwise; "identifier"
-    where a hyphenated word stands as a name would. `after` is the word in front of a capital that may be a noun's.
-    """
-
-    forms: tuple[str, ...]
-    hard: bool
-    number: bool = False
-    unit: str | None = None
-    kind: str = ""
-    implied: tuple[str, ...] = ()
-    measures: frozenset[str] = frozenset()
-    group: int = -1
-    lead: str = ""
-    after: str = ""
-
 
 _BREAK = Term((), hard=False)
 """Stands where a number and what follows do not belong together."""
@@ -123,7 +72,7 @@ def terms(sentence: str) -> list[Term]:
 def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
     """Return the terms of a sentence, and the position of each: marks and conjunctions take some room as well."""
     text = _WRAP.sub(" ", _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence)))
-    spaced = text if text.isascii() else _DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
+    spaced = text if text.isascii() else DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
     parts = _terms(spaced)
     found: list[Term] = []
     positions: list[int] = []
@@ -136,12 +85,6 @@ def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
         positions.append(position)
         position += 1
     return found, positions
-
-
-def stem(word: str) -> str:
-    """Return a word without its commonest English endings, in lower case; crude, but the same on both sides."""
-    lower = word.lower()
-    return IRREGULAR.get(lower) or (_SUFFIX.sub("", lower) if len(lower) > 3 else lower)
 
 
 _SCALE_MEASURES = frozenset(f"e{power}" for power in SCALES.values())
@@ -172,7 +115,7 @@ def _terms(text: str) -> list[Term]:
         elif word in COUNTING and _NUMBER_NEXT.match(text, end):
             parts.append(_APART)
         elif word.isalpha() and word.islower() and text[start - 1 : start] != "`":  # most are
-            parts += _classified(word, names=True, inside=False, identifier=False)
+            parts += classified(word, names=True, inside=False, identifier=False)
         else:
             parts += context.classified(place)
     return parts
@@ -210,9 +153,9 @@ class _Context:
         names = not self._loud and (not self._german or joined or firm)
         identifier = self._identifies(place)
         if identifier == "maybe":
-            yield Term((_code(word),), hard=False, lead="identifier", implied=tuple(map(stem, word.split("-"))))
+            yield Term((code(word),), hard=False, lead="identifier", implied=tuple(map(stem, word.split("-"))))
             return
-        for term in _classified(word, names, inside or joined or firm, identifier == "yes"):
+        for term in classified(word, names=names, inside=inside or joined or firm, identifier=identifier == "yes"):
             yield self._named(term, place, joined)
 
     def _named(self, term: Term, place: int, joined: bool) -> Term:
@@ -241,7 +184,7 @@ class _Context:
     def _number(self, token: re.Match[str]) -> Iterator[Term]:
         sign = symbol(self._text, token.start(), token.end())
         negative = is_negative(self._text, token.start())
-        for term in _classified(token[0], names=True, inside=True, identifier=False):
+        for term in classified(token[0], names=True, inside=True, identifier=False):
             if not term.number or not (sign or negative):
                 yield term
                 continue
@@ -253,7 +196,7 @@ class _Context:
             return False
         plain = _APOSTROPHE.split(word, maxsplit=1)[0]
         lower = plain.lower()
-        return (len(plain) > 1 and not plain.isupper() and lower not in _COMMON) and _DIGIT.search(word) is None
+        return (len(plain) > 1 and not plain.isupper() and lower not in _COMMON) and DIGIT.search(word) is None
 
     def _in_run(self, place: int) -> bool:
         """Tell whether two words with capitals stand side by side here, as in a person's name."""
@@ -303,83 +246,19 @@ class _Context:
         word = token[0]
         if self._text[token.start() - 1 : token.start()] == "`" and self._text[token.end() : token.end() + 1] == "`":
             return "yes"
-        if "-" not in word or not word.islower() or _COMPOUND_NUMBER.fullmatch(word):
+        if "-" not in word or not word.islower() or COMPOUND_NUMBER.fullmatch(word):
             return ""
         if place == 0:
             return "yes"
         following = self._tokens[place + 1][0] if place + 1 < len(self._tokens) else ""
         apart = self._text[token.end() : token.end() + 1] != " "
-        alone = apart or following in STOPWORDS or following in VERBAL or _DIGIT.match(following) is not None
+        alone = apart or following in STOPWORDS or following in VERBAL or DIGIT.match(following) is not None
         before = self._tokens[place - 1][0].lower()
         return "maybe" if (alone or following.endswith("s")) and before not in BEFORE_ADJECTIVES else ""
 
 
 def _is_german(words: Sequence[str]) -> bool:
     return len(GERMAN.intersection(words)) * 8 > len(words)
-
-
-@lru_cache(maxsize=1 << 14)  # the same words come again and again: it halves the time
-def _classified(word: str, names: bool, inside: bool, identifier: bool) -> tuple[Term, ...]:
-    """Return the terms of one token; `names`: capitals mean something here, `inside`: it does not begin a sentence."""
-    word = _POSSESSIVE.sub("", word)
-    if identifier:
-        return (Term((_code(word),), hard=True, kind=SYMBOL if "_" in word else IDENTIFIER),)
-    if _DIGIT.search(word):
-        return tuple(_digits(word))
-    if _DENSE_RUN.match(word):
-        return tuple(Term((word[at : at + 2],), hard=False) for at in range(max(1, len(word) - 1)))
-    return tuple(_word(word, names=names, inside=inside))
-
-
-def _digits(word: str) -> Iterator[Term]:
-    """Yield the terms of a token with digits: a number, a number with its unit, a time or ratio, or a code."""
-    quantity = _HYPHENATED_QUANTITY.fullmatch(word) or _QUANTITY.fullmatch(word)
-    if NUMBER.fullmatch(word):
-        yield Term(number_forms(word), hard=True, number=True)
-    elif quantity:
-        yield Term(number_forms(quantity[1]), hard=True, number=True)
-        yield Term((stem(quantity[2].lstrip("-")),), hard=False)
-    elif _CLOCK.fullmatch(word):
-        hour, minute = word.split(":")
-        yield Term((f"{int(hour)}:{minute}",), hard=True, implied=(str(int(hour)),))
-    elif _DIGIT_GROUPS.fullmatch(word):
-        # Parts of something may be written with other marks between them.
-        yield from (Term(number_forms(part), hard=True) for part in re.split(r"\D", word))
-    else:
-        yield Term((_code(word),), hard=True, kind=CODE)
-
-
-def _code(word: str) -> str:
-    """Return a code without what people leave out of it: `HX-200`, `hx_200` and `HX200` are one."""
-    return re.sub(r"[-_]", "", word).lower()
-
-
-def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
-    lower = word.lower()
-    if lower in STOPWORDS:
-        return
-    if lower in WORD_NUMBERS:
-        yield Term((WORD_NUMBERS[lower],), hard=lower not in SOFT_NUMBERS, number=True)
-    elif _COMPOUND_NUMBER.fullmatch(lower):
-        tens, ones = lower.split("-")
-        yield Term((str(int(WORD_NUMBERS[tens]) + int(WORD_NUMBERS[ones])),), hard=True, number=True)
-    elif lower in UNITS and len(word) > 1:
-        yield Term(tuple(dict.fromkeys((UNITS[lower], *_name_forms(word)))), hard=False)
-    elif "_" in word or _CAMEL.search(word) or re.search(r"\w[.:@]\w", word):
-        yield Term((_code(word),), hard=True, kind=SYMBOL)
-    elif len(word) > 1 and word.isupper() and names and lower not in ROLES:
-        yield Term(_name_forms(word), hard=True)
-    elif re.search(r"[-/'’]", word):  # noqa: RUF001
-        for part in re.split(r"[-/'’]", word):  # noqa: RUF001
-            if len(part) > 1:  # "Chicago-based" has a name, and speaks of something else
-                yield from (replace(term, kind="") for term in _word(part, names=names, inside=inside))
-    else:
-        hard = inside and names and word[:1].isupper() and lower not in ROLES
-        yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
-
-
-def _name_forms(word: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((stem(word), _code(word))))
 
 
 def _with_unit(parts: list[Term], index: int) -> Term:

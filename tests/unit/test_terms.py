@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.core.terms import Term, terms
+from hartonomous.core.terms import terms
+from hartonomous.core.words import Term
 
 
 def hard(sentence: str) -> set[str]:

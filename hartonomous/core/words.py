@@ -1,0 +1,135 @@
+"""One token to its terms: a word, a number, a time, a name or a code, brought to the form in which it is compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from hartonomous.core.lexicon import IRREGULAR, ROLES, SOFT_NUMBERS, STOPWORDS
+from hartonomous.core.quantities import NUMBER, UNITS, WORD_NUMBERS, number_forms
+
+# Scripts without blanks between words, and Korean, whose words change their endings: compared by pairs of characters.
+_DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+DENSE_RUN = re.compile(f"[{_DENSE}]+")
+DIGIT = re.compile(r"[0-9]")
+_QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-?([^\W\d_]{1,3}|-[^\W\d_]+)")
+_HYPHENATED_QUANTITY = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-([^\W\d_]+)")
+_DIGIT_GROUPS = re.compile(r"[0-9]+(?:[-/:.][0-9]+)+")
+_CLOCK = re.compile(r"[0-2]?[0-9]:[0-5][0-9]")
+_CAMEL = re.compile(r"[a-z][A-Z]")
+_SUFFIX = re.compile(r"(?<=\w{3})(?:ings?|edly|ed|ies|es|s|ly|e|en)\Z")
+_POSSESSIVE = re.compile(r"['’]s?\Z")  # noqa: RUF001
+COMPOUND_NUMBER = re.compile(
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine)"
+)
+_LONGEST_KNOWN = 64
+
+NAME = "name"
+PERSON = "person"
+CODE = "code"
+IDENTIFIER = "identifier"
+SYMBOL = "symbol"
+
+
+@dataclass(slots=True, frozen=True)
+class Term:
+    """One term: the forms any of which makes it the same as another, and what kind it is.
+
+    `unit` is the first content word after a number ("40 *kg*"), None where there is none; `measures` are the units and
+    scales of the tables that the number has. `implied` are forms that a text with this term also answers to. `kind` is
+    that of a hard term that names something (two names of one kind, a person's and a person's, are rivals), and
+    `group` joins the words of one name. `lead` is "name" where a word with a capital
+    begins its sentence as a name would (which common nouns do too), "word" where it begins it otherwise; "identifier"
+    where a hyphenated word stands as a name would. `after` is the word in front of a capital that may be a noun's.
+    """
+
+    forms: tuple[str, ...]
+    hard: bool
+    number: bool = False
+    unit: str | None = None
+    kind: str = ""
+    implied: tuple[str, ...] = ()
+    measures: frozenset[str] = frozenset()
+    group: int = -1
+    lead: str = ""
+    after: str = ""
+
+
+def stem(word: str) -> str:
+    """Return a word without its commonest English endings, in lower case; crude, but the same on both sides."""
+    lower = word.lower()
+    return IRREGULAR.get(lower) or (_SUFFIX.sub("", lower) if len(lower) > 3 else lower)
+
+
+def classified(word: str, *, names: bool, inside: bool, identifier: bool) -> tuple[Term, ...]:
+    """Return the terms of one token; `names`: capitals mean something here, `inside`: it does not begin a sentence."""
+    # What is no word need not be known, nor kept: a token may be as long as a text.
+    read = _known if len(word) <= _LONGEST_KNOWN else _classified
+    return read(word, names, inside, identifier)
+
+
+def _classified(word: str, names: bool, inside: bool, identifier: bool) -> tuple[Term, ...]:
+    word = _POSSESSIVE.sub("", word)
+    if identifier:
+        return (Term((code(word),), hard=True, kind=SYMBOL if "_" in word else IDENTIFIER),)
+    if DIGIT.search(word):
+        return tuple(_digits(word))
+    if DENSE_RUN.match(word):
+        return tuple(Term((word[at : at + 2],), hard=False) for at in range(max(1, len(word) - 1)))
+    return tuple(_word(word, names=names, inside=inside))
+
+
+_known = lru_cache(maxsize=1 << 14)(_classified)  # the same words come again and again: it halves the time
+
+
+def _digits(word: str) -> Iterator[Term]:
+    """Yield the terms of a token with digits: a number, a number with its unit, a time or ratio, or a code."""
+    quantity = _HYPHENATED_QUANTITY.fullmatch(word) or _QUANTITY.fullmatch(word)
+    if NUMBER.fullmatch(word):
+        yield Term(number_forms(word), hard=True, number=True)
+    elif quantity:
+        yield Term(number_forms(quantity[1]), hard=True, number=True)
+        yield Term((stem(quantity[2].lstrip("-")),), hard=False)
+    elif _CLOCK.fullmatch(word):
+        hour, minute = word.split(":")
+        yield Term((f"{int(hour)}:{minute}",), hard=True, implied=(str(int(hour)),))
+    elif _DIGIT_GROUPS.fullmatch(word):
+        # Parts of something may be written with other marks between them.
+        yield from (Term(number_forms(part), hard=True) for part in re.split(r"\D", word))
+    else:
+        yield Term((code(word),), hard=True, kind=CODE)
+
+
+def code(word: str) -> str:
+    """Return a code without what people leave out of it: `HX-200`, `hx_200` and `HX200` are one."""
+    return re.sub(r"[-_]", "", word).lower()
+
+
+def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
+    lower = word.lower()
+    if lower in STOPWORDS:
+        return
+    if lower in WORD_NUMBERS:
+        yield Term((WORD_NUMBERS[lower],), hard=lower not in SOFT_NUMBERS, number=True)
+    elif COMPOUND_NUMBER.fullmatch(lower):
+        tens, ones = lower.split("-")
+        yield Term((str(int(WORD_NUMBERS[tens]) + int(WORD_NUMBERS[ones])),), hard=True, number=True)
+    elif lower in UNITS and len(word) > 1:
+        yield Term(tuple(dict.fromkeys((UNITS[lower], *_name_forms(word)))), hard=False)
+    elif "_" in word or _CAMEL.search(word) or re.search(r"\w[.:@]\w", word):
+        yield Term((code(word),), hard=True, kind=SYMBOL)
+    elif len(word) > 1 and word.isupper() and names and lower not in ROLES:
+        yield Term(_name_forms(word), hard=True)
+    elif re.search(r"[-/'’]", word):  # noqa: RUF001
+        for part in re.split(r"[-/'’]", word):  # noqa: RUF001
+            if len(part) > 1:  # "Chicago-based" has a name, and speaks of something else
+                yield from (replace(term, kind="") for term in _word(part, names=names, inside=inside))
+    else:
+        hard = inside and names and word[:1].isupper() and lower not in ROLES
+        yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
+
+
+def _name_forms(word: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((stem(word), code(word))))
