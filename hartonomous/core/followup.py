@@ -4,7 +4,7 @@ A small model answers a question that it was asked to rewrite, repeats an earlie
 only if it is one question that keeps the follow-up's own words and brings in no word that stands neither in the
 conversation nor in the follow-up, yet at least one of the conversation's. Otherwise the follow-up is kept and the words
 that it leans on are set behind it: names of the newest turn that has some, the words of the last question that stood
-alone, and the names of the latest answer. It reads badly and finds well.
+alone (a bare name is one, too), and the names of the latest answer. It reads badly and finds well.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _OPENING = re.compile(
     r"|et|mais|ou|y|pero|o)\b(?! (?:is|are|was|were|do|does|did|has|have|can|should|would)\b)",
     re.IGNORECASE,
 )
-# Of these a question is made; they are no subject.
+# Of these a question or a reply is made; they are no subject.
 _ASKING_WORDS = """
 tell show explain describe give list name say know want like find please summarize summarise mention ask
-hello hi thanks thank okay ok nenne erkläre zeige beschreibe bitte danke
+hello hi thanks thank okay ok yes yeah no sure great nice cool right continue go hey hallo ja nein
+nenne erkläre zeige beschreibe bitte danke merci gracias
 """
 _ASKING = frozenset(_ASKING_WORDS.split())
 _ORDINALS = {"first": 0, "former": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1, "latter": -1}
@@ -50,8 +51,11 @@ _MARKER = re.compile(r"\[\d+\]")
 _WORD = re.compile(r"[^\W_](?:[\w'\u2019.:/+-]*\w)?")
 _LONGEST_CHARS, _LONGEST_WORDS = 400, 48
 _CONTEXT_WORDS, _ANSWER_NAMES = 16, 3
-# "How early?" leans on the question before it, "Who is Ada?" does not.
+# "How early?" leans on the question before it, "Who is Ada?" and "Borealis lamp?" do not.
 _LEAST_WORDS = 3
+_BARE_ARTICLES = frozenset(("the", "a", "an", "der", "die", "das", "le", "la", "les", "el", "los", "las"))
+# A backend gets no NUL, and no query holds what is no text.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 Turn = Mapping[str, str]
 
@@ -111,10 +115,11 @@ def _names_something(question: str) -> bool:
 
 
 def _cleaned(text: str) -> str:
-    lines = [line for line in (_unwrapped(line) for line in _THOUGHTS.sub("", text).splitlines()) if line]
+    found = (_unwrapped(_CONTROL.sub(" ", line)) for line in _THOUGHTS.sub("", text).splitlines())
+    lines = [line for line in found if line]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
-    return _MARKER.sub("", lines[0]).strip() if lines else ""
+    return " ".join(_MARKER.sub("", lines[0]).split()) if lines else ""
 
 
 def _unwrapped(line: str) -> str:
@@ -148,18 +153,37 @@ def _subject(history: Sequence[Turn]) -> tuple[int, list[str]]:
 
     A follow-up that names something ("and the Borealis?") changes the name and keeps the rest.
     """
-    since, named = 0, list[str]()
+    since, named, asked = 0, list[str](), list[str]()
     for place in reversed(range(len(history))):
         text = history[place]["content"]
         words = [word for word in _words(text) if word.lower() not in _POINTING]
         if history[place]["role"] != "user" or not words:
             continue
-        if not _leans(text) and len(_WORD.findall(text)) >= _LEAST_WORDS:
+        if _is_subject(text, words):
             names = _parts(_names(text))
-            return since if named else place, [*named, *(word for word in words if not named or word not in names)]
-        if not named:
-            since, named = place, words if _OPENING.match(text) else _parts(_names(text))
-    return since, named
+            rest = [word for word in words if not named or word not in names]
+            return since if named or asked else place, [*asked, *named, *rest]
+        if not named and not asked and _is_bare(text):
+            since, asked = place, words
+        elif not named:
+            since, named = (since if asked else place), words if _OPENING.match(text) else _parts(_names(text))
+    return since, [*asked, *named]
+
+
+def _is_subject(text: str, words: Sequence[str]) -> bool:
+    """Whether a turn says by itself what is spoken of: a question of some length, or a bare name.
+
+    One word that is not written as a name may be another question about the same ("weight?").
+    """
+    if _leans(text):
+        return False
+    return len(_WORD.findall(text)) >= _LEAST_WORDS or (_is_bare(text) and (len(words) > 1 or _names_something(text)))
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a turn is nothing but content words."""
+    said = [word.lower() for word in _WORD.findall(text) if word.lower() not in _BARE_ARTICLES]
+    return not _leans(text) and STOPWORDS.isdisjoint(said)
 
 
 def _words(text: str) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.config import Generation
 from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
 from hartonomous.core.followup import accept, from_words, stands_alone
 from hartonomous.core.prompt import Message, alternating, rewriting_message
 from hartonomous.core.template import Template
@@ -31,8 +33,9 @@ _READ_TURNS, _READ_CHARS = 16, 1_000
 _NAME_TOKENS = 24
 # The longest question that a request may hold.
 _LONGEST = 8_192
-# Of the time that is left, so much is for this.
-_SHARE = 0.25
+# Of the time that is left, so much is for this, but no more than so many seconds: a service that writes one sentence
+# in longer than that is too slow to wait for, where words alone do as well.
+_SHARE, _MOST_S = 0.25, 10.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,7 +77,7 @@ class Conversation:
         self, question: str, history: Sequence[Mapping[str, str]], model: str | None, call: Call
     ) -> StandAlone:
         """Return the question that is meant. Raises only when the request's own deadline has passed."""
-        turns = _newest(alternating(history), _READ_TURNS, _READ_CHARS) if self._config.rewrite else []
+        turns = _newest(_said(history), _READ_TURNS, _READ_CHARS) if self._config.rewrite else []
         if not turns or stands_alone(question, turns):
             return StandAlone(question)
         started = time.perf_counter()
@@ -105,7 +108,17 @@ class Conversation:
         }
         if model is not None:
             body["model"] = model
-        return (await self._generative.chat(body, call.share(_SHARE))).text
+        own = call.share(_SHARE)
+        own = replace(own, deadline=Deadline(own.deadline.bound(_MOST_S)))
+        return (await self._generative.chat(body, own)).text
+
+
+def _said(history: Sequence[Mapping[str, str]]) -> list[Message]:
+    """Return the turns of a conversation, also of one whose beginning was cut off, so that an answer comes first."""
+    opening = takewhile(lambda turn: turn.get("role") != "user" or not (turn.get("content") or "").strip(), history)
+    texts = [(turn.get("content") or "").strip() for turn in opening if turn.get("role") == "assistant"]
+    answer = "\n\n".join(filter(None, texts))
+    return [*([{"role": "assistant", "content": answer}] if answer else []), *alternating(history)]
 
 
 def _newest(turns: Sequence[Message], count: int, characters: int) -> list[Message]:

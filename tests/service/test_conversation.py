@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from hartonomous.pipelines import conversation
 from tests.service.application import eventually
 from tests.service.fault_backend import Behaviour, Exchange, hang, reply
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest, sample, says
@@ -131,6 +132,35 @@ async def test_a_service_that_hangs_leaves_time_for_the_answer(lamps: Rig) -> No
     assert answer["degraded"] == ["rewriting"]
     assert answer["search_query"] == BY_WORDS
     assert time.perf_counter() - started < 3.5
+
+
+async def test_a_slow_service_holds_a_query_no_longer_than_its_own_bound(
+    lamps: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share of a request that may take five minutes would be more than a minute."""
+    assert conversation._MOST_S == 10
+    monkeypatch.setattr(conversation, "_MOST_S", 0.3)
+    lamps.generative.on(CHAT, rewrites(hang()))
+    started = time.perf_counter()
+    status, answer = await ask(lamps.app, QUERY, FOLLOW_UP)
+    assert (status, answer["degraded"], answer["search_query"]) == (200, ["rewriting"], BY_WORDS)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("rewriting", [ALONE, "The Borealis was built in 1788."])
+async def test_a_conversation_that_begins_with_an_answer_is_read_too(lamps: Rig, rewriting: str) -> None:
+    """Clients that trim a conversation may send its last answer alone."""
+    lamps.generative.on(CHAT, rewrites(says(rewriting)))
+    last = [{"role": "assistant", "content": "The Borealis Lamp is a lamp [1]."}]
+    _, answer = await ask(lamps.app, QUERY, {**FOLLOW_UP, "messages": last})
+    assert answer["search_query"] == (ALONE if rewriting == ALONE else "How long does it shine? (Borealis Lamp)")
+    assert answer["sources"][0]["document_id"] == "borealis"
+
+
+async def test_a_control_character_that_the_service_writes_gets_into_no_search(lamps: Rig) -> None:
+    lamps.generative.on(CHAT, rewrites(says(ALONE.replace(" ", " \0\x1b", 3))))
+    _, answer = await ask(lamps.app, QUERY, FOLLOW_UP)
+    assert (answer["search_query"], answer["degraded"]) == (ALONE, [])
 
 
 async def test_with_generation_down_the_sources_of_a_follow_up_can_still_be_had(lamps: Rig) -> None:
