@@ -2,7 +2,8 @@
 
 A stand-in for the trial, where no cross-encoder is at hand: the score of a document is the cosine similarity of its
 embedding to the query's, below zero cut to zero. Requests, answers and errors have llama.cpp's shapes. A text that is
-longer than the embedding model can take counts with its beginning.
+longer than the embedding model can take counts with its beginning. The same chunks come again with every question that
+they are candidates for: their vectors are kept, and `usage` counts what was embedded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import base64
 import operator
 import time
 from array import array
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import aiohttp
@@ -27,6 +30,8 @@ _PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 # What is tokenised of an endless text: far more than any embedding model takes.
 _MOST_CHARACTERS = 16_384
+# Vectors that are kept: of 384 numbers they take 8 MB.
+_KEPT = 4_096
 # llama.cpp closes idle connections after five seconds.
 _IDLE_SECONDS = 3.0
 _TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=2)
@@ -42,18 +47,33 @@ class RefusedError(Exception):
 
 
 class Embedder:
-    """The embedding service, asked for normalised vectors."""
+    """The embedding service, asked for normalised vectors, of which the last `_KEPT` are known."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
+        self._known: OrderedDict[bytes, array[float]] = OrderedDict()
 
     async def get(self, path: str) -> Any:
         """Return what the service answers on `path`; raise 503 "Loading model" while it is not up."""
         return await self._ask("GET", path, None)
 
     async def embed(self, texts: Sequence[str]) -> tuple[list[array[float]], int]:
-        """Return a vector of length one for each text, and the number of tokens."""
+        """Return a vector of length one for each text, and the number of tokens that had to be embedded."""
+        names = [blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
+        found = {name: self._known[name] for name in names if name in self._known}
+        missing = {name: text for name, text in zip(names, texts, strict=True) if name not in found}
+        made, tokens = await self._made(list(missing.values())) if missing else ([], 0)
+        found.update(zip(missing, made, strict=True))
+        for name, vector in found.items():
+            self._known[name] = vector
+            self._known.move_to_end(name)
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return [found[name] for name in names], tokens
+
+    async def _made(self, texts: Sequence[str]) -> tuple[list[array[float]], int]:
+        """Embed the texts, cut to the model's context if they must be."""
         try:
             return await self._embed(texts)
         except RefusedError as refusal:

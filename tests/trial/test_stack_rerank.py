@@ -59,6 +59,14 @@ async def test_the_best_document_comes_first_and_scores_lie_in_0_to_1(similarity
     assert all(0 <= score <= 1.00001 for score in scores)
 
 
+async def test_what_was_embedded_is_known_the_next_time(similarity_url: str) -> None:
+    body = {"query": "red apples", "documents": DOCUMENTS}
+    _, first = await ask(f"{similarity_url}/v1/rerank", body)
+    _, again = await ask(f"{similarity_url}/v1/rerank", body)
+    assert again["usage"]["prompt_tokens"] == 0
+    assert again["results"] == first["results"]
+
+
 @pytest.mark.parametrize(("top_n", "count"), [(0, 0), (1, 1), (3, 3), (99, 4), (None, 4), ("2", 4)])
 async def test_top_n_cuts_the_results_as_llama_cpp_does(
     similarity_url: str, reranking_url: str, top_n: Any, count: int
