@@ -76,6 +76,15 @@ class GenerativeClient:
         """Return how many tokens prompt and answer may have together; 2,048 where the service does not say."""
         return self._config.context_tokens or (await self._info.get(call)).context or 2_048
 
+    async def context_anew(self, call: Call) -> int:
+        """Return the context as the service says it now, for it has refused what should have fitted.
+
+        It may have been restarted with another one, and what is configured may be too much. Raises what `model` raises.
+        """
+        self._info.forget()
+        told = (await self._info.get(call)).context or 2_048
+        return min(told, self._config.context_tokens or told)
+
     async def render(self, request: Mapping[str, Any], call: Call) -> str | None:
         """Return the text that the model's chat template makes of a chat request (llama.cpp's `/apply-template`).
 

@@ -35,13 +35,17 @@ class Selection:
 
 @dataclass(slots=True, frozen=True)
 class Draft:
-    """A prompt whose sources are still to be chosen; `system` None is the template's instruction."""
+    """A prompt whose sources are still to be chosen; `system` None is the template's instruction.
+
+    `standard` is the instruction there would be without what the caller gave as one; None where none was given.
+    """
 
     question: str
     system: str | None
     history: Sequence[Mapping[str, str]]
     sources: Sequence[Source]
     template: Template
+    standard: str | None = None
 
     @property
     def everything(self) -> Selection:
@@ -152,6 +156,12 @@ def most(messages: Sequence[Message]) -> int:
 def careful(text: str) -> int:
     """Return a number of tokens that is seldom too low."""
     return min(most_tokens(text), 4 + estimate_tokens(text) * 5 // 4)
+
+
+def head(selection: Selection) -> Selection:
+    """Return the beginning of a selection up to the first source that was left out, so that no marker moves."""
+    count = next((at for at, place in enumerate(selection.places) if at != place), len(selection.places))
+    return Selection(selection.sources[:count], selection.places[:count])
 
 
 def halved(selection: Selection) -> Selection:

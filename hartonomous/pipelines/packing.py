@@ -3,7 +3,10 @@
 Where even an upper bound (by bytes) fits, nothing is asked. Else llama.cpp renders the prompt by the model's own chat
 template (`/apply-template`) and counts it and its parts (`/tokenize`); if not all of it fits, a third call counts what
 seems to fit and what might just fit, and the most that does is taken. A service that can neither render nor count is
-packed for by an estimate; if it then refuses the prompt, `smaller` makes it half as large.
+packed for by an estimate.
+
+A service that refuses the prompt is asked for its context anew: if that has become smaller, the prompt is packed for
+it, else made half as large. What was told as marker n stays marker n.
 
 Earlier turns get at most a third of the context, the newest first.
 """
@@ -16,7 +19,7 @@ from typing import Any
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.core.call import Call
-from hartonomous.core.packing import Draft, Selection, careful, halved, most
+from hartonomous.core.packing import Draft, Selection, careful, halved, head, most
 from hartonomous.core.prompt import Message, render
 from hartonomous.errors import ValidationFailedError
 
@@ -26,12 +29,16 @@ _LEAST_SOURCE = 32
 
 @dataclass(slots=True, frozen=True)
 class Packed:
-    """A prompt that fits: its messages, what of the sources they show, and the tokens that are left for the answer."""
+    """A prompt that fits: its messages, what of the sources they show, and the tokens that are left for the answer.
+
+    `context` is the context in tokens that it was packed for.
+    """
 
     messages: list[Message]
     shown: Selection
     max_tokens: int
     draft: Draft
+    context: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,6 +56,13 @@ class _Sizes:
         return self.total - sum(self.sources)
 
 
+class _TooLongError(ValidationFailedError):
+    """The question leaves no room for a source."""
+
+    def __init__(self) -> None:
+        super().__init__("The question does not fit the model's context.", param="query")
+
+
 class Packer:
     """Packs prompts for one generative service."""
 
@@ -59,9 +73,39 @@ class Packer:
         """Return the prompt with what fits of it beside an answer of `max_tokens`, or of half the context.
 
         `options` are those of the chat request: a chat template may look at them. Raises ValidationFailedError when
-        the question leaves no room, and what `GenerativeClient.context_tokens` raises.
+        the question or the caller's instruction leaves no room, and what `GenerativeClient.context_tokens` raises.
         """
         context = await self._generative.context_tokens(call)
+        return await self._pack(draft, context, max_tokens, options, call)
+
+    async def again(self, packed: Packed, options: Mapping[str, Any], call: Call) -> Packed:
+        """Return a smaller prompt for a service that refused this one as too long; its sources are the first of them.
+
+        Raises what `pack` raises.
+        """
+        context = await self._generative.context_anew(call)
+        if context >= packed.context:
+            return self._smaller(packed)
+        draft = replace(packed.draft, sources=packed.shown.sources)
+        fresh = await self._pack(draft, context, packed.max_tokens, options, call)
+        shown = head(fresh.shown)
+        shown = replace(shown, places=packed.shown.places[: len(shown.places)])
+        return replace(fresh, messages=fresh.draft.messages(shown), shown=shown)
+
+    async def _pack(
+        self, draft: Draft, context: int, max_tokens: int, options: Mapping[str, Any], call: Call
+    ) -> Packed:
+        try:
+            return await self._fitted(draft, context, max_tokens, options, call)
+        except _TooLongError:
+            if draft.standard is None:
+                raise
+        await self._fitted(replace(draft, system=draft.standard, history=()), context, max_tokens, options, call)
+        raise ValidationFailedError("The system text does not fit the model's context.", param="system")
+
+    async def _fitted(
+        self, draft: Draft, context: int, max_tokens: int, options: Mapping[str, Any], call: Call
+    ) -> Packed:
         answer = min(max_tokens, context // 2)
         limit = context - answer
         draft = draft.bounded(limit)
@@ -69,21 +113,20 @@ class Packer:
         if most(messages) <= limit:
             newest = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
             if len(newest.history) == len(draft.history):
-                return Packed(messages, draft.everything, answer, draft)
-            return _packed(newest, draft.everything, answer)
-        counted = await self._counted(draft, limit, options, answer, call)
-        return counted or self._estimated(draft, limit, answer)
+                return Packed(messages, draft.everything, answer, draft, context)
+            return _packed(newest, draft.everything, answer, context)
+        counted = await self._counted(draft, limit, options, call)
+        return _packed(*(counted or self._estimated(draft, limit)), answer, context)
 
     @staticmethod
-    def smaller(packed: Packed) -> Packed:
-        """Return a prompt half as large, for a service that refused this one; its sources are the first of them."""
+    def _smaller(packed: Packed) -> Packed:
         draft = replace(packed.draft, history=())
-        return _packed(draft, halved(packed.shown), packed.max_tokens)
+        return _packed(draft, halved(packed.shown), packed.max_tokens, packed.context)
 
     async def _counted(
-        self, draft: Draft, limit: int, options: Mapping[str, Any], answer: int, call: Call
-    ) -> Packed | None:
-        """Return the prompt by exact counts; None when the service cannot count."""
+        self, draft: Draft, limit: int, options: Mapping[str, Any], call: Call
+    ) -> tuple[Draft, Selection] | None:
+        """Return what fits by exact counts; None when the service cannot count."""
         draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
         sizes = await self._measure(draft, options, call)
         if sizes is None:
@@ -94,13 +137,12 @@ class Packer:
             if sizes is None:
                 return None
         if sizes.total <= limit:
-            return _packed(draft, draft.everything, answer)
+            return draft, draft.everything
         if limit - sizes.rest < _LEAST_SOURCE:
             if not draft.history:
-                raise _too_long()
-            return await self._counted(replace(draft, history=()), limit, options, answer, call)
-        shown = await self._fitting(draft, sizes, limit, call)
-        return _packed(draft, shown, answer)
+                raise _TooLongError
+            return await self._counted(replace(draft, history=()), limit, options, call)
+        return draft, await self._fitting(draft, sizes, limit, call)
 
     async def _measure(self, draft: Draft, options: Mapping[str, Any], call: Call) -> _Sizes | None:
         prompt = await self._generative.render({**options, "messages": draft.messages(draft.everything)}, call)
@@ -128,17 +170,16 @@ class Packer:
         return selections[-1]
 
     @staticmethod
-    def _estimated(draft: Draft, limit: int, answer: int) -> Packed:
+    def _estimated(draft: Draft, limit: int) -> tuple[Draft, Selection]:
         draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
         room = limit - draft.about()
         if room < _LEAST_SOURCE and draft.history:
             draft = replace(draft, history=())
             room = limit - draft.about()
         if room < _LEAST_SOURCE:
-            raise _too_long()
+            raise _TooLongError
         sizes = [careful(piece) for piece in draft.pieces]
-        shown = draft.select(sizes, room) or next(draft.cuts(0.9 * room / sizes[0], room))
-        return _packed(draft, shown, answer)
+        return draft, draft.select(sizes, room) or next(draft.cuts(0.9 * room / sizes[0], room))
 
 
 def _selections(draft: Draft, sizes: _Sizes, limit: int) -> list[Selection]:
@@ -153,9 +194,5 @@ def _selections(draft: Draft, sizes: _Sizes, limit: int) -> list[Selection]:
     return found
 
 
-def _packed(draft: Draft, shown: Selection, answer: int) -> Packed:
-    return Packed(draft.messages(shown), shown, answer, draft)
-
-
-def _too_long() -> ValidationFailedError:
-    return ValidationFailedError("The question does not fit the model's context.", param="query")
+def _packed(draft: Draft, shown: Selection, answer: int, context: int) -> Packed:
+    return Packed(draft.messages(shown), shown, answer, draft, context)

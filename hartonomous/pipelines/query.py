@@ -41,7 +41,7 @@ __all__ = ["Answerer", "Event", "QueryRequest", "QueryResult", "SourcesFound", "
 
 @dataclass(slots=True)
 class _Plan:
-    """Everything that is settled before the first token; `smaller` after a refusal."""
+    """Everything that is settled before the first token; `go_on` with a smaller prompt after a refusal."""
 
     request: QueryRequest
     found: SearchResult
@@ -79,9 +79,9 @@ class _Plan:
         """The chat request."""
         return {"messages": self.packed.messages, "max_tokens": self.packed.max_tokens, **self.options}
 
-    def smaller(self) -> None:
-        """Go on with a prompt half as large; what was told as marker n stays marker n."""
-        self.packed = Packer.smaller(self.packed)
+    def go_on(self, packed: Packed) -> None:
+        """Go on with another prompt, whose sources are the first of this one's."""
+        self.packed = packed
         self.__post_init__()
 
 
@@ -224,7 +224,7 @@ class Answerer:
             except ValidationFailedError as error:
                 if attempt or begun or error.error_code != "input_too_long":
                     raise
-                plan.smaller()
+                plan.go_on(await self._packer.again(plan.packed, plan.options, call))
 
     async def _generation_of(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
         with self._traffic.query():
@@ -252,6 +252,7 @@ class Answerer:
         draft = Draft(
             question=request.search.query,
             system=self._system(request),
+            standard=self._standard if request.system or request.added_system else None,
             history=alternating(request.history),
             sources=_numbered(relevant[: self._generation.max_sources]),
             template=self._template,
@@ -260,9 +261,13 @@ class Answerer:
         packed = await self._packer.pack(draft, max_tokens, options, call)
         return _Plan(request, found, relevant, packed, options, started)
 
+    @property
+    def _standard(self) -> str:
+        return self._generation.system or fill(self._template.system)
+
     def _system(self, request: QueryRequest) -> str:
         """Return the instruction; what a caller gives as one cannot end its turn either."""
-        own = neutralise(request.system) if request.system else self._generation.system or fill(self._template.system)
+        own = neutralise(request.system) if request.system else self._standard
         return "\n\n".join(filter(None, (own, neutralise(request.added_system or ""))))
 
     def _completion(self, plan: _Plan) -> str:

@@ -234,6 +234,9 @@ class Generative:
             raise self.context_error
         return self.context
 
+    async def context_anew(self, call: Call) -> int:
+        return await self.context_tokens(call)
+
     async def render(self, request: Mapping[str, Any], call: Call) -> str | None:
         return None
 

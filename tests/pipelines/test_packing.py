@@ -6,6 +6,7 @@ import base64
 import itertools
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -45,6 +46,9 @@ class Counting(GenerativeClient):
         self.calls: list[str] = []
 
     async def context_tokens(self, call: Call) -> int:
+        return self.context
+
+    async def context_anew(self, call: Call) -> int:
         return self.context
 
     async def render(self, request: Mapping[str, Any], call: Call) -> str | None:
@@ -115,7 +119,7 @@ async def test_the_context_is_used_to_its_end_and_never_passed(service: Counting
         assert [source.marker for source in packed.shown.sources] == list(range(1, 1 + len(packed.shown.places)))
         for place in left:
             more = wanted.only(sorted((*packed.shown.places, place)))
-            larger = Packed(wanted.messages(more), more, packed.max_tokens, wanted)
+            larger = replace(packed, messages=wanted.messages(more), shown=more)
             assert await service.exactly(larger) + packed.max_tokens > service.context
 
 
@@ -170,6 +174,57 @@ async def test_a_question_that_leaves_no_room_is_refused(service: Counting) -> N
         with pytest.raises(ValidationFailedError) as caught:
             await packer.pack(draft(ENGLISH, question="How long? " * 900), 100, {}, call())
         assert caught.value.param == "query"
+
+
+SYSTEM = "Be kind. " * 300
+
+
+async def test_an_instruction_that_leaves_no_room_is_named_where_the_question_would_fit(service: Counting) -> None:
+    for packer in (Packer(service), Packer(cast("Any", Fake(context=1_500)))):
+        for question, standard, param in [
+            ("How long?", "Be brief.", "system"),
+            ("How long?", None, "query"),
+            ("How long? " * 900, "Be brief.", "query"),
+        ]:
+            wanted = replace(draft(ENGLISH, question=question), system=SYSTEM, standard=standard)
+            with pytest.raises(ValidationFailedError) as caught:
+                await packer.pack(wanted, 100, {}, call())
+            assert caught.value.param == param
+
+
+async def test_a_refused_prompt_is_packed_for_the_context_that_there_is_now(service: Counting) -> None:
+    """The sources are the first of those that were shown, with their markers, though a later one would still fit."""
+    service.context = 4_000
+    texts = [ENGLISH, ENGLISH * 60, ENGLISH * 2, ENGLISH * 12, ENGLISH]
+    packed = await Packer(service).pack(draft(*texts), 100, {}, call())
+    assert packed.shown.places == (0, 2, 3, 4)
+    service.context = 1_500
+    again = await Packer(service).again(packed, {}, call())
+    assert again.shown.places == (0, 2)
+    assert again.shown.sources == packed.shown.sources[:2]
+    assert again.context == 1_500
+    assert again.messages[-1]["content"].count("<source>") == 2
+    assert await service.exactly(again) + again.max_tokens <= 1_500
+
+
+async def test_the_first_source_of_a_refused_prompt_is_cut_to_a_much_smaller_context(service: Counting) -> None:
+    service.context = 4_000
+    packed = await Packer(service).pack(draft(ENGLISH * 12, ENGLISH), 100, {}, call())
+    assert packed.shown.places == (0, 1)
+    service.context = 1_000
+    again = await Packer(service).again(packed, {}, call())
+    assert again.shown.places == (0,)
+    assert (ENGLISH * 12).startswith(again.shown.sources[0].text)
+    assert 900 < await service.exactly(again) + again.max_tokens <= 1_000
+    service.context = 200
+    with pytest.raises(ValidationFailedError):
+        await Packer(service).again(again, {}, call())
+
+
+async def test_a_refused_prompt_is_halved_where_the_context_is_what_it_was(service: Counting) -> None:
+    packed = await Packer(service).pack(draft(ENGLISH, ENGLISH), 64, {}, call())
+    again = await Packer(service).again(packed, {}, call())
+    assert again.shown == halved(packed.shown)
 
 
 @pytest.mark.parametrize("kind", TEXTS)

@@ -10,7 +10,7 @@ import pytest
 
 from hartonomous.errors import ConfigError
 from tests.service.application import ConfigMaker, running
-from tests.service.fault_backend import DEFAULT, reply
+from tests.service.fault_backend import DEFAULT, Exchange, json_reply, reply
 from tests.service.rag import CHAT, Rig, RigMaker, ask, ask_streamed, ingest, says
 
 QUERY = "/rag/query"
@@ -103,6 +103,64 @@ async def test_a_service_that_refuses_the_smaller_prompt_too_is_not_asked_again(
         error = answer["error"]
     assert error["code"] == "input_too_long"
     assert len(prompts(rig)) == 2
+
+
+def shrink(rig: Rig, context: int) -> None:
+    """Let the generative service turn out to have been restarted with a smaller context, at its next answer."""
+
+    async def refuse(exchange: Exchange) -> None:
+        rig.generative.on("/props", json_reply({"default_generation_settings": {"n_ctx": context}, "total_slots": 1}))
+        await reply(400, TOO_LONG)(exchange)
+
+    rig.generative.on(CHAT, refuse, DEFAULT)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_context_that_has_become_smaller_is_packed_for(rig: Rig, stream: bool) -> None:
+    await ingest(rig.app, *FRUIT)
+    shrink(rig, 1_500)
+    body = {**SOUR, "max_tokens": 100}
+    if stream:
+        status, events = await ask_streamed(rig.app, body)
+        told, answer = [source["document_id"] for source in events[0][1]["sources"]], events[-1][1]
+    else:
+        status, answer = await ask(rig.app, QUERY, body)
+        told = [source["document_id"] for source in answer["sources"]]
+    assert status == 200
+    first, second = (one["messages"][-1]["content"] for one in prompts(rig))
+    shown = second.count("<source>")
+    assert 0 < shown == 6 - answer["omitted"] < first.count("<source>")
+    for marker, document in enumerate(told[:shown], 1):
+        assert f"[{marker}]\nSour fruit number {document[1:]} " in second
+    left = 1_500 - 100 - answer["usage"]["prompt_tokens"]
+    assert 0 <= left < max(len(fruit["text"]) for fruit in FRUIT) + 40
+
+
+async def test_only_what_does_not_fit_the_smaller_context_either_is_refused(rig: Rig) -> None:
+    await ingest(rig.app, *FRUIT)
+    shrink(rig, 300)
+    status, answer = await ask(rig.app, QUERY, SOUR)
+    assert (status, answer["error"]["param"]) == (422, "query")
+    assert len(prompts(rig)) == 1
+
+
+async def test_a_configured_context_that_the_service_does_not_have_is_packed_for_anew(rigs: RigMaker) -> None:
+    async with rigs.make(backends={"generative": {"context_tokens": 60_000}}) as rig:
+        await ingest(rig.app, *FRUIT)
+        shrink(rig, 1_500)
+        status, answer = await ask(rig.app, QUERY, {**SOUR, "max_tokens": 100})
+        assert status == 200
+        assert answer["omitted"] == 6 - len(answer["sources"]) > 0
+
+
+async def test_an_instruction_of_the_caller_that_is_too_long_is_named(rigs: RigMaker) -> None:
+    async with rigs.make(backends={"generative": {"context_tokens": 1_500}}) as rig:
+        await ingest(rig.app, *FRUIT)
+        system = "Be very kind. " * 300
+        status, answer = await ask(rig.app, QUERY, {**SOUR, "system": system})
+        assert (status, answer["error"]["param"]) == (422, "system")
+        status, answer = await ask(rig.app, QUERY, {**SOUR, "query": "sour " * 600, "system": system})
+        assert (status, answer["error"]["param"]) == (422, "query")
 
 
 async def test_the_prompt_fits_the_live_context_exactly_and_says_what_was_left_out(rigs: RigMaker) -> None:
