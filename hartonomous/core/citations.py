@@ -1,7 +1,8 @@
 """A model's raw text turned, as it streams, into an answer whose sentences cite the sources that support them.
 
 The answer is the same however the text is cut on its way in: nothing is decided before what it depends on has come.
-Held back are a `[` until it is known for a marker or not (at most 40 characters, and an address behind it), and the
+Held back are a `[` until it is known for a marker or not (at most 40 characters, and an address behind it), a backtick
+until it is known for code or not (the rest of its line, at most 200 characters, or 1,000 behind three of them), and the
 marks and blanks after a word until the next word shows whether a sentence has ended there. Everything else goes out as
 it comes in.
 
@@ -22,9 +23,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from hartonomous.core import codespans
+from hartonomous.core.codespans import Code, read_code
 from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
-from hartonomous.core.markers import OPENERS, UNDECIDED, Marker, read_marker, show_markers
+from hartonomous.core.markers import EMPHASIS, OPENERS, UNDECIDED, Marker, Undecided, read_marker, show_markers
 from hartonomous.core.sentences import CLOSERS, ends_sentence
 
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
@@ -34,14 +38,15 @@ _MOST_PARTS = 32  # of what stands between two words: small models repeat a mark
 
 _MARKS = re.escape(CLOSERS)
 # Words, and what stands inside words or between two of them without ever ending a sentence.
-_PLAIN = re.compile(rf"(?:[^\s{re.escape(OPENERS)}`{_MARKS}|]+|[.'_: ](?=\w))+")
-_CLOSING = re.compile(rf"[{_MARKS}]+")
-_SPACED_CLOSING = re.compile(rf"[ \u00a0\u202f][!?»][{_MARKS}]*")
+_LETTERS = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]+"
+_WORD = re.compile(_LETTERS)
+_PLAIN = re.compile(rf"(?:{_LETTERS}|[.': ](?=[^\W_])|_(?=\w))+")
+# Emphasis for itself, since it may belong to a marker; all in small parts, since small models repeat marks for ever.
+_CLOSING = re.compile(rf"(?:(?![{EMPHASIS}])[{_MARKS}]){{1,40}}|[{EMPHASIS}]{{1,5}}")
+_SPACED_CLOSING = re.compile(rf"[ \u00a0\u202f][!?»](?:(?![{EMPHASIS}])[{_MARKS}]){{0,40}}")
 _CELL_END = re.compile(r"[ \t]*\|")
 _GAP = re.compile(r"\s+")
-_TICKS = re.compile(r"`+")
-_CODE = re.compile(r"[^`\n]+")
-_FENCE = re.compile(r"`{3,}|~{3,}")
+_OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
 _DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -83,14 +88,13 @@ class _Tail:
 class _Sentence:
     """What is known of the sentence that is being read."""
 
-    __slots__ = ("fence", "given", "in_code", "inside", "judged", "out", "plain")
+    __slots__ = ("fence", "given", "inside", "judged", "out", "plain")
 
     def __init__(self) -> None:
         self.plain = ""  # without markers
         self.out: list[str] = []  # as it goes into the answer
         self.given: list[int] = []  # the model's markers for the whole sentence
         self.inside: list[int] = []  # the model's markers that stay inside
-        self.in_code = False
         self.fence = ""
         self.judged: tuple[str, Verdict] | None = None
 
@@ -169,23 +173,15 @@ class AnswerBuilder:
 
     def _step(self, at: int, final: bool) -> int:
         """Read one thing at `at`; return where the next begins, or `at` when more text is needed to know."""
-        sentence = self._sentence
-        if sentence.fence:
+        if self._sentence.fence:
             return self._read_fenced(at, final)
-        if not sentence.plain.strip() and self._buffer[at] in "`~":
-            fence = _FENCE.match(self._buffer, at)
-            if fence and (final or fence.end() < len(self._buffer)):
-                sentence.fence = fence[0]
-                return self._read_fenced(at, final)
-            if not final and not self._buffer[at:].strip("`~"):
-                return at
-        plain = (_CODE if sentence.in_code else _PLAIN).match(self._buffer, at)
+        room = _LONGEST - len(self._sentence.plain)
+        plain = _PLAIN.match(self._buffer, at, at + room) if room > 0 else _WORD.match(self._buffer, at)
         if plain:
             self._put(plain[0])
             return plain.end()
-        if self._buffer[at] == "`":
-            return self._read_ticks(at, final)
-        sentence.in_code = False  # a line's end ends inline code that was never closed
+        if self._buffer[at] in codespans.MARKS:
+            return self._read_code(at, final)
         return self._read_tail(at, final)
 
     def _put(self, text: str) -> None:
@@ -199,51 +195,70 @@ class AnswerBuilder:
         if not self._strict:
             self._given_out.append(text)
 
-    def _read_ticks(self, at: int, final: bool) -> int:
-        ticks = _TICKS.match(self._buffer, at)
-        end = ticks.end() if ticks else at
-        if end == len(self._buffer) and not final:
+    def _read_code(self, at: int, final: bool) -> int:
+        """Read a span of code, the marks that open a block of it, or such as mean nothing."""
+        code = read_code(self._buffer, at, final=final)
+        if code is UNDECIDED:
             return at
+        kind, end = code
+        plain = self._sentence.plain
+        if plain.strip() and (kind is Code.FENCE or len(plain) > _LONGEST):
+            self._end_sentence("", "", [])
+        if kind is Code.FENCE:
+            self._sentence.fence = self._buffer[at:end]
         self._put(self._buffer[at:end])
-        self._sentence.in_code = not self._sentence.in_code
         return end
 
     def _read_fenced(self, at: int, final: bool) -> int:
-        """Read one line of a code block; its closing line ends it."""
+        """Read one line of a code block, the first one from behind its marks on; its closing line ends it."""
         end = self._buffer.find("\n", at) + 1
         if not end and not final:
             return at
         end = end or len(self._buffer)
         line, fence = self._buffer[at:end], self._sentence.fence
-        opened = bool(self._sentence.out)
         self._put(line)
         mark = line.strip()
-        if opened and mark.startswith(fence) and not mark.strip(fence[0]):
+        if mark.startswith(fence) and not mark.strip(fence[0]):
             self._end_sentence("", "", [])
         return end
 
     def _read_tail(self, at: int, final: bool) -> int:
         """Read what stands between two words and end the sentence there, or go on with it."""
         tail = self._tail(at, final)
-        if tail is None:
+        fence = None if tail is None else self._opens_fence(tail.end, final)
+        if tail is None or fence is UNDECIDED:
             return at
         if tail.end == at:  # a bracket that is no marker, or a bar
             self._put(self._buffer[at])
             return at + 1
-        plain = self._sentence.plain
-        ended = len(plain) > _LONGEST or ends_sentence(plain, tail.closing, tail.gap, tail.following)
-        if plain.strip() and ended:
+        if self._sentence.plain.strip() and (fence or self._ends(tail)):
             self._end_sentence(tail.closing, tail.gap, tail.markers)
         else:
             self._go_on(tail)
         return tail.end
+
+    def _ends(self, tail: _Tail) -> bool:
+        """Tell whether the sentence ends there; not at a line's end within brackets: they would get its markers."""
+        plain = self._sentence.plain
+        if len(plain) > _LONGEST:
+            return True
+        if "\n" in tail.gap and _OPEN_BRACKET.search(plain[-50:]):
+            return False
+        return ends_sentence(plain, tail.closing, tail.gap, tail.following)
+
+    def _opens_fence(self, at: int, final: bool) -> bool | Literal[Undecided.UNDECIDED]:
+        """Tell whether a code block begins at `at`."""
+        if at == len(self._buffer) or self._buffer[at] not in codespans.MARKS:
+            return False
+        code = read_code(self._buffer, at, final=final)
+        return code if code is UNDECIDED else code[0] is Code.FENCE
 
     def _tail(self, at: int, final: bool) -> _Tail | None:
         """Collect marks, markers and blanks from `at` on; None when what comes next could still belong to them."""
         tail = _Tail([], at, "")
         # What begins a line belongs to the next sentence, a marker too.
         while tail.end < len(self._buffer) and "\n" not in tail.gap and len(tail.parts) < _MOST_PARTS:
-            bracket = self._bracket(tail, final) if self._buffer[tail.end] in OPENERS else None
+            bracket = self._bracket(tail, final) if self._buffer[tail.end] in OPENERS + EMPHASIS else None
             if bracket is UNDECIDED:
                 return None
             if isinstance(bracket, tuple):

@@ -1,13 +1,15 @@
 """Citation markers as models write them: `[1]`, `[1, 2]`, `[1-3]`, `[^1]`, `[[1]]`, `[Source 1, p. 3]`, `【1†source】`.
 
 A number with a link behind it, `[1](https://…)`, is a marker too, and the link goes: a model's own address for a source
-is worth nothing. Numbers from 1500 to 2199 are years. `a[0]` is an element of something: a zero in brackets directly
-behind a letter or an identifier.
+is worth nothing. So is all else that a reader sees as `[1]`: with escapes, emphasis or blanks in or around its
+brackets, invisible characters, other scripts' digits. Numbers from 1500 to 2199 are years. `a[0]` is an element of
+something: a zero in brackets directly behind a letter or an identifier. `[p. 1]` names no source: it is text.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final, Literal
@@ -15,30 +17,42 @@ from typing import Final, Literal
 LONGEST = 40
 """The longest marker, in characters with its brackets; text is held back no longer for one."""
 
-OPENERS = "[【［"  # noqa: RUF001
-_CLOSER = {"[": "]", "【": "】", "［": "］"}  # noqa: RUF001
+_CLOSER = {"[": "]", "【": "】", "［": "］", "〔": "〕", "〖": "〗", "⟦": "⟧"}  # noqa: RUF001
 
+OPENERS = "\\" + "".join(_CLOSER)
+"""What a marker begins with; emphasis may stand around it, in `EMPHASIS`."""
+
+EMPHASIS = "*_"
+
+_LONGEST_EMPHASIZED = 120
 _LONGEST_LINK = 500
 _MOST = 1_000  # numbers of one range
 _WORD = (
-    r"(?:sources?|quellen?|documents?|dokumente?|docs?|refs?|references?"
-    r"|cite|citations?|notes?|no|nr|passages?|chunks?|s)"
+    r"(?:sources?|quellen?|documents?|dokumente?|docs?|refs?|references?|ids?"
+    r"|cite|citations?|notes?|no|nr|passages?|chunks?|s(?=[0-9#]))"
 )
-_NUMBER = rf"(?:{_WORD}[\s._:]*)?[#^]?[0-9]{{1,9}}"
-_PAGE = r"(?:\s*,?\s*(?:pp?|s|pages?|seiten?)\.?\s*[0-9]+(?:\s*[-\u2013]\s*[0-9]+)?)?"
+_SEE = r"(?:(?:see|also|cf|siehe|auch|vgl|per|via)\b\.?:?\s*)*"
+_NUMBER = rf"{_SEE}(?:{_WORD}[\s._:=]*){{0,2}}[#^]?[0-9]+"
+_PAGE_NUMBERS = r"(?:pp?|s|pages?|seiten?)\.?\s*[0-9]+(?:\s*[-\u2013]\s*[0-9]+)?"
+_PAGE = rf"(?:\s*[,;:]?\s*{_PAGE_NUMBERS})?"
 _MARKER = re.compile(
-    rf"\s*\^?(?:{_WORD}[\s._:]*)?-?{_NUMBER}{_PAGE}"
-    rf"(?:(?:\s*(?:,|;|&|and|und|et|-|\u2013)\s*|\s+){_NUMBER}{_PAGE})*\s*\.?\s*(?:\u2020[^\]】］]*)?",  # noqa: RUF001
-    re.IGNORECASE,
+    rf"[\s,;]*\^?-?{_NUMBER}{_PAGE}"
+    rf"(?:(?:\s*(?:,|;|&|\u3001|and|und|et|-|\u2013)\s*|\s+){_NUMBER}{_PAGE})*[\s.,;:]*(?:\u2020.*)?",
+    re.IGNORECASE | re.DOTALL,
 )
-_MAYBE_MARKER = re.compile(r"[0-9A-Za-z\s,;&^#.:_\u2013-]*(?:\u2020[^\]】］]*)?")  # noqa: RUF001
-_PAGES = re.compile(r",?\s*\b(?:pp?|s|pages?|seiten?)\.?\s*[0-9]+(?:\s*[-\u2013]\s*[0-9]+)?|\u2020.*", re.IGNORECASE)
+_MAYBE_MARKER = re.compile(r"[0-9A-Za-z\s,;&^#.:=_\u2013\u3001-]*(?:\u2020.*)?", re.DOTALL)
+_PAGES = re.compile(rf"(?<=[0-9])\s*[,;:]?\s*\b(?!s[0-9]){_PAGE_NUMBERS}|\u2020.*", re.IGNORECASE | re.DOTALL)
 _RANGE = re.compile(r"([0-9]+)(?:\s*[-\u2013]\s*([0-9]+))?")
+_OPENING = re.compile(rf"(\\?)([{re.escape(''.join(_CLOSER))}])(?:\\?\[)?")
+_EMPHASIS = re.compile(r"[*_]{1,5}")
+_BETWEEN = re.compile(r"[ \t,;]*")
+_EMPTY_LINE = re.compile(r"\n\s*\n")
 _YEAR = re.compile(r"\s*(?:1[5-9]|2[01])[0-9]{2}(?:\s*[-\u2013,;]\s*(?:1[5-9]|2[01])[0-9]{2})*\s*")
 _ELEMENT = re.compile(r"(?:(?<!\w)[^\W\d]|_\w*|\w\.\w+)\Z")
 _ZERO = re.compile(r"-?[0-9]")
 _LINK = re.compile(r"\([^\s()]*\)")
 _OPEN_LINK = re.compile(r"\([^\s()]*\Z")
+_UNSEEN = str.maketrans("", "", "*\\")
 
 
 class Undecided(Enum):
@@ -53,23 +67,71 @@ Marker = tuple[list[int], int] | Literal[Undecided.UNDECIDED] | None
 
 
 def read_marker(text: str, at: int, *, final: bool, before: str = "") -> Marker:
-    """Read the marker whose bracket opens at `at`: its numbers, and where it ends.
+    """Read the marker whose bracket, or the emphasis around it, opens at `at`: its numbers, and where it ends.
 
     None for a bracket that is no marker; `UNDECIDED` when the text, which may go on unless it is `final`, does not show
     it yet. `before` is what stands in front of the bracket.
     """
-    double = text.startswith("[[", at)
-    begin, closer = (at + 2, "]]") if double else (at + 1, _CLOSER[text[at]])
-    end = text.find(closer, begin, at + LONGEST)
-    inner = text[begin : end if end > 0 else at + LONGEST]
-    maybe = inner[:-1] if double and end < 0 and inner.endswith("]") else inner
-    if "\n" in inner or not _MAYBE_MARKER.fullmatch(maybe):
+    emphasis = _EMPHASIS.match(text, at)
+    if emphasis:
+        return _read_emphasized(text, emphasis, final=final)
+    return _read_plain(text, at, final=final, before=before)
+
+
+def _read_emphasized(text: str, emphasis: re.Match[str], *, final: bool) -> Marker:
+    """Read `**[1][2]**`: markers alone between two marks of emphasis, which mean nothing without them."""
+    numbers: list[int] = []
+    at, closing = emphasis.end(), emphasis[0][::-1]
+    while at < emphasis.end() + _LONGEST_EMPHASIZED:
+        if text.startswith(closing, at) and at > emphasis.end():
+            return numbers, at + len(closing)
+        if not final and closing.startswith(text[at:]):
+            return UNDECIDED
+        marker = _read_plain(text, at, final=final, before="")
+        if not isinstance(marker, tuple):
+            return marker
+        numbers += marker[0]
+        between = _BETWEEN.match(text, marker[1])
+        at = between.end() if between else marker[1]
+    return None
+
+
+def _read_plain(text: str, at: int, *, final: bool, before: str) -> Marker:
+    """Read one marker in its brackets, and an address behind them."""
+    opening = _OPENING.match(text, at)
+    if opening is None:
+        return None if final or text[at:] not in ("", "\\") else UNDECIDED
+    double = opening[0].count("[") > 1
+    begin = opening.end() if double else opening.end(2)
+    closing = _closing(_CLOSER[opening[2]], double=double).search(text, begin, at + LONGEST)
+    inner = text[begin : closing.start() if closing else at + LONGEST]
+    shown = _as_shown(inner)
+    maybe = shown.removesuffix("]") if double and not closing else shown
+    if _EMPTY_LINE.search(inner) or not _MAYBE_MARKER.fullmatch(maybe):
         return None
-    if end < 0:
+    if closing is None:
         return None if final or len(text) >= at + LONGEST else UNDECIDED
-    if not _MARKER.fullmatch(inner) or _YEAR.fullmatch(inner) or _is_element(inner, before):
+    if not _MARKER.fullmatch(shown.strip("_")) or _YEAR.fullmatch(shown) or _is_element(shown, before):
         return None
-    return _with_link(text, end + len(closer), _numbers(inner), final=final)
+    return _with_link(text, closing.end(), _numbers(shown), final=final)
+
+
+def _closing(closer: str, *, double: bool) -> re.Pattern[str]:
+    """Return the pattern of what closes a marker; the module `re` keeps the few that there are."""
+    return re.compile(rf"\\?{re.escape(closer)}" * (1 + double))
+
+
+def _as_shown(inner: str) -> str:
+    """Return what a reader sees in the brackets: without escapes, emphasis and invisible characters, digits as 0-9."""
+    if not inner.isascii():
+        inner = "".join(_plain_character(char) for char in inner)
+    return inner.translate(_UNSEEN)
+
+
+def _plain_character(char: str) -> str:
+    if char.isdecimal():
+        return str(unicodedata.decimal(char))
+    return "" if unicodedata.category(char) == "Cf" else unicodedata.normalize("NFKC", char)
 
 
 def _is_element(inner: str, before: str) -> bool:

@@ -32,6 +32,28 @@ from hartonomous.core.markers import LONGEST, UNDECIDED, read_marker, show_marke
         ("【2†source】", [2]),
         ("［2］", [2]),  # noqa: RUF001 (full-width, as Japanese models write them)
         ("[-1]", []),
+        ("\\[9\\]", [9]),
+        ("\\[\\[9\\]\\]", [9]),
+        ("[９]", [9]),  # noqa: RUF001
+        ("[٩]", [9]),
+        ("[⁹]", [9]),
+        ("[\n9]", [9]),
+        ("[9\n]", [9]),
+        ("[9\u200b]", [9]),
+        ("[1，2、3]", [1, 2, 3]),  # noqa: RUF001
+        ("\u30149\u3015", [9]),
+        ("[*9*]", [9]),
+        ("[**9**]", [9]),
+        ("[_9_]", [9]),
+        ("[see 9]", [9]),
+        ("[cf. source 9]", [9]),
+        ("[9; p. 4]", [9]),
+        ("[9: p. 4]", [9]),
+        ("[9,]", [9]),
+        ("[id=9]", [9]),
+        ("[source id: 9]", [9]),
+        ("[S1, S2]", [1, 2]),
+        ("[99999999999999999999999]", [99999999999999999999999]),
         ("[1000]", [1000]),
     ],
 )
@@ -41,9 +63,35 @@ def test_markers_are_read_in_every_dialect(text: str, numbers: list[int]) -> Non
     assert read_marker(text, 0, final=False) is UNDECIDED
 
 
-@pytest.mark.parametrize("text", ["[x] ", "[ ] ", "[] ", "[2023] ", "[text](x) ", "[a 1] ", "[1\n] ", "[1.5] "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[x] ",
+        "[ ] ",
+        "[] ",
+        "[2023] ",
+        "[text](x) ",
+        "[a 1] ",
+        "[1\n\n] ",
+        "[1.5] ",
+        "[p. 9] ",
+        "[S. 9] ",
+        "[**x**] ",
+        "\\[x\\] ",
+        "**[x]** ",
+        "**[2021]** ",
+        "**[1] x** ",
+    ],
+)
 def test_other_brackets_are_none(text: str) -> None:
     assert read_marker(text, 0, final=False) is None
+
+
+def test_emphasis_around_markers_alone_goes_with_them() -> None:
+    assert read_marker("**[1]** x", 0, final=False) == ([1], 7)
+    assert read_marker("_**[1][2], [3]**_", 0, final=False) == ([1, 2, 3], 17)
+    assert read_marker("**[1]*", 0, final=False) is UNDECIDED
+    assert read_marker("**[1]*", 0, final=True) is None
 
 
 def test_an_address_behind_a_marker_goes_with_it() -> None:
@@ -73,10 +121,11 @@ def test_what_is_open_is_decided_by_what_comes() -> None:
     assert read_marker("[" + "1" * (LONGEST - 1), 0, final=False) is None
 
 
-@given(st.text(alphabet="[]0123 ,-^()x\n†.p", max_size=50), st.text(alphabet="[]1 ()x†", max_size=10))
+@given(st.text(alphabet="[]0123 ,-^()x\n†.p*_\\\u200b٩", max_size=50), st.text(alphabet="[]1 ()x†", max_size=10))
 def test_a_decision_never_changes_with_what_comes_later(text: str, more: str) -> None:
-    early = read_marker(f"[{text}", 0, final=False)
-    assert early is UNDECIDED or early == read_marker(f"[{text}{more}", 0, final=False)
+    for opening in ("[", "\\[", "**["):
+        early = read_marker(f"{opening}{text}", 0, final=False)
+        assert early is UNDECIDED or early == read_marker(f"{opening}{text}{more}", 0, final=False)
 
 
 def test_markers_are_written_one_way() -> None:
