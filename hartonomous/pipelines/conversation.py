@@ -35,7 +35,7 @@ _NAME_TOKENS = 24
 _LONGEST = 8_192
 # Of the time that is left, so much is for this, but no more than so many seconds: a service that writes one sentence
 # in longer than that is too slow to wait for, where words alone do as well.
-_SHARE, _MOST_S = 0.25, 10.0
+_SHARE, _MOST_S = 0.25, 20.0
 
 
 @dataclass(slots=True, frozen=True)
