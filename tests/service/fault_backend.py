@@ -7,6 +7,7 @@ on to a real backend when it is given one (`upstream`), so that only the path wh
     backend.on("/v1/chat/completions", stream([b"data: {}\n\n"], end="reset"))
 
 A behaviour is `async def behave(exchange)`; the functions below make the usual ones. The last one of a path repeats.
+`otherwise` is the behaviour of the paths that nothing was said of.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class FaultBackend:
 
     def __init__(self, upstream: str | None = None) -> None:
         self.upstream = upstream
+        self.otherwise: Behaviour = DEFAULT
         self.requests: list[Received] = []
         self.connections = 0
         self._open = 0
@@ -166,7 +168,7 @@ class FaultBackend:
         path = exchange.request.path.partition("?")[0]
         behaviours = self._paths.get(path)
         if behaviours is None:
-            behaviour: Behaviour = DEFAULT
+            behaviour = self.otherwise
         else:
             behaviour = behaviours[0] if len(behaviours) == 1 else behaviours.pop(0)
         if behaviour is DEFAULT and self.upstream is not None:
