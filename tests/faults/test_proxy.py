@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
 
 import pytest
 
@@ -27,116 +22,9 @@ from tests.faults.kinds import (
     sliced,
 )
 from tests.faults.proxy import FaultProxy
+from tests.faults.rig import LIMIT_S, Client, Upstream
 from tests.service.application import eventually
 from tests.service.vector_store import free_port
-
-LIMIT_S = 20.0
-
-
-@dataclass
-class Upstream:
-    """A server that sends back what it gets and, when its client has said all, `bye`."""
-
-    port: int = 0
-    received: bytearray = field(default_factory=bytearray)
-    ends: list[str] = field(default_factory=list)
-    open: int = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
-        try:
-            while data := await reader.read(1 << 16):
-                self.received += data
-                writer.write(data)
-                await writer.drain()
-            writer.write(b"bye")
-            await writer.drain()
-            self.ends.append("clean")
-        except ConnectionError:
-            self.ends.append("reset")
-        finally:
-            writer.close()
-            self.open -= 1
-
-
-class Client:
-    """A connection to the proxy. A bare socket: what came before a reset can still be read."""
-
-    def __init__(self, proxy: FaultProxy) -> None:
-        self._address = ("127.0.0.1", proxy.port)
-        self._socket = socket.socket()
-        self._socket.setblocking(False)
-        self._loop = asyncio.get_running_loop()
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._loop.sock_connect(self._socket, self._address)
-        except BaseException:
-            self._socket.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close()
-
-    async def send(self, data: bytes) -> None:
-        await self._loop.sock_sendall(self._socket, data)
-
-    def end(self) -> None:
-        """Say that nothing more comes."""
-        self._socket.shutdown(socket.SHUT_WR)
-
-    async def get(self, size: int) -> bytes:
-        """Return so many bytes, fewer if there are no more."""
-        data = b""
-        async with asyncio.timeout(LIMIT_S):
-            while len(data) < size and (piece := await self._loop.sock_recv(self._socket, size - len(data))):
-                data += piece
-        return data
-
-    async def rest(self) -> bytes:
-        """Return everything up to the end."""
-        return await self.get(1 << 30)
-
-    async def told(self, data: bytes) -> bytes:
-        """Send, and return what comes back."""
-        _, answer = await asyncio.gather(self.send(data), self.get(len(data)))
-        return answer
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    """An upstream whose connections have all ended when the test has."""
-    up = Upstream()
-    server = await asyncio.start_server(up.serve, "127.0.0.1", 0)
-    up.port = server.sockets[0].getsockname()[1]
-    yield up
-    server.close()
-    await eventually(lambda: not up.open, "no connection to the upstream")
-    await server.wait_closed()
-
-
-@pytest.fixture
-async def proxy(upstream: Upstream) -> AsyncIterator[FaultProxy]:
-    """A proxy before the upstream; it leaves no task and no socket."""
-    tasks, sockets = len(asyncio.all_tasks()), _sockets()
-    async with FaultProxy(f"127.0.0.1:{upstream.port}", seed=1) as made:
-        yield made
-    assert made.open == 0
-    await eventually(lambda: len(asyncio.all_tasks()) <= tasks, "no task left behind")
-    await eventually(lambda: _sockets() <= sockets, "no socket left behind")
-
-
-def _sockets() -> int:
-    def of(entry: Path) -> str:
-        try:
-            return str(entry.readlink())
-        except OSError:
-            return ""
-
-    return sum(of(entry).startswith("socket:") for entry in Path("/proc/self/fd").iterdir())
 
 
 async def test_without_a_fault_everything_passes_both_ways_to_its_end(proxy: FaultProxy, upstream: Upstream) -> None:
