@@ -308,30 +308,37 @@ async def degraded(rig: Rig, stage: str, **body: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "behaviour",
     [
-        reply(500),
-        reply(503),
-        reply(200, b"<html>"),
         json_reply({"results": []}),
         json_reply({"results": [{"index": 0, "relevance_score": 1.0}] * 3}),
         json_reply({"results": [{"index": index, "relevance_score": 1.0} for index in (0, 1, 3)]}),
         json_reply({"results": [{"index": index, "relevance_score": float("nan")} for index in range(3)]}),
         json_reply({"results": [{"index": index, "relevance_score": None} for index in range(3)]}),
+        json_reply({"results": [{"relevance_score": 1.0 / place} for place in range(1, 4)]}),
         json_reply({"results": [{"index": index, "relevance_score": 0.5} for index in range(3)]}),
-        json_reply({"error": "no"}),
     ],
 )
-async def test_when_reranking_fails_the_order_of_the_search_stays(rig: Rig, behaviour: Any) -> None:
+async def test_row_16_a_nonsensical_ranking_is_dropped_and_the_order_of_the_search_stays(
+    rig: Rig, behaviour: Any
+) -> None:
     await ingest(rig.app, *FRUIT)
     plain = await search(rig.app, query="sour lemons", rerank=False)
     rig.reranking.on(RERANK, behaviour)
     assert await degraded(rig, "reranking", query="sour lemons") == plain
 
 
-async def test_when_reranking_is_down_the_order_of_the_search_stays(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "behaviour", [None, reply(500), reply(503), reply(200, b"<html>"), json_reply({"error": "no"})]
+)
+async def test_row_17_when_reranking_is_down_the_order_of_the_search_stays(rig: Rig, behaviour: Any) -> None:
     await ingest(rig.app, *FRUIT)
-    await rig.reranking.stop()
     plain = await search(rig.app, query="sour lemons", rerank=False)
+    if behaviour is None:
+        await rig.reranking.stop()
+    else:
+        rig.reranking.on(RERANK, behaviour)
     assert await degraded(rig, "reranking", query="sour lemons") == plain
+    status, answer = await ask(rig.app, "/rag/query", {"query": "sour lemons"})
+    assert (status, answer["degraded"]) == (200, ["reranking"])
 
 
 async def test_a_reranker_that_hangs_leaves_time_for_an_answer_without_it(rig: Rig) -> None:
@@ -343,7 +350,7 @@ async def test_a_reranker_that_hangs_leaves_time_for_an_answer_without_it(rig: R
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_when_embedding_is_down_hybrid_is_bm25_and_dense_is_503(rigs: RigMaker, known: bool) -> None:
+async def test_row_27_when_embedding_is_down_hybrid_is_bm25_and_dense_is_503(rigs: RigMaker, known: bool) -> None:
     async with rigs.make() as rig:
         await ingest(rig.app, *FRUIT)
         sparse = await search(rig.app, query="sour lemons", mode="sparse", rerank=False)
@@ -371,7 +378,7 @@ async def test_nonsensical_vectors_of_a_question_are_no_answer(rig: Rig) -> None
     assert (status, answer["error"]["type"]) == (502, "backend_error")
 
 
-async def test_with_the_vector_store_down_there_is_no_answer(rig: Rig) -> None:
+async def test_row_19_with_the_vector_store_down_there_is_no_answer(rig: Rig) -> None:
     await ingest(rig.app, *FRUIT)
     await rig.qdrant.stop()
     for mode in ("hybrid", "sparse", "dense"):
