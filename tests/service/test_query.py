@@ -262,7 +262,7 @@ async def test_long_history_is_cut_to_the_newest_turns(rigs: RigMaker) -> None:
 # Generation that fails.
 
 
-async def test_with_generation_down_it_is_503_streamed_and_whole(rigs: RigMaker) -> None:
+async def test_row_18_with_generation_down_it_is_503_streamed_and_whole(rigs: RigMaker) -> None:
     async with rigs.make(backends={"generative": {"urls": NOBODY}}) as rig:
         await ingest(rig.app, *FRUIT)
         for body in (LIME, {**LIME, "stream": True}):
@@ -273,7 +273,7 @@ async def test_with_generation_down_it_is_503_streamed_and_whole(rigs: RigMaker)
 
 
 @pytest.mark.parametrize("context", [None, 4096])
-async def test_with_generation_down_the_sources_can_be_had(rigs: RigMaker, context: int | None) -> None:
+async def test_row_18_with_generation_down_the_sources_can_be_had(rigs: RigMaker, context: int | None) -> None:
     async with rigs.make(backends={"generative": {"urls": NOBODY, "context_tokens": context}}) as rig:
         await ingest(rig.app, *FRUIT)
         async with rig.app.session.post(rig.app.url + QUERY, json={**LIME, "on_failure": "sources"}) as response:
@@ -309,7 +309,9 @@ async def test_when_generation_fails_after_the_sources_a_stream_ends_with_an_err
 
 @pytest.mark.parametrize("end", ["reset", "clean", "complete"])
 @pytest.mark.parametrize("on_failure", ["error", "sources"])
-async def test_a_stream_that_breaks_off_ends_with_an_error_and_no_done(fruit: Rig, end: Any, on_failure: str) -> None:
+async def test_row_06_a_stream_that_breaks_off_ends_with_an_error_and_no_done(
+    fruit: Rig, end: Any, on_failure: str
+) -> None:
     pieces = sse(["A lime ", "weighs ", "67 grams. ", "It is "], done=False)[:5]
     fruit.generative.on(CHAT, streams(pieces, end, gap_s=0.02))
     status, events = await ask_streamed(fruit.app, {**LIME, "on_failure": on_failure})
@@ -329,7 +331,7 @@ async def test_a_stream_that_breaks_before_its_first_word_gives_the_sources(frui
     assert done["degraded"] == ["generation"]
 
 
-async def test_without_its_sources_there_is_no_answer(fruit: Rig) -> None:
+async def test_row_19_without_its_sources_there_is_no_answer(fruit: Rig) -> None:
     await fruit.qdrant.stop()
     status, answer = await ask(fruit.app, QUERY, {**LIME, "on_failure": "sources"})
     assert (status, answer["error"]["type"]) == (503, "backend_unavailable")
@@ -338,7 +340,7 @@ async def test_without_its_sources_there_is_no_answer(fruit: Rig) -> None:
     assert not fruit.generative.calls(CHAT)
 
 
-async def test_an_answer_from_bm25_alone_says_so(fruit: Rig) -> None:
+async def test_row_27_an_answer_from_bm25_alone_says_so(fruit: Rig) -> None:
     await fruit.embedding.stop()
     fruit.generative.on(CHAT, says("A lime weighs 67 grams."))
     answer = await answered(fruit.app, query="What does a lime weigh?")
@@ -459,7 +461,7 @@ async def test_each_word_is_sent_when_it_is_made(fruit: Rig) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_when_the_client_leaves_the_backends_connection_is_closed(fruit: Rig, stream: bool) -> None:
+async def test_row_34_when_the_client_leaves_the_backends_connection_is_closed(fruit: Rig, stream: bool) -> None:
     await answered(fruit.app, **LIME)
     fruit.generative.requests.clear()
     fruit.generative.on(CHAT, streams(sse(["Limes ", "are "], done=False), "hang"))
