@@ -92,7 +92,7 @@ async def test_what_another_has_under_way_is_waited_for_and_the_rest_asked_besid
     assert rig.service.batches == [["a", "bb"], ["ccc"]]
 
 
-async def test_the_first_of_many_is_cancelled_and_the_others_are_served() -> None:
+async def test_row_37_the_first_of_many_is_cancelled_and_the_others_are_served() -> None:
     rig = Rig()
     rig.service.gate = asyncio.Event()
     tasks = [asyncio.create_task(rig.ask("a")) for _ in range(10)]
@@ -127,7 +127,7 @@ async def test_a_caller_in_a_hurry_fails_alone() -> None:
     assert vectors(await patient) == [[1.0, 1.0]]
 
 
-async def test_an_error_reaches_all_who_wait_and_is_not_kept() -> None:
+async def test_row_38_an_error_reaches_all_who_wait_and_is_not_kept() -> None:
     rig = Rig()
     rig.service.error, rig.service.gate = DOWN, asyncio.Event()
     tasks = [asyncio.create_task(rig.ask("a", mode="dense")) for _ in range(10)]

@@ -170,7 +170,7 @@ async def test_without_the_cache_a_hundred_equal_questions_are_still_one_embeddi
         assert await headers(rig, LIME, Cache_Control="no-cache") == (None, None)
 
 
-async def test_the_first_of_a_hundred_leaves_and_the_others_are_answered(kept: Rig) -> None:
+async def test_row_37_the_first_of_a_hundred_leaves_and_the_others_are_answered(kept: Rig) -> None:
     gate = asyncio.Event()
     kept.generative.on(CHAT, gated(gate))
     first = asyncio.create_task(_ask(kept, True))
@@ -227,7 +227,7 @@ async def test_a_generation_that_broke_off_leaves_the_sources_to_who_asked_for_t
     assert (await ask(kept.app, QUERY, LIME))[0] == 502
 
 
-async def test_under_load_an_entry_that_expires_is_made_once(rigs: RigMaker) -> None:
+async def test_row_36_of_100_equal_requests_when_an_entry_expires_one_reaches_the_backends(rigs: RigMaker) -> None:
     short = merged(ON, {"rag": {"cache": {"answers": {"ttl_s": 0.5}}}})
     async with rigs.make(**short) as rig:
         await ingest(rig.app, {"id": "lime", "text": "A lime weighs 67 grams."})
@@ -236,8 +236,8 @@ async def test_under_load_an_entry_that_expires_is_made_once(rigs: RigMaker) -> 
         gate = asyncio.Event()
         rig.generative.on(CHAT, gated(gate))
         forget_requests(rig)
-        loads = [asyncio.create_task(_ask_until(rig, gate)) for _ in range(20)]
-        await eventually(lambda: outcomes(rig)["joined"] == 19, "all wait for the one call")
+        loads = [asyncio.create_task(_ask_until(rig, gate)) for _ in range(100)]
+        await eventually(lambda: outcomes(rig)["joined"] == 99, "all wait for the one call")
         await eventually(lambda: rig.generative.calls(CHAT))
         assert cost(rig)[1:] == (1, 1)
         gate.set()
@@ -250,7 +250,7 @@ async def _ask_until(rig: Rig, gate: asyncio.Event) -> None:
 
 
 @pytest.mark.parametrize("fault", [reply(500), reset(), stream(sse(["A lime "], done=False), "reset")])
-async def test_an_error_is_never_kept_and_reaches_all_who_wait(kept: Rig, fault: Any) -> None:
+async def test_row_38_an_error_is_never_kept_and_reaches_all_who_wait(kept: Rig, fault: Any) -> None:
     gate = asyncio.Event()
 
     async def behave(exchange: Any) -> None:
@@ -267,7 +267,7 @@ async def test_an_error_is_never_kept_and_reaches_all_who_wait(kept: Rig, fault:
     assert await headers(kept, LIME) == ("hit", "young")
 
 
-async def test_a_degraded_answer_is_never_kept(kept: Rig) -> None:
+async def test_row_38_a_degraded_answer_is_never_kept(kept: Rig) -> None:
     kept.reranking.on("/v1/rerank", reply(500))
     body = {**LIME, "rerank": True}
     for _ in range(2):
