@@ -82,7 +82,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("change", NONSENSE.values(), ids=NONSENSE.keys())
-async def test_nonsensical_embeddings_are_a_502_and_nothing_is_written(
+async def test_row_15_nonsensical_embeddings_are_a_502_and_nothing_is_written(
     app: RunningApp, faulty: FaultBackend, change: Any
 ) -> None:
     faulty.on(EMBED, _changed(change))
@@ -92,7 +92,7 @@ async def test_nonsensical_embeddings_are_a_502_and_nothing_is_written(
     assert await _documents(app) == []
 
 
-async def test_permuted_embeddings_are_put_in_order(app: RunningApp, faulty: FaultBackend) -> None:
+async def test_row_15_permuted_embeddings_are_put_in_order(app: RunningApp, faulty: FaultBackend) -> None:
     faulty.on(EMBED, _changed(lambda data: data[::-1]), DEFAULT)
     status, _ = await app.post("/rag/ingest", {"documents": DOCUMENTS})
     assert status == 200
@@ -111,10 +111,8 @@ BROKEN_BODIES = {
     "empty": fault.reply(200, b""),
     "no UTF-8": fault.reply(200, b'{"data": "\xff\xfe"}'),
     "deep": fault.reply(200, b"[" * 5_000 + b"]" * 5_000),
-    "beyond the cap": fault.endless(b" " * 8_192),
     "cut": fault.cut(b'{"data": []}', 5),
     "error": fault.reply(500, b"sk-123"),
-    "unauthorized": fault.reply(401, b"sk-123"),
 }
 
 
@@ -127,8 +125,61 @@ async def test_a_broken_embedding_answer_is_a_502(
     assert (status, answer["error"]["type"]) == (502, "backend_error")
     assert "sk-123" not in str(answer)
     assert await _documents(app) == []
-    calls = faulty.calls(EMBED)
-    await eventually(lambda: all(call.answered or call.closed.is_set() for call in calls), "endless answers are ended")
+
+
+# What asks each model service for an answer that is parsed here: the route, the request, the backend's path.
+PARSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "embedding": ("/rag/ingest", {"documents": [{"id": "new", "text": "A new text."}]}, EMBED),
+    "reranking": ("/v1/rerank", {"query": "the flask", "documents": TEXTS}, "/v1/rerank"),
+    "generative": ("/rag/query", {"query": "the flask", "rerank": False}, CHAT),
+}
+
+
+@pytest.mark.parametrize(("route", "body", "path"), PARSED.values(), ids=PARSED.keys())
+@pytest.mark.parametrize("refusal", [401, 403])
+async def test_row_12_a_refusal_of_our_key_is_a_502_and_never_retried(
+    app: RunningApp, faulty: FaultBackend, route: str, body: dict[str, Any], path: str, refusal: int
+) -> None:
+    await app.post("/rag/ingest", {"documents": DOCUMENTS})
+    before = len(faulty.calls(path))
+    faulty.on(path, fault.reply(refusal, b"sk-123"))
+    status, answer = await app.post(route, body)
+    assert (status, answer["error"]["type"]) == (502, "backend_error")
+    assert "sk-123" not in str(answer)
+    # A query asks the embedding service as well; the one that refuses is asked once.
+    assert len(faulty.calls(path)) == before + 1
+    assert sorted(await _documents(app)) == ["d0", "d1", "d2"]
+
+
+@pytest.mark.parametrize(("route", "body", "path"), PARSED.values(), ids=PARSED.keys())
+async def test_row_14_a_body_beyond_the_cap_is_aborted_and_a_502(
+    app: RunningApp, faulty: FaultBackend, route: str, body: dict[str, Any], path: str
+) -> None:
+    await app.post("/rag/ingest", {"documents": DOCUMENTS})
+    asked = len(faulty.calls(path))
+    faulty.on(path, fault.endless(b" " * 8_192))
+    status, answer = await app.post(route, body)
+    assert (status, answer["error"]["type"]) == (502, "backend_error")
+    calls = faulty.calls(path)[asked:]
+    assert calls
+    await eventually(lambda: all(call.closed.is_set() for call in calls), "endless answers are ended")
+    assert sorted(await _documents(app)) == ["d0", "d1", "d2"]
+
+
+async def test_row_07_a_stale_keep_alive_socket_is_replaced_at_once_for_what_may_be_repeated(
+    app: RunningApp, faulty: FaultBackend
+) -> None:
+    await app.post("/rag/ingest", {"documents": DOCUMENTS})
+    assert (await app.post("/rag/query", {"query": "the flask"}))[0] == 200
+    kept, asked = faulty.connections, len(faulty.calls(EMBED))
+    faulty.on(EMBED, fault.close(), DEFAULT)
+    assert (await app.post("/rag/ingest", {"documents": [{"id": "new", "text": "A new text."}]}))[0] == 200
+    assert (len(faulty.calls(EMBED)), faulty.connections) == (asked + 2, kept + 1)  # the kept one, then a new one
+    kept, asked = faulty.connections, len(faulty.calls(CHAT))
+    faulty.on(CHAT, fault.close(), DEFAULT)
+    status, answer = await app.post("/rag/query", {"query": "the flask"})
+    assert (status, answer["error"]["type"]) == (502, "backend_error")
+    assert (len(faulty.calls(CHAT)), faulty.connections) == (asked + 1, kept)
 
 
 @pytest.mark.parametrize("behaviour", [fault.reset(), fault.close()])
@@ -154,7 +205,6 @@ async def test_a_lost_connection_is_made_anew_once_for_what_may_be_repeated(
         fault.json_reply({"choices": [{"message": None}]}),
         fault.json_reply({"choices": [{"message": {"content": "x"}}], "usage": [1]}),
         fault.json_reply([]),
-        fault.endless(b" " * 8_192),
     ],
 )
 @pytest.mark.parametrize("model", ["query", "rag"])
@@ -186,7 +236,7 @@ async def test_a_broken_generation_is_a_502_and_never_repeated(
         [],
     ],
 )
-async def test_a_broken_stream_to_a_rag_model_ends_with_an_error_and_no_done(
+async def test_row_06_a_broken_stream_to_a_rag_model_ends_with_an_error_and_no_done(
     app: RunningApp, faulty: FaultBackend, pieces: list[bytes]
 ) -> None:
     await app.post("/rag/ingest", {"documents": DOCUMENTS})
