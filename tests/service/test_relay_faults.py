@@ -55,8 +55,6 @@ async def _outcomes(app: RunningApp, service: str) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("behaviour", "status", "kind", "code"),
     [
-        (fault.reply(401, b"bad key sk-123"), 502, "backend_error", "bad_backend_answer"),
-        (fault.reply(403, b"bad key sk-123"), 502, "backend_error", "bad_backend_answer"),
         (fault.reply(500, b"/opt/llama/server.cpp:12 sk-123"), 502, "backend_error", "bad_backend_answer"),
         (fault.reply(501, b"no"), 502, "backend_error", "bad_backend_answer"),
         (fault.reply(302, b"", {"Location": "http://127.0.0.1:9/"}), 502, "backend_error", "bad_backend_answer"),
@@ -83,6 +81,20 @@ async def test_a_failing_backend_is_answered_as_the_table_says(
     assert "server.cpp" not in str(answer)
     assert ("Retry-After" in headers) == (status == 503)
     assert len(faulty.calls(path)) == 1  # what a caller sends to be passed on is never sent twice
+
+
+@pytest.mark.parametrize("path", [CHAT, EMBED])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_row_12_a_backends_refusal_of_our_key_is_a_502_and_not_the_callers_own(
+    app: RunningApp, faulty: FaultBackend, path: str, status: int
+) -> None:
+    faulty.on(path, fault.reply(status, b"bad key sk-123", {"WWW-Authenticate": "Bearer"}))
+    got, headers, answer = await _post(app, path)
+    assert (got, answer["error"]["type"], answer["error"]["code"]) == (502, "backend_error", "bad_backend_answer")
+    assert "sk-123" not in str(answer)
+    assert "WWW-Authenticate" not in headers
+    assert len(faulty.calls(path)) == 1
+    assert (await _outcomes(app, "generative" if path == CHAT else "embedding"))["4xx"] == 1
 
 
 async def test_the_backends_retry_after_is_passed_on(app: RunningApp, faulty: FaultBackend) -> None:
@@ -138,7 +150,7 @@ async def test_malformed_json_is_not_the_backends_fault(app: RunningApp, faulty:
 
 
 @pytest.mark.parametrize("end", ["reset", "clean", "complete"])
-async def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
+async def test_row_06_a_stream_that_breaks_ends_with_an_error_and_no_done(
     app: RunningApp, faulty: FaultBackend, end: fault.End
 ) -> None:
     pieces = [*fault.sse(["one", "two"], done=False)[:3], b'data: {"choices": [{"del']
@@ -186,7 +198,7 @@ async def test_an_error_status_beyond_the_cap_is_a_502(app: RunningApp, faulty: 
     [fault.hang(), fault.stream([], "hang"), fault.stream([b"data: {}\n\n"], "hang"), fault.drip(b"x" * 99, 0.2)],
 )
 @pytest.mark.parametrize("body", [BODY, STREAM])
-async def test_a_client_that_leaves_frees_the_backend_and_does_not_blame_it(
+async def test_row_34_a_client_that_leaves_frees_the_backend_and_does_not_blame_it(
     make_config: ConfigMaker, faulty: FaultBackend, behaviour: fault.Behaviour, body: Any
 ) -> None:
     faulty.on(CHAT, behaviour)
@@ -276,11 +288,24 @@ async def test_a_call_whose_turn_never_comes_is_a_504_at_its_deadline(
         await eventually(lambda: faulty.calls(CHAT), "the only connection is in use")
         status, _, answer = await _post(app, CHAT, **{"X-Request-Timeout-Ms": "200"})
         assert (status, answer["error"]["type"]) == (504, "timeout_error")
+        first.cancel()
+        await eventually(lambda: app.runtime.pools["generative"].replicas[0].outstanding == 0, "nothing is left")
+
+
+async def test_row_34_a_client_that_leaves_while_its_call_is_queued_leaves_the_line(
+    make_config: ConfigMaker, faulty: FaultBackend
+) -> None:
+    faulty.on(CHAT, fault.hang())
+    async with running(make_config(backends={"generative": {"urls": (faulty.url,), "concurrency": 1}})) as app:
+        first = asyncio.create_task(_post(app, CHAT))
+        await eventually(lambda: faulty.calls(CHAT), "the only connection is in use")
         waiting = asyncio.create_task(_post(app, CHAT))
         replica = app.runtime.pools["generative"].replicas[0]
         await eventually(lambda: replica.waiting == 1, "the next one waits")
         waiting.cancel()
-        await eventually(lambda: replica.waiting == 0, "it has left the line")
+        async with asyncio.timeout(1):
+            await eventually(lambda: replica.waiting == 0, "it has left the line")
+        assert len(faulty.calls(CHAT)) == 1  # what left the line is not sent
         first.cancel()
         await eventually(lambda: replica.outstanding == 0, "nothing is left")
         faulty.on(CHAT, fault.DEFAULT)
