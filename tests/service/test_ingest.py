@@ -343,7 +343,7 @@ async def test_a_body_that_never_ends_is_408(
 # Failures of backends.
 
 
-async def test_with_the_embedding_service_down_nothing_is_written(rig: Rig) -> None:
+async def test_row_27_with_the_embedding_service_down_nothing_is_written(rig: Rig) -> None:
     await ingest(rig.app, LIMES)
     await rig.embedding.stop()
     body = {"documents": [{**LIMES, "text": "Another text."}, {"id": "new", "text": "More."}]}
@@ -366,7 +366,7 @@ async def test_with_the_embedding_service_down_nothing_is_written(rig: Rig) -> N
     }
 
 
-async def test_a_first_ingest_with_the_embedding_service_down_makes_no_collection(rig: Rig) -> None:
+async def test_row_27_a_first_ingest_with_the_embedding_service_down_makes_no_collection(rig: Rig) -> None:
     await rig.embedding.stop()
     status, answer = await ask(rig.app, "/rag/ingest", {"documents": [LIMES]})
     assert (status, answer["error"]["code"]) == (503, "backend_unavailable")
@@ -459,7 +459,9 @@ async def test_concurrent_first_ingests_make_one_collection(rig: Rig) -> None:
     assert (ours["documents"], ours["chunks"]) == (10, 10)
 
 
-async def test_an_ingest_that_began_to_write_is_finished_when_its_caller_leaves(rig: Rig, vector_url: str) -> None:
+async def test_row_34_an_ingest_that_began_to_write_is_finished_when_its_caller_leaves(
+    rig: Rig, vector_url: str
+) -> None:
     await ingest(rig.app, LIMES)
     gate = asyncio.Event()
     batch = f"/collections/{rig.config.rag.default_collection}/points/batch"

@@ -209,7 +209,9 @@ async def test_a_client_that_leaves_while_nothing_is_read_is_noticed(rigs: RigMa
         assert sample(rig.app, "hartonomous_http_requests_total", **left) == 1
 
 
-async def test_a_document_that_is_being_written_is_finished_when_the_client_leaves(rig: Rig, vector_url: str) -> None:
+async def test_row_34_a_document_that_is_being_written_is_finished_when_the_client_leaves(
+    rig: Rig, vector_url: str
+) -> None:
     await ingest(rig.app, {"id": "a", "text": "An old text."})
     gate = asyncio.Event()
     batch = f"/collections/{rig.config.rag.default_collection}/points/batch"
