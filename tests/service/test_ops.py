@@ -10,7 +10,9 @@ import pytest
 
 from hartonomous import __version__
 from hartonomous.app import OPERATIONS
+from tests.service import fault_backend as fault
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
+from tests.service.fault_backend import FaultBackend
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -42,13 +44,31 @@ async def test_what_ready_needs_is_configurable(make_config: ConfigMaker) -> Non
         assert (await app.get("/ready"))[0] == 200
 
 
-async def test_a_poll_that_is_too_old_reads_unknown(make_config: ConfigMaker) -> None:
+async def test_row_26_a_poll_that_is_too_old_reads_unknown(make_config: ConfigMaker) -> None:
     async with running(make_config(health={"interval_s": 1000.0})) as app:
         await eventually(lambda: app.runtime.monitor.status("qdrant") == "up", "qdrant up")
         monitor = app.runtime.monitor
         later = monitor._clock() + 3001  # time is what this test moves
         monitor._clock = lambda: later
         assert monitor.statuses() == dict.fromkeys(monitor.statuses(), "unknown")
+
+
+async def test_row_26_a_health_poll_that_hangs_has_its_own_timeout_and_holds_no_other(
+    make_config: ConfigMaker, faulty: FaultBackend
+) -> None:
+    health = {"interval_s": 0.3, "timeout_s": 0.2}
+    async with running(make_config(backends={"generative": {"urls": (faulty.url,)}}, health=health)) as app:
+        monitor = app.runtime.monitor
+        await eventually(lambda: not monitor.missing(), "every backend up")
+        faulty.on("/health", fault.hang())
+        await eventually(lambda: monitor.status("generative") == "down", "the one that hangs is down")
+        assert await app.metric('hartonomous_backend_up{service="generative"}') == 0
+        assert {monitor.status(name) for name in ("embedding", "reranking", "qdrant")} == {"up"}
+        assert (await app.get("/health"))[0] == 200
+        poll = faulty.calls("/health")[-1]
+        await eventually(poll.closed.is_set, "the poll that hangs is ended")
+        faulty.on("/health", fault.DEFAULT)
+        await eventually(lambda: monitor.status("generative") == "up", "up again")
 
 
 async def test_metrics_parse_with_promtool(api: RunningApp) -> None:
