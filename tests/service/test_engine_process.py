@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +19,11 @@ import aiohttp
 import pytest
 
 from hartonomous.engine.state import Activity
+from tests.service.application import ConfigMaker, RunningApp, running
+from tests.service.rag import ingest
 from tests.service.vector_store import Engine
 
+SPARE_MB = 1_024  # how much the volume is filled with; others may write half of that meanwhile
 CREATE = {"vectors": {"size": 4, "distance": "Dot"}}
 
 
@@ -123,7 +128,7 @@ async def test_port_0_is_answered_with_the_real_port(tmp_path: Path) -> None:
     assert await process.wait() == 0
 
 
-async def test_a_full_volume_refuses_writes_before_they_begin_and_reads_go_on(tmp_path: Path) -> None:
+async def test_row_30_a_full_volume_refuses_writes_before_they_begin_and_reads_go_on(tmp_path: Path) -> None:
     with Engine(tmp_path) as engine:
         async with aiohttp.ClientSession(engine.url) as session:
             await send(session, "PUT", "/collections/c", CREATE)
@@ -138,6 +143,36 @@ async def test_a_full_volume_refuses_writes_before_they_begin_and_reads_go_on(tm
             assert (await send(session, "PUT", "/collections/d", CREATE))[0] == 507
             found = await send(session, "POST", "/collections/c/points/query", {"query": [1, 1, 1, 1]})
             assert [hit["id"] for hit in found[1]["result"]["points"]] == [1]
+
+
+async def test_row_30_after_space_is_made_writes_go_on_without_a_restart(
+    make_config: ConfigMaker, collection_name: str, tmp_path: Path
+) -> None:
+    data, ballast = tmp_path / "data", tmp_path / "ballast"
+    with Engine(data) as engine, ballast.open("wb") as file:
+        config = make_config(backends={"qdrant": {"url": engine.url}})
+        async with running(config) as app:
+            await ingest(app, {"id": "old", "text": "Limes are sour."})
+        os.posix_fallocate(file.fileno(), 0, 2 * SPARE_MB << 20)
+    reserve_mb = (shutil.disk_usage(tmp_path).free >> 20) + SPARE_MB
+    with Engine(data, "--reserve-mb", str(reserve_mb)) as engine:  # it is started on a volume that is full
+        async with running(make_config(backends={"qdrant": {"url": engine.url}})) as app:
+            new = {"documents": [{"id": "new", "text": "Lemons are sour."}]}
+            status, answer = await app.post("/rag/ingest", new)
+            assert (status, answer["counts"]["created"]) == (507, 0)
+            assert await found(app) == ["old"]
+            assert (await app.get(f"/rag/collections/{collection_name}/documents/new"))[0] == 404
+            full = 'hartonomous_http_requests_total{method="POST",route="/rag/ingest",status="507"}'
+            assert await app.metric(full) == 1
+            ballast.unlink()
+            assert (await app.post("/rag/ingest", new))[0] == 200
+            assert sorted(await found(app)) == ["new", "old"]
+
+
+async def found(app: RunningApp) -> list[str]:
+    status, answer = await app.post("/rag/search", {"query": "sour", "rerank": False})
+    assert status == 200
+    return [hit["document_id"] for hit in answer["results"]]
 
 
 async def test_a_write_whose_client_leaves_is_finished(engine: Engine, session: aiohttp.ClientSession) -> None:
