@@ -6,7 +6,9 @@ import asyncio
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from fcntl import ioctl
 from socket import SO_LINGER, SOL_SOCKET
+from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Literal
 
 from tests.faults.kinds import End, Flow
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
 _READ = 1 << 16
 # Read ahead of what is passed on, so that latency takes no throughput and a client's leaving is seen.
-_AHEAD = 16
+_AHEAD = 64
 # How finely a bandwidth is dealt out.
 _STEP_S = 0.02
+# How often it is asked whether a peer's kernel has what was sent.
+_POLL_S = 0.005
 
 
 class _Ended(Exception):  # noqa: N818 - it ends a connection as the faults want, which is no error
@@ -232,8 +236,16 @@ class _Pump:
 
     async def _end(self, how: End) -> None:
         if how != "half-close":
+            await self._delivered()
             raise _Ended(how)
         await self._shut_down()
+
+    async def _delivered(self) -> None:
+        """Wait until the peer's kernel has everything: a reset drops what is still to be sent."""
+        sink = await self._link.sink(self._way)
+        socket = sink.get_extra_info("socket")
+        while not sink.is_closing() and any(ioctl(socket.fileno(), TIOCOUTQ, bytes(4))):  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(_POLL_S)
 
     async def _shut_down(self) -> None:
         if not self._shut:
@@ -242,7 +254,7 @@ class _Pump:
 
 
 def _undelayed(writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
-    """Let `drain` wait until the kernel has everything: what was sent before a reset has then been sent."""
+    """Let `drain` wait until the kernel has everything: what is counted as passed on has then been passed on."""
     writer.transport.set_write_buffer_limits(high=0)
     return writer
 

@@ -42,9 +42,11 @@ class Upstream:
 class Client:
     """A connection to the proxy. A bare socket: what came before a reset can still be read."""
 
-    def __init__(self, proxy: FaultProxy) -> None:
+    def __init__(self, proxy: FaultProxy, buffer: int = 0) -> None:
         self._address = ("127.0.0.1", proxy.port)
         self._socket = socket.socket()
+        if buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
 
@@ -72,7 +74,10 @@ class Client:
         """Return so many bytes, fewer if there are no more."""
         data = b""
         async with asyncio.timeout(LIMIT_S):
-            while len(data) < size and (piece := await self._loop.sock_recv(self._socket, size - len(data))):
+            while len(data) < size:
+                piece = await self._loop.sock_recv(self._socket, min(size - len(data), 1 << 16))
+                if not piece:
+                    break
                 data += piece
         return data
 
