@@ -60,8 +60,21 @@ def liar(service: Service, lie: str | None = None, upstream: str | None = None) 
         raise ValueError("A lying qdrant needs --upstream: the store that does the work.")
     backend = FaultBackend(upstream)
     truth = DEFAULT if upstream is None else _passed_on(upstream)
-    backend.otherwise = truth if lie is None else _lying(service, lie, truth, upstream)
+    backend.otherwise = _polite(truth if lie is None else _lying(service, lie, truth, upstream))
     return backend
+
+
+def _polite(behaviour: Behaviour) -> Behaviour:
+    """Answer 400 to a request that cannot be understood: by hand such things are sent."""
+
+    async def behave(exchange: Exchange) -> None:
+        try:
+            await behaviour(exchange)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            error = {"code": 400, "message": "This is no such request.", "type": "invalid_request_error"}
+            await json_reply({"error": error}, 400)(exchange)
+
+    return behave
 
 
 def _lying(service: Service, name: str, truth: Behaviour, upstream: str | None) -> Behaviour:

@@ -154,6 +154,17 @@ async def test_a_loading_model_is_not_healthy() -> None:
         assert (await _health(backend))[0] == 503
 
 
+@pytest.mark.parametrize("body", [b"", b"7", b"{}", b'{"input": 7}'])
+@pytest.mark.parametrize("lie", [None, "nan"])
+async def test_a_request_that_is_none_is_a_400(body: bytes, lie: str | None) -> None:
+    async with (
+        liar("embedding", lie) as backend,
+        aiohttp.ClientSession(backend.url) as session,
+        session.post("/v1/embeddings", data=body) as answer,
+    ):
+        assert answer.status == 400
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_lie_of_another_service_is_refused(service: Service) -> None:
     for name, lie in LIES.items():
