@@ -278,6 +278,11 @@ async def test_row_38_a_degraded_answer_is_never_kept(kept: Rig) -> None:
     for _ in range(2):
         _, answer = await ask(kept.app, QUERY, down)
         assert answer["degraded"] == ["generation"]
+    kept.generative.on(CHAT, says(SAID))
+    kept.embedding.on(EMBEDDINGS, reply(500))
+    for _ in range(2):
+        _, answer = await ask(kept.app, QUERY, {**LIME, "query": "What do limes weigh?"})
+        assert answer["degraded"] == ["embedding"]
     assert outcomes(kept)["hit"] == 0
 
 
