@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from asyncio.subprocess import PIPE, STDOUT
 
 import pytest
@@ -13,6 +14,7 @@ from hartonomous.app import OPERATIONS
 from tests.service import fault_backend as fault
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend
+from tests.service.rag import sample
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -42,6 +44,19 @@ async def test_what_ready_needs_is_configurable(make_config: ConfigMaker) -> Non
     async with running(config) as app:
         await eventually(lambda: not app.runtime.monitor.missing(), "qdrant up")
         assert (await app.get("/ready"))[0] == 200
+
+
+async def test_row_42_a_loop_that_was_blocked_for_250_ms_shows_in_the_lag(api: RunningApp) -> None:
+    """It is no matter when the block begins: most of it must be seen."""
+
+    def long_lags() -> float:
+        name = "hartonomous_event_loop_lag_seconds"
+        return sample(api, f"{name}_count") - sample(api, f"{name}_bucket", le="0.1")
+
+    await eventually(lambda: sample(api, "hartonomous_event_loop_lag_seconds_count") > 2, "the timer")
+    for blocks in range(1, 4):
+        time.sleep(0.25)  # noqa: ASYNC251 - it is what is to be seen
+        await eventually(lambda: long_lags() >= blocks, "the block in the metric")  # noqa: B023 - called at once
 
 
 async def test_row_26_a_poll_that_is_too_old_reads_unknown(make_config: ConfigMaker) -> None:
