@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,6 @@ class Call:
         """Return the call of work that others wait for as well: it has so many seconds."""
         return replace(self, deadline=Deadline(limit_s), wanted=self.deadline)
 
-    def share(self, part: float) -> Call:
-        """Return the call of a stage that can be left out: it has a part (0..1) of what time is left."""
-        return replace(self, deadline=Deadline((self.wanted or self.deadline).remaining * part))
+    def share(self, part: float, most_s: float = math.inf) -> Call:
+        """Return the call of a stage that can be left out: it has a part (0..1) of what time is left, or `most_s`."""
+        return replace(self, deadline=Deadline(min(most_s, (self.wanted or self.deadline).remaining * part)))

@@ -1,9 +1,9 @@
 """Answers that are kept: the query pipeline behind a cache, with one search and one generation for equal questions.
 
-`CachedAnswerer` has the methods of `Answerer`. An answer is kept when it is whole: no error, no stage left out, ended
-by the model or at the length that was asked for, and somebody waited for it to its end. Equal requests at the same
-time, streamed or not, read along one and the same generation, which is streamed for that reason (that of a batch is
-not: who joins it gets the answer in one piece).
+`CachedAnswerer` answers and streams as `Answerer` does. An answer is kept when it is whole: no error, no stage left
+out, ended by the model or at the length that was asked for, and somebody waited for it to its end. Equal requests at
+the same time, streamed or not, read along one and the same generation, which is streamed for that reason (that of a
+batch is not: who joins it gets the answer in one piece).
 """
 
 from __future__ import annotations
@@ -74,10 +74,6 @@ class CachedAnswerer:
         if found is not None:
             self._metrics.hits.inc()
         return Place(key, found)
-
-    async def prepare(self, request: QueryRequest, call: Call) -> QueryRequest:
-        """Return the request with a question that stands alone, as `Answerer.prepare` does."""
-        return await self._answerer.prepare(request, call)
 
     async def answer(self, request: QueryRequest, call: Call) -> QueryResult:
         """Answer a question. Raises any of our errors."""

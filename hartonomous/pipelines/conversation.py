@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.config import Generation
 from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
 from hartonomous.core.followup import accept, from_words, stands_alone
 from hartonomous.core.prompt import Message, alternating, rewriting_message
 from hartonomous.core.template import Template
@@ -108,9 +107,7 @@ class Conversation:
         }
         if model is not None:
             body["model"] = model
-        own = call.share(_SHARE)
-        own = replace(own, deadline=Deadline(own.deadline.bound(_MOST_S)))
-        return (await self._generative.chat(body, own)).text
+        return (await self._generative.chat(body, call.share(_SHARE, _MOST_S))).text
 
 
 def _said(history: Sequence[Mapping[str, str]]) -> list[Message]:

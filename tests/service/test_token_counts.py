@@ -24,7 +24,7 @@ from hartonomous.pipelines.cutting import cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
 from tests.llama import LlamaServer, write_model
 from tests.service.fault_backend import FaultBackend
-from tests.trial.test_stack_real_models import minilm
+from tests.trial.conftest import minilm
 
 __all__ = ["minilm"]
 

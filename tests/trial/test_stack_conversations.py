@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hartonomous.trial import models
-from tests.llama import LlamaServer
 from tests.service.application import ConfigMaker, running
 from tests.service.rag import ingest
 
@@ -74,26 +69,6 @@ CONVERSATIONS = [
         "kestrel",
     ),
 ]
-
-
-def _serve(package: models.Package, kind: str, folder: Path) -> Iterator[str]:
-    path = Path(os.environ.get("HARTONOMOUS_TEST_MODELS", "var/models")) / package.target
-    if not path.is_file():
-        pytest.skip(f"{path} is not there: hartonomous trial --fetch-only")
-    linked = folder / path.name
-    linked.symlink_to(path.resolve())
-    with LlamaServer(kind, linked) as server:
-        yield server.url
-
-
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from _serve(models.EMBEDDING, "embedding", tmp_path_factory.mktemp("minilm"))
-
-
-@pytest.fixture(scope="module")
-def smollm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from _serve(models.GENERATIVE, "generative", tmp_path_factory.mktemp("smollm"))
 
 
 async def test_a_third_question_with_a_pronoun_finds_its_document(
