@@ -105,6 +105,7 @@ class Answerer:
         self._retrieval = retrieval
         self._generation = generation
         self._template = template
+        self._standard = generation.system or fill(template.system)
         self._paraphrases = paraphrases
         self._packer = Packer(generative)
         self._conversation = Conversation(generative, generation, template, metrics, traffic)
@@ -260,10 +261,6 @@ class Answerer:
         max_tokens = request.max_tokens or self._generation.max_tokens
         packed = await self._packer.pack(draft, max_tokens, options, call)
         return _Plan(request, found, relevant, packed, options, started)
-
-    @property
-    def _standard(self) -> str:
-        return self._generation.system or fill(self._template.system)
 
     def _system(self, request: QueryRequest) -> str:
         """Return the instruction; what a caller gives as one cannot end its turn either."""
