@@ -183,7 +183,10 @@ async def points(session: aiohttp.ClientSession, store: str, collection: str) ->
 
 
 def assert_same_points(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> None:
-    assert [(name, payload) for name, payload, _ in one] == [(name, payload) for name, payload, _ in other]
+    payloads, wanted_payloads = ({name: payload for name, payload, _ in found} for found in (one, other))
+    left = {name: payload for name, payload in payloads.items() if payload != wanted_payloads.get(name)}
+    assert not left, f"{len(left)} points that are not wanted, among them {dict(list(left.items())[:3])}"
+    assert payloads.keys() == wanted_payloads.keys()
     for (_, _, vector), (_, _, wanted) in zip(one, other, strict=True):
         # A text's vector differs in its last digits with what stood beside it in a batch.
         assert vector["dense"] == pytest.approx(wanted["dense"], abs=1e-3)

@@ -346,6 +346,26 @@ async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and
     assert len(await _stored(pool, docs)) == 1
 
 
+@pytest.mark.parametrize("done", [0, 1, 2])
+async def test_a_publish_that_was_killed_between_two_operations_leaves_nothing_when_sent_again(
+    client: VectorClient, pool: Pool, docs: str, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """A document that is visible is not written again: what was never shown must have gone before."""
+    await client.write(docs, _points("h", ["pump", "motor"], next_sequence()), _call())
+    await client.write(docs, newer := _points("h", ["valve"], next_sequence()), _call())
+    batch = VectorClient._batch
+
+    async def killed(self: VectorClient, collection: str, operations: Sequence[Any], call: Call) -> None:
+        await batch(self, collection, operations[:done], call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorClient, "_batch", killed)
+        await client.publish(docs, [_publication(newer)], _call())
+    if not await client.states(docs, ["h"], _call()):
+        await _ingest(client, docs, "h", ["valve"])
+    assert [(payload["content_hash"], payload["visible"]) for payload in await _stored(pool, docs)] == [("valve", True)]
+
+
 async def test_who_keeps_answers_is_told_once_more_when_the_replaced_version_is_gone(
     client: VectorClient, pool: Pool, docs: str
 ) -> None:
