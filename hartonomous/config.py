@@ -100,14 +100,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
 
+class Tls(Section):
+    """PEM files: the certificate (with those between it and its root), its key, and who may sign clients' certificates.
+
+    With a `client_ca` only clients are served that show a certificate which it signed.
+    """
+
+    certificate: Annotated[Path, Field(strict=False)]
+    key: Annotated[Path, Field(strict=False)]
+    client_ca: Annotated[Path, Field(strict=False)] | None = None
+
+
 class Server(Section):
-    """The listening socket and what holds for every request.
+    """The listening socket and what holds for every request. Without `tls` it speaks plain HTTP.
 
     `processes` says how many processes serve the same collections, on this host and on others.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8700
+    tls: Tls | None = None
     processes: Annotated[int, Field(ge=1, le=65_536)] = 1
     request_timeout_s: Seconds = 300.0
     drain_s: Seconds = 30.0
