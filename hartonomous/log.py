@@ -3,15 +3,20 @@
 One orjson line a record, into one stream, without loguru's `serialize` or `enqueue` (2 to 6 times dearer).
 `diagnose=False`: a traceback never prints the values of variables, which hold prompts and keys. Call sites give
 context with `logger.bind(key=value)` or keyword arguments; the message itself is a constant.
+
+A log that cannot be written (a full disk, a closed pipe) stops nobody: its lines are counted (`lost`), and the first
+one that can be written again comes after a line that says how many were lost.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
@@ -20,7 +25,7 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Message
 
-__all__ = ["configure", "logger"]
+__all__ = ["configure", "logger", "lost"]
 
 # What JSON leaves as it is and a terminal or a line reader does not: DEL, the C1 controls, Unicode's line ends and
 # the marks that turn the direction of the text.
@@ -78,19 +83,66 @@ def _shown(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+class _Lines:
+    """Writes lines to a stream, or counts those that it does not take. loguru calls it from one thread at a time."""
+
+    total = 0  # of all streams that there have been
+
+    def __init__(self, stream: TextIO) -> None:
+        self._write = _writer(stream)
+        self._untold = 0
+        self._torn = False
+
+    def __call__(self, message: Message) -> None:
+        """Write a record, and before it how many were lost."""
+        if self._untold and self._put(self._told(message.record)):
+            self._untold = 0
+        if not self._put(format_record(message.record)):
+            self._untold += 1
+            _Lines.total += 1
+
+    def _put(self, line: str) -> bool:
+        """Write a line; return whether it was taken whole."""
+        try:
+            rest = self._write(("\n" if self._torn else "") + line)
+        except (OSError, ValueError):
+            return False
+        # A disk that is nearly full takes the beginning of a line: the next one must not go on in it.
+        self._torn = rest > 0
+        return not self._torn
+
+    def _told(self, record: Any) -> str:
+        fields = {"time": record["time"].isoformat(timespec="milliseconds"), "level": "WARNING", "logger": __name__}
+        return _encode({**fields, "message": "log lines were lost", "lines": self._untold}) + "\n"
+
+
+def _writer(stream: TextIO) -> Callable[[str], int]:
+    """Return what writes a text and says how many bytes of it were not taken.
+
+    A file is written past Python's buffers, which would keep what could not be written and bring it out later, cut
+    off somewhere.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return lambda text: len(text) - stream.write(text)
+
+    def write(text: str) -> int:
+        data = text.encode()
+        return len(data) - os.write(descriptor, data)
+
+    return write
+
+
+def lost() -> int:
+    """Return how many lines could not be written since the process began."""
+    return _Lines.total
+
+
 def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Send all records of `level` and above to `stream` (default: standard error), one JSON line each."""
-    target = stream or sys.stderr
-
-    def sink(message: Message) -> None:
-        try:
-            target.write(format_record(message.record))
-            target.flush()
-        except (OSError, ValueError):
-            # A full disk or a closed pipe must never stop the server from serving.
-            return
-
     logger.remove()
+    sink = _Lines(stream or sys.stderr)
     logger.add(sink, level=level, format="{message}", diagnose=False, backtrace=False, catch=False)
     logging.basicConfig(handlers=[_Bridge()], level=logging.INFO, force=True)
     for name in _CHATTY:

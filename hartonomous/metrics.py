@@ -12,8 +12,10 @@ from collections.abc import Callable
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
-from hartonomous import __version__
+from hartonomous import __version__, log
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -50,6 +52,15 @@ class CacheMetrics:
         self._bytes.set_function(size)
 
 
+class _LogCollector(Collector):
+    """Asks the log, which is the process's and no application's."""
+
+    def collect(self) -> list[CounterMetricFamily]:
+        """Return the count of lost lines."""
+        text = "Lines of the log that could not be written."
+        return [CounterMetricFamily("hartonomous_log_dropped", text, value=log.lost())]
+
+
 class Metrics:
     """All metrics of one application, in a registry of its own."""
 
@@ -57,6 +68,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        registry.register(_LogCollector())
         self.build = Info("hartonomous_build", "The version that runs.", registry=registry)
         self.build.info({"version": __version__, "python": platform.python_version()})
         self.requests = Counter(
@@ -73,6 +85,22 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("hartonomous_http_requests_in_flight", "Requests being served now.", registry=registry)
+        self.connections = Gauge("hartonomous_http_connections", "Connections that are open.", registry=registry)
+        self.connections_limited = Counter(
+            "hartonomous_http_connections_limited_total",
+            "What was done for want of room for connections: an idle one closed (closed_idle), one taken for health "
+            "alone (surplus), accepting stopped for a while (paused) or because no descriptor was left (exhausted).",
+            ("action",),
+            registry=registry,
+        )
+        self.draining = Gauge(
+            "hartonomous_draining", "Whether the server is about to stop (1) or serves (0).", registry=registry
+        )
+        self.cut_off = Counter(
+            "hartonomous_cut_off_requests_total",
+            "Requests that were under way when the drain time was over.",
+            registry=registry,
+        )
         self.loop_lag = Histogram(
             "hartonomous_event_loop_lag_seconds",
             "How much later than asked the event loop woke a timer.",
