@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from hartonomous import __version__, codec
 from hartonomous.config import Config
@@ -53,21 +55,27 @@ class _Schemas:
     def __init__(self) -> None:
         self.components: dict[str, Any] = {}
 
-    def of(self, kind: Any, mode: str) -> dict[str, Any]:
-        schema = TypeAdapter(kind).json_schema(
-            ref_template=_REF, mode="validation" if mode == "in" else "serialization"
-        )
-        self.components |= schema.pop("$defs", {})
+    def of(self, kind: Any, mode: JsonSchemaMode) -> dict[str, Any]:
+        schema, parts = _schema(kind, mode)
+        self.components |= parts
         if isinstance(kind, type) and (issubclass(kind, BaseModel) or hasattr(kind, "__total__")):
             self.components[kind.__name__] = schema
             return {"$ref": _REF.format(model=kind.__name__)}
         return schema
 
 
+@functools.cache
+def _schema(kind: Any, mode: JsonSchemaMode) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of a type and its parts; both are shared by all documents, so nobody changes them."""
+    schema = TypeAdapter(kind).json_schema(ref_template=_REF, mode=mode)
+    parts = schema.pop("$defs", {})
+    return schema, parts
+
+
 def document(operations: Sequence[Operation], config: Config) -> bytes:
     """Return the document of these operations as JSON."""
     schemas = _Schemas()
-    error = schemas.of(shapes.ErrorAnswer, "out")
+    error = schemas.of(shapes.ErrorAnswer, "serialization")
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, error)
@@ -110,16 +118,16 @@ def _operation(operation: Operation, schemas: _Schemas, error: dict[str, Any]) -
 
 def _request_content(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     kinds = {codec.JSON: operation.request, **operation.requests}
-    return {media: {"schema": schemas.of(kind, "in")} for media, kind in kinds.items()}
+    return {media: {"schema": schemas.of(kind, "validation")} for media, kind in kinds.items()}
 
 
 def _answer(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "No content" if operation.status == 204 else "Success"}
     if operation.answer is not None:
-        schema = schemas.of(operation.answer, "out")
+        schema = schemas.of(operation.answer, "serialization")
         # Most streams are described by their type alone: their parts are the contract's, not one JSON value.
         streams = {media: {"schema": {"type": "string"}} for media in operation.media[1:]}
-        lines = {media: {"schema": schemas.of(kind, "out")} for media, kind in operation.answers.items()}
+        lines = {media: {"schema": schemas.of(kind, "serialization")} for media, kind in operation.answers.items()}
         answer["content"] = {operation.media[0]: {"schema": schema}, **streams, **lines}
     return answer
 
