@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NoReturn
 
 from hartonomous import codec
+from hartonomous.core import walltime
 from hartonomous.core.filters import combine
 from hartonomous.errors import BackendError
 
@@ -36,7 +36,7 @@ class _Sequences:
         self._lock = threading.Lock()
 
     def next(self, after: int = 0) -> int:
-        value = sequence_at(time.time()) | secrets.randbits(_TIE_BITS)
+        value = sequence_at(walltime.latest()) | secrets.randbits(_TIE_BITS)
         with self._lock:
             self._last = max(value, self._last + 1, after + 1)
             return self._last

@@ -38,6 +38,7 @@ from hartonomous.clients.marks import (
     too_many,
 )
 from hartonomous.config import Collections as Settings
+from hartonomous.core import walltime
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import ConflictError, NotFoundError
@@ -160,7 +161,7 @@ class Targets:
             alive_at = note_of(raw).get(_ALIVE)
             if not isinstance(alive_at, int | float):
                 await self.note(name, {}, call)
-            elif alive_at < time.time() - older_than_s:
+            elif alive_at < walltime.earliest() - older_than_s:
                 swept += await self._collections.delete(name, call)
         return swept
 

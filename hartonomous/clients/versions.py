@@ -27,7 +27,6 @@ other (`pipelines.reindex` tells which deletions may be undone).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +43,7 @@ from hartonomous.clients.points import (
 )
 from hartonomous.clients.qdrant import batches, below, match, write_json
 from hartonomous.clients.store import PointStore
+from hartonomous.core import walltime
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendUnavailableError, HartonomousError
 
@@ -163,7 +163,7 @@ class Versions(PointStore):
 
         Unseen chunks of the last hour stay: they may be an ingest under way, which counts as one that comes after.
         """
-        seen_or_old = [VISIBLE, below(sequence_at(time.time() - _ABANDONED_S))]
+        seen_or_old = [VISIBLE, below(sequence_at(walltime.earliest() - _ABANDONED_S))]
         gone = {"must": [match("document_id", document_id)], "should": seen_or_old}
         await self._change(collection, [{"delete": {"filter": gone}}], call)
 
@@ -171,7 +171,7 @@ class Versions(PointStore):
         """Delete what killed ingests left: chunks never shown that are older than so many seconds, and versions that a
         newer one has replaced. Returns the number of chunks never shown.
         """
-        abandoned = {"must": [below(sequence_at(time.time() - older_than_s))], "must_not": [VISIBLE]}
+        abandoned = {"must": [below(sequence_at(walltime.earliest() - older_than_s))], "must_not": [VISIBLE]}
         count = await self._count(collection, abandoned, call)
         if count:
             await self._batch(collection, [{"delete": {"filter": abandoned}}], call)

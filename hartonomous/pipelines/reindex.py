@@ -28,7 +28,6 @@ close, it having no transaction over two collections:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from hartonomous.clients.moving import Mover, WholeDocument
 from hartonomous.clients.points import sequence_at
 from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.config import Chunking
+from hartonomous.core import walltime
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint, content_hash
 from hartonomous.errors import ConflictError, HartonomousError, NotFoundError
@@ -224,7 +224,7 @@ class Reindexer:
     async def _fill(self, run: _Run, source: str) -> None:
         """Copy until a comparison of everything finds nothing, and then one of what was written since."""
         for number in range(_MOST_PASSES):
-            run.copy.begin(sequence_at(time.time() - _SKEW_S))
+            run.copy.begin(sequence_at(walltime.earliest() - _SKEW_S))
             if not await self._copier.copy(run.copy, source, everything=number == 0):
                 break
         for _ in range(_MOST_PASSES):
