@@ -23,7 +23,7 @@ from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
-from hartonomous.middleware.drain import drain
+from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
@@ -59,6 +59,7 @@ def create_app(config: Config) -> web.Application:
     for operation in OPERATIONS:
         app.router.add_route(operation.method, _pattern(operation.path), operation.handler)
     app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.append(end_connection)
     app.cleanup_ctx.append(_lifetime)
     return app
 

@@ -114,7 +114,8 @@ class Tls(Section):
 class Server(Section):
     """The listening socket and what holds for every request. Without `tls` it speaks plain HTTP.
 
-    `processes` says how many processes serve the same collections, on this host and on others.
+    `processes` says how many processes serve the same collections, on this host and on others. A stop begins with
+    `notice_s` in which work is still taken although `/ready` says no.
     """
 
     host: str = "127.0.0.1"
@@ -122,8 +123,10 @@ class Server(Section):
     tls: Tls | None = None
     processes: Annotated[int, Field(ge=1, le=65_536)] = 1
     request_timeout_s: Seconds = 300.0
+    notice_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
     drain_s: Seconds = 30.0
     keepalive_s: Seconds = 75.0
+    max_connections: Annotated[int, Field(ge=16, le=1_000_000)] = 4_096
     max_body_bytes: Annotated[int, Field(ge=1_024)] = 16 * 1024 * 1024
     max_line_bytes: Annotated[int, Field(ge=1_024)] = 4 * 1024 * 1024
     max_file_bytes: Annotated[int, Field(ge=1_024)] = 32 * 1024 * 1024

@@ -49,11 +49,17 @@ class Runtime:
 
 
 class State:
-    """What changes while the application lives: the current runtime, whether it is draining, what is under way."""
+    """What changes while the application lives: the current runtime, whether it is to stop, what is under way.
+
+    `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
+    for which there is no room: their work is refused.
+    """
 
     def __init__(self, started: float) -> None:
         self.started = started
+        self.stopping = False
         self.draining = False
+        self.surplus: set[web.RequestHandler] = set()
         self.runtime: Runtime | None = None
         self.active = 0
         self.idle = asyncio.Event()

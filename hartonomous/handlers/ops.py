@@ -53,7 +53,7 @@ async def ready(request: web.Request) -> web.Response:
     state = request.app[STATE]
     monitor = state.current.monitor
     reasons = [f"{name} is {monitor.status(name)}" for name in monitor.missing()]
-    if state.draining:
+    if state.stopping:
         reasons.insert(0, "the server is shutting down")
     body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
     return json_response(body, status=503 if reasons else 200)

@@ -1,0 +1,286 @@
+"""The listening socket: who is let in, how many, and what happens to them at the end.
+
+asyncio's own accept loop answers a lack of descriptors with a hundred log lines and timers a second, and takes as many
+connections as there are descriptors, so that none is left for the backends. This one takes as many as leave those. When
+it has them, the connections that were idle for the longest make room. When none is idle a few more are let in, whose
+work is refused with 503 while health is answered (`State.surplus`); beyond them it waits until one has ended, and
+those who connect wait in the system's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import ssl
+
+from aiohttp import web
+
+from hartonomous.config import Config
+from hartonomous.errors import ConfigError
+from hartonomous.keys import METRICS, STATE
+from hartonomous.log import logger
+
+# Let in when there is no room: enough for those who ask for health.
+SURPLUS = 16
+# An idle connection is not closed before it has been idle for so long: its request may be on its way.
+_IDLE_S = 1.0
+_CLOSED_AT_ONCE = 16
+_BACKLOG = 256
+_HANDSHAKE_S = 10.0
+# How soon it is looked again whether a connection has become idle, or a descriptor free.
+_LOOK_S = 0.25
+# At the end a connection is kept for so long: a client that is at work sends on it, and is told that it closes.
+_LINGER_S = 0.5
+# The interpreter's own, logs, the parsers' pipes, Redis, health polls.
+_OWN_DESCRIPTORS = 64
+_FEWEST = 16
+
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Connection(web.RequestHandler):
+    """One connection, which tells the listener of its end."""
+
+    __slots__ = ("_listener",)
+
+    def __init__(self, manager: web.Server, listener: Listener, keepalive_s: float) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=keepalive_s,
+            access_log=None,  # type: ignore[arg-type]  # which is how aiohttp has none
+            auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
+        )
+        self._listener = listener
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell the listener."""
+        super().connection_lost(exc)
+        self._listener.lost(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, and all that was answered has been sent."""
+        return (
+            self._waiter is not None
+            and not self._waiter.done()
+            and isinstance(self.transport, asyncio.Transport)
+            and not self.transport.get_write_buffer_size()
+        )
+
+    @property
+    def idle_since(self) -> float:
+        """When its last request ended, or it began, in the loop's time."""
+        return self._next_keepalive_close_time - self._keepalive_timeout
+
+    def drop(self) -> None:
+        """Close it at once, without a farewell that would wait for the peer."""
+        transport = self.transport
+        self.force_close()
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+
+
+class Listener:
+    """The sockets of one server and their connections. Made inside a running loop; ended by `close` and `wait_closed`.
+
+    `ssl_context` holds for the connections that come from now on.
+    """
+
+    def __init__(self, runner: web.AppRunner, config: Config, ssl_context: ssl.SSLContext | None = None) -> None:
+        if runner.server is None:
+            raise ValueError("the runner has not been set up")
+        self.ssl_context = ssl_context
+        self.limit = room(config)
+        self._manager = runner.server
+        self._keepalive_s = config.server.keepalive_s
+        self._state, self._metrics = runner.app[STATE], runner.app[METRICS]
+        self._metrics.connections.set_function(lambda: len(self._open))
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._open: dict[Connection, None] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._paused: asyncio.TimerHandle | None = None
+        self._is_exhausted = False
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each socket."""
+        return [each.getsockname()[:2] for each in self._sockets]
+
+    async def listen(self, host: str, port: int) -> None:
+        """Begin to accept connections.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+                made = socket.create_server(address, family=family, backlog=_BACKLOG)
+                made.setblocking(False)
+                self._sockets.append(made)
+        except OSError as error:
+            self._close_sockets()
+            raise ConfigError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+        self._resume()
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._open.pop(connection, None)
+        self._state.surplus.discard(connection)
+        self._changed.set()
+        if self._paused is not None:
+            self._paused.cancel()
+            self._resume()
+
+    async def close(self, limit_s: float) -> None:
+        """Listen no more; return when those who are connected have their answers, at most after so many seconds.
+
+        Who waits in the system's queue is still taken. A connection on which nothing comes for a moment is left.
+        """
+        for each in self._sockets:
+            self._accept(each, every=True)
+        self._close_sockets()
+        began = self._loop.time()
+        while self._open and self._loop.time() - began < limit_s:
+            quiet = self._loop.time() - began >= _LINGER_S
+            if quiet and all(connection.is_idle for connection in self._open):
+                return
+            await self._change(_LINGER_S / 10)
+
+    async def wait_closed(self, limit_s: float) -> None:
+        """Wait until what was answered has been sent, at most so many seconds; end the connections that are left."""
+        began = self._loop.time()
+        while self._open and self._loop.time() - began < limit_s:
+            await self._change(_LOOK_S)
+        for connection in list(self._open):
+            connection.drop()
+
+    async def _change(self, limit_s: float) -> None:
+        """Wait until a connection has ended, at most so long."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _close_sockets(self) -> None:
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+            each.close()
+        self._sockets.clear()
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+
+    def _resume(self) -> None:
+        self._paused = None
+        for each in self._sockets:
+            self._loop.add_reader(each, self._accept, each)
+
+    def _pause(self, action: str) -> None:
+        """Accept nothing until a connection has ended, or for a moment."""
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+        if self._paused is not None:
+            self._paused.cancel()
+        self._metrics.connections_limited.labels(action).inc()
+        self._paused = self._loop.call_later(_LOOK_S, self._resume)
+
+    def _accept(self, listening: socket.socket, *, every: bool = False) -> None:
+        """Take those who wait, as long as there is room; with `every` all of them."""
+        for _ in range(_BACKLOG):
+            if not every and not self._has_room():
+                self._pause("paused")
+                return
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._tell(exhausted=True)
+                self._close_idle()
+                self._pause("exhausted")
+                return
+            self._tell(exhausted=False)
+            self._take(accepted)
+
+    def _has_room(self) -> bool:
+        """Whether one more can be taken; closes idle connections when there is no room."""
+        if len(self._open) < self.limit:
+            return True
+        if self._close_idle():
+            return False  # it is called again when they have ended
+        return len(self._open) < self.limit + SURPLUS
+
+    def _close_idle(self) -> int:
+        """Close those that have been idle for the longest; return how many."""
+        before = self._loop.time() - _IDLE_S
+        idle = [each for each in self._open if each.is_idle and each.idle_since < before]
+        idle.sort(key=lambda each: each.idle_since)
+        for connection in idle[:_CLOSED_AT_ONCE]:
+            connection.drop()
+            self._metrics.connections_limited.labels("closed_idle").inc()
+        return min(len(idle), _CLOSED_AT_ONCE)
+
+    def _take(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        connection = Connection(self._manager, self, self._keepalive_s)
+        if len(self._open) >= self.limit:
+            self._state.surplus.add(connection)
+            self._metrics.connections_limited.labels("surplus").inc()
+        self._open[connection] = None
+        task = self._loop.create_task(self._connect(connection, accepted))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
+        options = {} if self.ssl_context is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self.ssl_context, **options)
+        except (OSError, TimeoutError):  # gone, or no TLS
+            accepted.close()
+            self.lost(connection)
+
+    def _tell(self, *, exhausted: bool) -> None:
+        """Say so when descriptors begin to be missing, and when they are there again."""
+        if exhausted != self._is_exhausted:
+            self._is_exhausted = exhausted
+            connections = logger.bind(connections=len(self._open))
+            if exhausted:
+                connections.warning("no descriptor is left for a connection")
+            else:
+                connections.info("there are descriptors for connections again")
+
+
+def room(config: Config) -> int:
+    """Return how many connections can be open, so that descriptors are left for everything else."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    left = descriptors - _OWN_DESCRIPTORS - SURPLUS - _CLOSED_AT_ONCE - _for_backends(config)
+    # A quarter is for temporary files: uploads and results that are not read yet.
+    possible = max(_FEWEST, left * 3 // 4)
+    if left < _FEWEST:
+        logger.bind(descriptors=descriptors).warning("too few descriptors: raise the limit of open files")
+    return min(possible, config.server.max_connections)
+
+
+def _for_backends(config: Config) -> int:
+    backends = config.backends
+    services = [service for service in (backends.embedding, backends.generative, backends.reranking) if service]
+    models = sum(len(service.urls) * (service.concurrency + 1) for service in services)
+    return models + backends.qdrant.concurrency + 2
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's own words; Python wraps them into a sentence of its own."""
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or "unknown address"
+    return os.strerror(error.errno).lower()
