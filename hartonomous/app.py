@@ -11,14 +11,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from aiohttp import web
 
 from hartonomous.clients.generative import GenerativeClient
-from hartonomous.config import Config
-from hartonomous.configfile import load_template
+from hartonomous.clients.pool import Pool
+from hartonomous.config import Config, Health
+from hartonomous.errors import ConfigError
 from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
-from hartonomous.keys import CONFIG, METRICS, OPENAPI, STATE, Runtime, State
+from hartonomous.keys import METRICS, OPENAPI, RELOAD, SERVING, STATE, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.access import access
@@ -27,10 +29,14 @@ from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
+from hartonomous.parts import Parts
 from hartonomous.pipelines.batch import BatchAnswerer
 from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
+from hartonomous.reload import Reloader
+from hartonomous.settings import TOKENIZER, Settings, complete, read
+from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
@@ -49,18 +55,26 @@ OPERATIONS = (
 _LAG_INTERVAL_S = 0.05
 
 
-def create_app(config: Config) -> web.Application:
-    """Return the application; nothing is connected before it is started."""
-    app = web.Application(middlewares=MIDDLEWARES, client_max_size=config.server.max_body_bytes)
-    app[CONFIG] = config
+def create_app(config: Config, path: Path | None = None) -> web.Application:
+    """Return the application; nothing is connected before it is started. A reload reads the file at `path`.
+
+    Raises:
+        ConfigError: a file that the configuration names is wrong.
+    """
+    app = web.Application(middlewares=MIDDLEWARES)
+    settings = complete(config)
     app[METRICS] = Metrics()
     app[STATE] = State(time.monotonic())
     app[OPENAPI] = openapi.document(OPERATIONS, config)
+    if settings.certificate is not None:
+        app[SERVING] = ServingContext.of(settings.certificate)
+    reloader = _reloader(app, path)
+    app[RELOAD] = reloader.reload
     for operation in OPERATIONS:
         app.router.add_route(operation.method, _pattern(operation.path), operation.handler)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(end_connection)
-    app.cleanup_ctx.append(_lifetime)
+    app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app
 
 
@@ -69,33 +83,52 @@ def _pattern(path: str) -> str:
     return f"{path[:-4]}{{id:.+}}" if path.endswith("{id}") else path
 
 
-async def _lifetime(app: web.Application) -> AsyncIterator[None]:
+def _reloader(app: web.Application, path: Path | None) -> Reloader:
+    parts, metrics = Parts(), app[METRICS]
+
+    def read_again() -> Settings:
+        if path is None:
+            raise ConfigError("The server was started without a configuration file.")
+        return read(path)
+
+    async def make(settings: Settings, stack: AsyncExitStack) -> Runtime:
+        return await _make_runtime(settings, metrics, parts, stack)
+
+    return Reloader(app[STATE], metrics, read_again, make, app.get(SERVING))
+
+
+async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
-        app[STATE].runtime = await _make_runtime(app[CONFIG], app[METRICS], stack)
-        await _background(stack, _measure_lag(app[METRICS]))
+        stack.push_async_callback(reloader.close)
+        await reloader.start(settings)
+        _background(stack, _measure_lag(app[METRICS]))
         yield
 
 
-async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Runtime:
+async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> Runtime:
+    config, template = read.config, read.template
     backends, settings = config.backends, config.rag
-    storage = open_storage(config, metrics, stack)
+    storage = open_storage(config, metrics, stack, parts, read.digests.get(TOKENIZER))
     await storage.tokens.check()
     embedding, vectors, schema, traffic = storage.embedding, storage.vectors, storage.schema, storage.traffic
     search = open_search(config, storage, metrics, stack)
     searcher, reranking = search.searcher, search.reranking
     pools = storage.pools | {
-        "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, stack),
+        "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, parts, stack),
         **search.pools,
     }
-    generative = GenerativeClient(pools["generative"], backends.generative, metrics)
-    template = load_template(settings.generation.template)
+    generative = parts.take(
+        "generative client",
+        (pools["generative"], backends.generative),
+        lambda _: GenerativeClient(pools["generative"], backends.generative, metrics),
+        stack,
+    )
     paraphrases = Paraphrases(embedding) if settings.generation.grounding == "embedding" else None
     answerer = Answerer(
         searcher, generative, settings.retrieval, settings.generation, metrics, traffic, template, paraphrases
     )
     cached = open_answers(config, storage, search, generative, template, answerer, metrics, stack)
-    monitor = Monitor(list(pools.values()), config.health, metrics)
-    await _background(stack, monitor.run())
+    monitor = _open_monitor(list(pools.values()), config.health, metrics, parts, stack)
     return Runtime(
         config=config,
         pools=pools,
@@ -111,10 +144,20 @@ async def _make_runtime(config: Config, metrics: Metrics, stack: AsyncExitStack)
         sweeper=Sweeper(vectors, schema),
         traffic=traffic,
         monitor=monitor,
+        openapi=parts.take("openapi", openapi.limits(config), lambda _: openapi.document(OPERATIONS, config), stack),
     )
 
 
-async def _background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+def _open_monitor(pools: list[Pool], health: Health, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> Monitor:
+    def make(own: AsyncExitStack) -> Monitor:
+        monitor = Monitor(pools, health, metrics)
+        _background(own, monitor.run())
+        return monitor
+
+    return parts.take("monitor", (pools, health), make, stack)
+
+
+def _background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
     """Run `work` until the stack is closed."""
     task = asyncio.create_task(work)
 

@@ -81,7 +81,11 @@ class _Problem(Exception):  # noqa: N818 - not an error by itself: it becomes a 
         self.line, self.path, self.message = line, path, message
 
     def sentence(self, name: str) -> str:
-        return f"{name}:{self.line}: {'.'.join(map(_shown, self.path)) or 'the file'}: {self.message}"
+        return f"{name}:{self.line}: {_dotted(self.path) or 'the file'}: {self.message}"
+
+
+def _dotted(path: _Path) -> str | None:
+    return ".".join(map(_shown, path)) or None
 
 
 def _shown(key: str) -> str:
@@ -108,7 +112,7 @@ def _parse(model: type[_Read], text: str, environ: Mapping[str, str] | None, nam
             raise _Problem(1, (), "expected keys and values")
         return model.model_validate(values)
     except _Problem as problem:
-        raise ConfigError(problem.sentence(name)) from None
+        raise ConfigError(problem.sentence(name), param=_dotted(problem.path)) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem}") from error
@@ -117,7 +121,9 @@ def _parse(model: type[_Read], text: str, environ: Mapping[str, str] | None, nam
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply, or an alias within itself") from None
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentences(error, reader.lines, name))) from error
+        problems = _problems(error, reader.lines)
+        sentences = "\n".join(problem.sentence(name) for problem in problems)
+        raise ConfigError(sentences, param=_dotted(problems[0].path)) from error
     finally:
         loader.dispose()
 
@@ -152,7 +158,7 @@ def _text_of(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
 
 
-def _sentences(error: ValidationError, lines: Mapping[_Path, int], name: str) -> list[str]:
+def _problems(error: ValidationError, lines: Mapping[_Path, int]) -> list[_Problem]:
     problems = []
     items = error.errors(include_url=False, include_input=False, include_context=False)
     for item in items:
@@ -160,7 +166,7 @@ def _sentences(error: ValidationError, lines: Mapping[_Path, int], name: str) ->
             continue  # pydantic finds a list too short whose items are wrong
         path = tuple(str(part) for part in item["loc"])
         problems.append(_Problem(_line(path, lines), path, _expected(item["type"], item["msg"])))
-    return [problem.sentence(name) for problem in sorted(problems, key=lambda problem: problem.line)]
+    return sorted(problems, key=lambda problem: problem.line)
 
 
 def _is_within(path: Sequence[int | str], above: Sequence[int | str]) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -26,6 +26,7 @@ from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.pipelines.traffic import Traffic
+from hartonomous.tls import ServingContext
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,13 +47,51 @@ class Runtime:
     sweeper: Sweeper
     traffic: Traffic
     monitor: Monitor
+    openapi: bytes
+
+
+class Tenure:
+    """A runtime from the moment it serves to the end of the last request that began with it; `stack` closes it."""
+
+    def __init__(self, runtime: Runtime, stack: AsyncExitStack) -> None:
+        self.runtime = runtime
+        self.users = 0
+        self._stack = stack
+        self._ended = asyncio.Event()
+        self._retired = False
+
+    @contextmanager
+    def used(self) -> Iterator[Runtime]:
+        """Count a user of the runtime."""
+        self.users += 1
+        try:
+            yield self.runtime
+        finally:
+            self.users -= 1
+            self._look()
+
+    async def retire(self) -> None:
+        """Close the runtime as soon as nobody uses it any more; nobody begins to."""
+        self._retired = True
+        self._look()
+        await self._ended.wait()
+        await self._stack.aclose()
+
+    def end(self) -> None:
+        """Let `retire` wait for nobody: the server stops."""
+        self._ended.set()
+
+    def _look(self) -> None:
+        if self._retired and not self.users:
+            self._ended.set()
 
 
 class State:
     """What changes while the application lives: the current runtime, whether it is to stop, what is under way.
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
-    for which there is no room: their work is refused.
+    for which there is no room: their work is refused. `retired` are the runtimes of before that still serve what began
+    with them.
     """
 
     def __init__(self, started: float) -> None:
@@ -60,18 +99,20 @@ class State:
         self.stopping = False
         self.draining = False
         self.surplus: set[web.RequestHandler] = set()
-        self.runtime: Runtime | None = None
+        self.tenure: Tenure | None = None
+        self.retired: set[Tenure] = set()
         self.active = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count a request as under way; `idle` is set while there is none."""
+    def working(self) -> Iterator[Runtime]:
+        """Count a request as under way, with the runtime that is its own to the end; `idle` is set while none is."""
         self.active += 1
         self.idle.clear()
         try:
-            yield
+            with self._current.used() as runtime:
+                yield runtime
         finally:
             self.active -= 1
             if not self.active:
@@ -80,15 +121,35 @@ class State:
     @property
     def current(self) -> Runtime:
         """The runtime; there is one from start-up to clean-up."""
-        if self.runtime is None:
+        return self._current.runtime
+
+    @property
+    def runtimes(self) -> list[Runtime]:
+        """The current runtime, and those of before that still serve."""
+        return [tenure.runtime for tenure in (self._current, *self.retired)]
+
+    @property
+    def _current(self) -> Tenure:
+        if self.tenure is None:
             raise RuntimeError("the application has not been started")
-        return self.runtime
+        return self.tenure
+
+
+@dataclass(slots=True, frozen=True)
+class Reloaded:
+    """What a reload did: the key paths that changed, and those that need a restart and have their old value."""
+
+    changed: list[str]
+    restart_required: list[str]
 
 
 CONFIG = web.AppKey("CONFIG", Config)
 METRICS = web.AppKey("METRICS", Metrics)
 STATE = web.AppKey("STATE", State)
 OPENAPI = web.AppKey("OPENAPI", bytes)
+SERVING = web.AppKey("SERVING", ServingContext)
+RELOAD: web.AppKey[Callable[[], Awaitable[Reloaded]]] = web.AppKey("RELOAD")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)
+RUNTIME = web.RequestKey("RUNTIME", Runtime)

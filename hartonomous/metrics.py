@@ -175,6 +175,29 @@ class Metrics:
             registry=registry,
         )
         self.redis_up.set(-1)
+        self.config_reloads = Counter(
+            "hartonomous_config_reloads_total",
+            "Reloads of the configuration, by outcome (reloaded, unchanged, failed).",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("reloaded", "unchanged", "failed"):
+            self.config_reloads.labels(outcome)
+        self.config_successful = Gauge(
+            "hartonomous_config_last_reload_successful",
+            "Whether the last reading of the configuration was of use (1), or the one before serves on (0).",
+            registry=registry,
+        )
+        self.config_succeeded_at = Gauge(
+            "hartonomous_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last read with success, in Unix time.",
+            registry=registry,
+        )
+        self.certificate_ends_at = Gauge(
+            "hartonomous_tls_certificate_not_after_timestamp_seconds",
+            "When the certificate of the listening socket expires, in Unix time; 0 without TLS.",
+            registry=registry,
+        )
         self.service = cache(self._service)
         self.cache = cache(self._cache)
         self.route_latency = cache(self.latency.labels)

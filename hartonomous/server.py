@@ -4,19 +4,23 @@
 while the socket stays open so that everybody sees it; what is under way has `drain_s` to finish. After that the calls
 to the model services are ended, so that every stream gets its error event; what is being written to the vector store is
 finished. Each answer says that its connection closes. At the end who has connected and not been answered is answered,
-and the process exits. A second signal does not hurry anybody: systemd's own limit does.
+and the process exits. A second signal does not hurry anybody: systemd's own limit does. SIGHUP reads the
+configuration again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from aiohttp import web
 
 from hartonomous.app import create_app
-from hartonomous.config import Config, Server
-from hartonomous.keys import METRICS, STATE, State
+from hartonomous.config import Config
+from hartonomous.keys import METRICS, RELOAD, SERVING, STATE, State
 from hartonomous.listening import Listener
 from hartonomous.log import logger
 
@@ -24,23 +28,26 @@ from hartonomous.log import logger
 _LAST_WORDS_S = 5.0
 
 
-async def run(config: Config) -> None:
-    """Serve `config` until a signal comes.
+async def run(config: Config, path: Path | None = None) -> None:
+    """Serve `config` until a signal comes; it is read again from `path`.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or a file that the configuration names is wrong.
     """
-    app = create_app(config)
+    hangup = _signalled(signal.SIGHUP)
+    app = create_app(config, path)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
-    stopped = _stop_signal()
+    stopped = _signalled(signal.SIGTERM, signal.SIGINT)
     await runner.setup()
-    listener = Listener(runner, config)
+    listener = Listener(runner, config, app.get(SERVING))
     try:
         await listener.listen(config.server.host, config.server.port)
         for host, port in listener.addresses:
-            logger.bind(host=host, port=port, connections=listener.limit).info("listening")
-        await stopped.wait()
-        await _drain(app, config.server)
+            tls = SERVING in app
+            logger.bind(host=host, port=port, tls=tls, connections=listener.limit).info("listening")
+        async with _reloading(app, hangup):
+            await stopped.wait()
+        await _drain(app)
         await listener.close(_LAST_WORDS_S)
     finally:
         await runner.cleanup()
@@ -48,9 +55,28 @@ async def run(config: Config) -> None:
     logger.info("stopped")
 
 
-async def _drain(app: web.Application, limits: Server) -> None:
+@asynccontextmanager
+async def _reloading(app: web.Application, hangup: asyncio.Event) -> AsyncIterator[None]:
+    """Reload at each SIGHUP; those that come during a reload are one more."""
+
+    async def reload() -> None:
+        while await hangup.wait():
+            hangup.clear()
+            with suppress(Exception):  # told where it was raised
+                await app[RELOAD]()
+
+    task = asyncio.create_task(reload())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _drain(app: web.Application) -> None:
     """Wait until nothing is under way, or end the calls to the model services when that takes too long."""
     state, metrics = app[STATE], app[METRICS]
+    limits = state.current.config.server
     state.stopping = True
     metrics.draining.set(1)
     logger.bind(notice_s=limits.notice_s, drain_s=limits.drain_s, active=state.active).info("draining")
@@ -64,13 +90,14 @@ async def _drain(app: web.Application, limits: Server) -> None:
 
 async def _cut_off(state: State) -> None:
     """End the calls to the model services, and wait until their requests have said so."""
-    runtime = state.current
-    for name, pool in runtime.pools.items():
-        if name != "qdrant":
+    runtimes = state.runtimes
+    for pool in {pool for runtime in runtimes for pool in runtime.pools.values()}:
+        if pool.name != "qdrant":
             await pool.abort()
     # What has begun to be written has its calls to the store left, each of which has a limit of its own; its caller
     # still hears of it.
-    await runtime.ingestor.jobs.drain()
+    for runtime in runtimes:
+        await runtime.ingestor.jobs.drain()
     await _idle(state, _LAST_WORDS_S)
 
 
@@ -84,9 +111,10 @@ async def _idle(state: State, limit_s: float) -> bool:
     return True
 
 
-def _stop_signal() -> asyncio.Event:
-    stopped = asyncio.Event()
+def _signalled(*numbers: signal.Signals) -> asyncio.Event:
+    """Return what each of these signals sets."""
+    event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    return stopped
+    for number in numbers:
+        loop.add_signal_handler(number, event.set)
+    return event

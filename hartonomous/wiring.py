@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from hartonomous.cache.answers import OwnAnswers, SharedAnswers
-from hartonomous.cache.generations import Generations, OwnGenerations
+from hartonomous.cache.generations import Changes, Generations, OwnGenerations
 from hartonomous.cache.shared import SharedCache
 from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.clients.creation import write_options
@@ -21,10 +21,11 @@ from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
-from hartonomous.config import Config, Service
+from hartonomous.config import Config, Parsing, Qdrant, Service
 from hartonomous.core.template import Template
 from hartonomous.metrics import Metrics
 from hartonomous.parsing.parser import Parser
+from hartonomous.parts import Parts
 from hartonomous.pipelines.answering import CachedAnswerer
 from hartonomous.pipelines.ingest import Ingestor
 from hartonomous.pipelines.jobs import Jobs
@@ -47,6 +48,7 @@ class Storage:
     traffic: Traffic
     generations: Generations
     shared: SharedCache | None
+    parts: Parts
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,49 +60,111 @@ class Search:
     searcher: Searcher
 
 
-def open_pool(name: str, urls: tuple[str, ...], service: Service, metrics: Metrics, stack: AsyncExitStack) -> Pool:
+def open_pool(
+    name: str, urls: tuple[str, ...], service: Service, metrics: Metrics, parts: Parts, stack: AsyncExitStack
+) -> Pool:
     """Return the connections of a service; nothing is connected yet."""
-    pool = Pool(name, urls, service, metrics)
-    stack.push_async_callback(pool.close)
-    return pool
+
+    def make(own: AsyncExitStack) -> Pool:
+        pool = Pool(name, urls, service, metrics)
+        own.push_async_callback(pool.close)
+        return pool
+
+    return parts.take(f"{name} pool", (urls, service), make, stack)
 
 
-def open_storage(config: Config, metrics: Metrics, stack: AsyncExitStack) -> Storage:
+def open_storage(
+    config: Config,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    parts: Parts | None = None,
+    tokenizer: bytes | None = None,
+) -> Storage:
     """Return what ingests are made with. What is being written when the stack is closed is finished first.
+
+    `parts` are those that another runtime may share; `tokenizer` is a digest of the tokenizer's file.
 
     Raises:
         ConfigError: the language is not known.
     """
+    parts = Parts() if parts is None else parts
     backends, rag = config.backends, config.rag
     Bm25Encoder.for_language(rag.retrieval.language)  # an unknown one fails the start, not a request
     pools = {
-        "embedding": open_pool("embedding", backends.embedding.urls, backends.embedding, metrics, stack),
-        "qdrant": open_pool("qdrant", (backends.qdrant.url,), backends.qdrant, metrics, stack),
+        "embedding": open_pool("embedding", backends.embedding.urls, backends.embedding, metrics, parts, stack),
+        "qdrant": open_pool("qdrant", (backends.qdrant.url,), backends.qdrant, metrics, parts, stack),
     }
-    embedding = EmbeddingClient(pools["embedding"], backends.embedding, metrics)
-    tokens = TokenCounter(pools["embedding"], backends.embedding)
-    vectors = VectorClient(pools["qdrant"], write_options(backends.qdrant.collections))
-    schema = Schema(pools["qdrant"], backends.qdrant)
-    shared = open_shared(config, metrics, stack)
-    generations = shared or OwnGenerations()
-    if rag.cache.answers.enabled:
-        vectors.on_change = schema.on_change = generations.advance
-    jobs, traffic = Jobs(), Traffic()
-    parser = Parser(rag.parsing)
-    stack.push_async_callback(parser.close)
-    ingestor = Ingestor(embedding, tokens, vectors, schema, parser, jobs, traffic, rag, metrics)
-    stack.push_async_callback(ingestor.close)
-    stack.push_async_callback(jobs.drain)
-    return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic, generations, shared)
+    service, pool = backends.embedding, pools["embedding"]
+    embedding = parts.take(
+        "embedding client", (pool, service), lambda _: EmbeddingClient(pool, service, metrics), stack
+    )
+    tokens = parts.take("tokens", (pool, service, tokenizer), lambda _: TokenCounter(pool, service), stack)
+    changes = parts.take("changes", None, lambda _: Changes(), stack)
+    vectors, schema = _open_vectors(pools["qdrant"], backends.qdrant, changes, parts, stack)
+    shared = open_shared(config, metrics, changes, parts, stack)
+    generations = shared or _open_generations(changes, parts, stack)
+    traffic = parts.take("traffic", None, lambda _: Traffic(), stack)
+    parser = _open_parser(rag.parsing, parts, stack)
+
+    def make_ingestor(own: AsyncExitStack) -> Ingestor:
+        jobs = Jobs()
+        ingestor = Ingestor(embedding, tokens, vectors, schema, parser, jobs, traffic, rag, metrics)
+        own.push_async_callback(ingestor.close)
+        own.push_async_callback(jobs.drain)
+        return ingestor
+
+    made_of = (embedding, tokens, vectors, schema, parser, traffic, rag)
+    ingestor = parts.take("ingestor", made_of, make_ingestor, stack)
+    return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic, generations, shared, parts)
 
 
-def open_shared(config: Config, metrics: Metrics, stack: AsyncExitStack) -> SharedCache | None:
+def _open_vectors(
+    pool: Pool, config: Qdrant, changes: Changes, parts: Parts, stack: AsyncExitStack
+) -> tuple[VectorClient, Schema]:
+    def make(_: AsyncExitStack) -> tuple[VectorClient, Schema]:
+        vectors, schema = VectorClient(pool, write_options(config.collections)), Schema(pool, config)
+        vectors.on_change = schema.on_change = changes.advance
+        return vectors, schema
+
+    return parts.take("vectors", (pool, config, changes), make, stack)
+
+
+def _open_generations(changes: Changes, parts: Parts, stack: AsyncExitStack) -> OwnGenerations:
+    """Return the stamps of this process: the same ones as long as it lives, whatever is reloaded."""
+
+    def make(own: AsyncExitStack) -> OwnGenerations:
+        generations = OwnGenerations()
+        changes.add(generations)
+        own.callback(changes.remove, generations)
+        return generations
+
+    return parts.take("generations", changes, make, stack)
+
+
+def _open_parser(config: Parsing, parts: Parts, stack: AsyncExitStack) -> Parser:
+    def make(own: AsyncExitStack) -> Parser:
+        parser = Parser(config)
+        own.push_async_callback(parser.close)
+        return parser
+
+    return parts.take("parser", config, make, stack)
+
+
+def open_shared(
+    config: Config, metrics: Metrics, changes: Changes, parts: Parts, stack: AsyncExitStack
+) -> SharedCache | None:
     """Return what processes share in Redis, if answers are kept there; nothing is connected yet."""
     if not config.rag.cache.answers.enabled or config.redis.url is None:
         return None
-    shared = SharedCache(config.redis, metrics)
-    stack.push_async_callback(shared.close)
-    return shared
+
+    def make(own: AsyncExitStack) -> SharedCache:
+        shared = SharedCache(config.redis, metrics)
+        own.push_async_callback(shared.close)
+        changes.add(shared)
+        own.callback(changes.remove, shared)
+        return shared
+
+    return parts.take("redis", (config.redis, changes), make, stack)
 
 
 def open_answers(
@@ -124,6 +188,7 @@ def open_answers(
         "template": template,
         "context": backends.generative.context_tokens,
         "scores": None if backends.reranking is None else backends.reranking.scores,
+        "store": _moved_to(backends.qdrant.url, storage.parts, stack),
     }
     keys = AnswerKeys(
         storage.schema,
@@ -135,20 +200,49 @@ def open_answers(
         is_alone=storage.shared is None,
     )
     counts = metrics.cache("answers")
-    store = OwnAnswers(answers, counts) if storage.shared is None else SharedAnswers(answers, storage.shared)
+    shared = storage.shared
+    store = (
+        _open_own_answers(config, metrics, storage.parts, stack) if shared is None else SharedAnswers(answers, shared)
+    )
     cached = CachedAnswerer(answerer, keys, store, config.server.request_timeout_s, counts)
     stack.push_async_callback(cached.close)
     return cached
 
 
+def _moved_to(url: str, parts: Parts, stack: AsyncExitStack) -> str | None:
+    """Return the vector store's address where a reload has changed it, else None.
+
+    Processes that share their answers may name one store by several addresses; but answers from the store of before a
+    reload are not those of the store after it.
+    """
+    first = parts.take("first store", None, lambda _: url, stack)
+    return None if url == first else url
+
+
+def _open_own_answers(config: Config, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> OwnAnswers:
+    """Return the answers in memory; whoever asks other backends begins with none."""
+    answers = config.rag.cache.answers
+
+    def make(own: AsyncExitStack) -> OwnAnswers:
+        store = OwnAnswers(answers, metrics.cache("answers"))
+        own.push_async_callback(store.close)
+        return store
+
+    return parts.take("answers", (answers, config.backends), make, stack)
+
+
 def open_search(config: Config, storage: Storage, metrics: Metrics, stack: AsyncExitStack) -> Search:
     """Return what searches are made with, over the same services as `storage`."""
-    service, settings = config.backends.reranking, config.rag.retrieval
+    service, settings, parts = config.backends.reranking, config.rag.retrieval, storage.parts
     pools, reranking = {}, None
     if service is not None:
-        pools["reranking"] = open_pool("reranking", service.urls, service, metrics, stack)
-        reranking = RerankingClient(pools["reranking"], service, metrics)
-    questions = QuestionVectors(config.rag.cache.embeddings, config.server.request_timeout_s, metrics)
+        pool = pools["reranking"] = open_pool("reranking", service.urls, service, metrics, parts, stack)
+        reranking = parts.take("reranker", (pool, service), lambda _: RerankingClient(pool, service, metrics), stack)
+    kept, limit_s = config.rag.cache.embeddings, config.server.request_timeout_s
+    # With another embedding service its vectors are others, even under the same name.
+    questions = parts.take(
+        "questions", (storage.embedding, kept, limit_s), lambda _: QuestionVectors(kept, limit_s, metrics), stack
+    )
     searcher = Searcher(
         storage.embedding, reranking, storage.vectors, storage.schema, settings, metrics, storage.traffic, questions
     )

@@ -13,6 +13,7 @@ points, at most two seconds old, is part of the key as well, so that new and del
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Protocol
 
@@ -54,3 +55,32 @@ class OwnGenerations:
     async def advance(self, collection: str) -> None:
         """Give a collection that was changed a new stamp."""
         self._stamps.pop(collection, None)
+
+
+class Changes:
+    """Who hears of every change: the generations of all runtimes that live, also of one made after the change began.
+
+    An ingest that began before a reload thereby makes the answers unreachable that were given after it.
+    """
+
+    def __init__(self) -> None:
+        self._generations: list[Generations] = []
+
+    def add(self, generations: Generations) -> None:
+        """Tell these as well."""
+        self._generations.append(generations)
+
+    def remove(self, generations: Generations) -> None:
+        """Tell them no more."""
+        self._generations.remove(generations)
+
+    async def advance(self, collection: str) -> None:
+        """Give a collection that was changed a new stamp everywhere. Raises nothing but a cancellation."""
+        cancelled = None
+        for generations in list(self._generations):
+            try:
+                await generations.advance(collection)
+            except asyncio.CancelledError as error:
+                cancelled = error  # what this one could not do it owes; the others must be told all the same
+        if cancelled is not None:
+            raise cancelled

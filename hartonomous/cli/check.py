@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import load_tokenizer
-from hartonomous.configfile import load, load_template
 from hartonomous.errors import ConfigError
+from hartonomous.settings import read
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -24,11 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what is wrong, a line each, and return 2; or say that all is well."""
     try:
-        config = load(args.config, os.environ)
+        config = read(args.config).config
         Bm25Encoder.for_language(config.rag.retrieval.language)
         if config.backends.embedding.tokenizer is not None:
             load_tokenizer(config.backends.embedding.tokenizer)
-        load_template(config.rag.generation.template)
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

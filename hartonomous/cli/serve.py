@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         config = load(args.config, os.environ)
         log.configure(config.log.level)
-        asyncio.run(server.run(config))
+        asyncio.run(server.run(config, args.config))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -1,16 +1,17 @@
-"""`/admin/sweep`: what killed ingests left behind is removed."""
+"""`/admin/sweep`: what killed ingests left behind is removed. `/admin/config/reload`: the file is read again."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from hartonomous import codec
-from hartonomous.errors import ValidationFailedError
+from hartonomous.errors import ConfigError, ValidationFailedError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import json_response, runtime_of
 from hartonomous.handlers.body import read_bytes, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import SweepBody
+from hartonomous.keys import RELOAD
 from hartonomous.middleware.request_id import call_of
 
 
@@ -31,7 +32,26 @@ async def sweep(request: web.Request) -> web.Response:
     return json_response(views.sweep_answer(swept, call.request_id))
 
 
+async def reload(request: web.Request) -> web.Response:
+    """Serve what the configuration file says now, or go on with the old one and say what is wrong."""
+    try:
+        reloaded = await request.app[RELOAD]()
+    except ConfigError as error:
+        raise ValidationFailedError(error.message, param=error.param, code=error.code) from error
+    body = {"status": "reloaded", "changed": reloaded.changed, "restart_required": reloaded.restart_required}
+    return json_response(body)
+
+
 OPERATIONS = (
+    Operation(
+        "POST",
+        "/admin/config/reload",
+        reload,
+        "Read the configuration file again",
+        "administration",
+        answer=shapes.ReloadAnswer,
+        errors=(422,),
+    ),
     Operation(
         "POST",
         "/admin/sweep",

@@ -10,14 +10,14 @@ from aiohttp import web
 
 from hartonomous import codec
 from hartonomous.errors import HartonomousError
-from hartonomous.keys import STATE, Runtime
+from hartonomous.keys import RUNTIME, Runtime
 
 DEGRADED_HEADER = "X-Hartonomous-Degraded"
 
 
 def runtime_of(request: web.Request) -> Runtime:
-    """Return the runtime that serves this request from now to its end."""
-    return request.app[STATE].current
+    """Return the runtime that serves this request from its beginning to its end."""
+    return request[RUNTIME]
 
 
 class Timer:

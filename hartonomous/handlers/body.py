@@ -19,7 +19,7 @@ from hartonomous.errors import (
     UnsupportedMediaTypeError,
     ValidationFailedError,
 )
-from hartonomous.keys import CONFIG
+from hartonomous.keys import RUNTIME
 from hartonomous.middleware.request_id import call_of
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,7 +64,7 @@ async def read_bytes(request: web.Request) -> bytes:
     if hdrs.CONTENT_TYPE in request.headers and request.content_type != codec.JSON:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
     refuse_compressed(request)
-    limit = request.app[CONFIG].server.max_body_bytes
+    limit = request[RUNTIME].config.server.max_body_bytes
     if (request.content_length or 0) > limit:
         raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
     return await _read(request, limit)

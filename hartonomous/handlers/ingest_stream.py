@@ -41,7 +41,7 @@ from hartonomous.handlers.ndjson import lines
 from hartonomous.handlers.schemas import DocumentBody, IngestParameters
 from hartonomous.handlers.spool import Spool
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
-from hartonomous.keys import CONFIG, STATE
+from hartonomous.keys import RUNTIME, STATE
 from hartonomous.log import logger
 from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
 from hartonomous.pipelines.documents import Document, DocumentResult
@@ -137,7 +137,7 @@ class _Body:
         if not self._request.app[STATE].draining:
             return
         now = time.monotonic()
-        self._closes_at = min(self._closes_at, now + self._request.app[CONFIG].server.drain_s / 2)
+        self._closes_at = min(self._closes_at, now + self._request.app[STATE].current.config.server.drain_s / 2)
         if waited or now >= self._closes_at:
             raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
 
@@ -170,9 +170,9 @@ class _IngestStream:
 
     def __init__(self, request: web.Request, call: Call) -> None:
         self.client = ClientStream(request, web.StreamResponse(headers=_HEADERS))
-        self.spool = Spool(request.app[CONFIG].server.max_spool_bytes)
+        self.spool = Spool(request[RUNTIME].config.server.max_spool_bytes)
         self._runtime = runtime_of(request)
-        self._server = request.app[CONFIG].server
+        self._server = request[RUNTIME].config.server
         self._call = call
         self._body = _Body(request, call, self.client, self.spool)
         self._counts = views.no_documents()

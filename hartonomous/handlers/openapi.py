@@ -86,7 +86,7 @@ def document(operations: Sequence[Operation], config: Config) -> bytes:
                 "title": "Hartonomous",
                 "version": __version__,
                 "summary": "One dependable RAG API in front of llama.cpp and Qdrant",
-                "description": _limits(config),
+                "description": limits(config),
             },
             "paths": paths,
             "components": {"schemas": dict(sorted(schemas.components.items()))},
@@ -153,7 +153,8 @@ def _operation_id(operation: Operation) -> str:
     return "_".join((operation.method.lower(), *words))
 
 
-def _limits(config: Config) -> str:
+def limits(config: Config) -> str:
+    """Return what the document says of the configuration."""
     server = config.server
     return (
         f"Limits of this server: a JSON body has at most {server.max_body_bytes} bytes, a line of a stream "

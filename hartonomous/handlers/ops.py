@@ -15,7 +15,7 @@ from hartonomous import __version__
 from hartonomous.errors import PermissionDeniedError
 from hartonomous.handlers.answers import json_response
 from hartonomous.handlers.operations import Operation
-from hartonomous.keys import METRICS, OPENAPI, STATE
+from hartonomous.keys import METRICS, RUNTIME, STATE
 
 
 class HealthAnswer(TypedDict):
@@ -71,8 +71,8 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """Answer the OpenAPI document, made once at start-up."""
-    return web.Response(body=request.app[OPENAPI], content_type="application/json")
+    """Answer the OpenAPI document of the current configuration."""
+    return web.Response(body=request[RUNTIME].openapi, content_type="application/json")
 
 
 def _is_local(remote: str | None) -> bool:

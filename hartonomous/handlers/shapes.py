@@ -215,6 +215,14 @@ class SweepAnswer(SweptView):
     request_id: str
 
 
+class ReloadAnswer(TypedDict):
+    """The key paths that serve with their new value, and those that do so after a restart."""
+
+    status: Literal["reloaded"]
+    changed: list[str]
+    restart_required: list[str]
+
+
 class DocumentView(TypedDict):
     """A document without its text."""
 

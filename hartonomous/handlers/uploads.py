@@ -34,7 +34,7 @@ from hartonomous.handlers.body import read_piece, refuse_compressed, shown
 from hartonomous.handlers.ingest_request import validated
 from hartonomous.handlers.offload import in_thread
 from hartonomous.handlers.schemas import UploadFields
-from hartonomous.keys import CONFIG
+from hartonomous.keys import RUNTIME
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +82,7 @@ async def received(request: web.Request) -> AsyncIterator[Upload]:
     """
     refuse_compressed(request)
     boundary = boundary_of(request.headers[hdrs.CONTENT_TYPE])
-    server = request.app[CONFIG].server
+    server = request[RUNTIME].config.server
     limit = (server.max_files + len(UploadFields.model_fields)) * (server.max_file_bytes + _PART_OVERHEAD)
     if (request.content_length or 0) > limit:
         raise _too_large(limit)

@@ -1,7 +1,8 @@
 """The floor behind `errors`: counts the requests under way, and lets no new one begin once the server is to stop.
 
-What is under way goes on; `/health`, `/ready` and `/metrics` are answered to the end, so that whoever asks sees the
-shutdown. They are also all that is answered on a connection for which there was no room (`hartonomous.listening`).
+A request keeps the runtime that it meets here, whatever is reloaded meanwhile. What is under way goes on; `/health`,
+`/ready` and `/metrics` are answered to the end, so that whoever asks sees the shutdown. They are also all that is
+answered on a connection for which there was no room (`hartonomous.listening`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from hartonomous.errors import BackendUnavailableError
-from hartonomous.keys import STATE
+from hartonomous.keys import RUNTIME, STATE
 
 _ALWAYS = frozenset(("/health", "/ready", "/metrics"))
 
@@ -32,7 +33,7 @@ async def drain(
         raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
     if request.protocol in state.surplus:
         raise BackendUnavailableError("There are too many connections.", code="too_many_connections", retry_after=1)
-    with state.working():
+    with state.working() as request[RUNTIME]:
         return await handler(request)
 
 

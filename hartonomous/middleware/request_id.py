@@ -16,7 +16,7 @@ from aiohttp import web
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import InvalidRequestError
-from hartonomous.keys import CALL, CONFIG, REQUEST_ID
+from hartonomous.keys import CALL, REQUEST_ID, RUNTIME
 
 HEADER = "X-Request-ID"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -62,7 +62,7 @@ def call_of(request: web.Request) -> Call:
 
 
 def _seconds(request: web.Request) -> float:
-    limit = request.app[CONFIG].server.request_timeout_s
+    limit = request[RUNTIME].config.server.request_timeout_s
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return limit

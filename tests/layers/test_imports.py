@@ -15,13 +15,13 @@ ROOT = Path(hartonomous.__file__).parent
 # Each floor may import the floors below it, and itself.
 FLOORS = (
     {"core", "errors", "codec"},
-    {"config", "configfile", "metrics", "log", "tracing", "audit"},
+    {"config", "configfile", "metrics", "log", "tls", "settings", "tracing", "audit"},
     {"clients", "parsing", "cache"},
     {"monitor", "pipelines"},
     {"evaluation"},
     {"keys"},
     {"middleware", "handlers"},
-    {"app", "wiring"},
+    {"app", "wiring", "parts", "reload"},
     {"server", "listening"},
     {"cli"},
     {"__main__"},

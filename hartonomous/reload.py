@@ -1,0 +1,134 @@
+"""The configuration is read again while the server serves: a new runtime beside the old one, and then in its place.
+
+Everything is read, checked and made before the swap, which is one assignment; whatever fails before leaves the old
+configuration serving. A request keeps the runtime that it began with, which is closed when its last request has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+
+from hartonomous import log
+from hartonomous.errors import ConfigError
+from hartonomous.keys import Reloaded, Runtime, State, Tenure
+from hartonomous.log import logger
+from hartonomous.metrics import Metrics
+from hartonomous.settings import Settings
+from hartonomous.tls import ServingContext
+
+Read = Callable[[], Settings]
+Make = Callable[[Settings, AsyncExitStack], Awaitable[Runtime]]
+"""Makes a runtime; what is to be done at its end it pushes on the stack."""
+
+
+class Reloader:
+    """Holds what the server serves with. One reload at a time: who comes meanwhile reads what is there afterwards.
+
+    `read` reads the configuration again, in a thread. `serving` is the context of the listening socket, None without
+    TLS.
+    """
+
+    def __init__(self, state: State, metrics: Metrics, read: Read, make: Make, serving: ServingContext | None) -> None:
+        self._state = state
+        self._metrics = metrics
+        self._read = read
+        self._make = make
+        self._serving = serving
+        self._settings: Settings | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._retiring: dict[asyncio.Task[None], Tenure] = {}
+
+    async def start(self, settings: Settings) -> None:
+        """Make the first runtime. Raises ConfigError."""
+        await self._swap(settings)
+        self._tell_success(settings)
+
+    async def reload(self) -> Reloaded:
+        """Serve what the configuration file says now.
+
+        Raises:
+            ConfigError: the file, or something that it names, is wrong; the old configuration serves on.
+        """
+        async with self._one_at_a_time:
+            try:
+                reloaded = await self._reload()
+            except Exception as error:
+                self._tell_failure(error)
+                raise
+        self._metrics.config_reloads.labels("reloaded" if reloaded.changed else "unchanged").inc()
+        found = {"changed": reloaded.changed, "restart_required": reloaded.restart_required}
+        logger.bind(**found).info("the configuration was read again")
+        return reloaded
+
+    async def close(self) -> None:
+        """Close the runtime, and those of before, whatever still uses them."""
+        async with self._one_at_a_time:
+            if self._state.tenure is not None:
+                self._retire(self._state.tenure)
+            for tenure in self._retiring.values():
+                tenure.end()
+            if self._retiring:
+                await asyncio.wait(self._retiring)
+
+    async def _reload(self) -> Reloaded:
+        old = self._settings
+        assert old is not None
+        read = await asyncio.to_thread(self._read)
+        settings, restart_required = read.bound_by(old)
+        changed = settings.changes(old)
+        if changed:
+            await self._swap(settings)
+        if settings.config.log.level != old.config.log.level:
+            log.configure(settings.config.log.level)
+        self._tell_success(settings)
+        return Reloaded(changed, restart_required)
+
+    async def _swap(self, settings: Settings) -> None:
+        async with AsyncExitStack() as stack:
+            runtime = await self._make(settings, stack)
+            if self._state.tenure is not None:
+                await _first_round(runtime)
+            tenure = Tenure(runtime, stack.pop_all())
+        old, self._state.tenure = self._state.tenure, tenure
+        self._settings = settings
+        if self._serving is not None and settings.certificate is not None:
+            self._serving.certificate = settings.certificate
+        if old is not None:
+            self._retire(old)
+
+    def _retire(self, tenure: Tenure) -> None:
+        """Let a runtime end with its last request."""
+        self._state.retired.add(tenure)
+        task = asyncio.create_task(tenure.retire())
+        self._retiring[task] = tenure
+        task.add_done_callback(self._retired)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._state.retired.discard(self._retiring.pop(task))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.opt(exception=error).error("an old configuration could not be closed")
+
+    def _tell_success(self, settings: Settings) -> None:
+        self._metrics.config_successful.set(1)
+        self._metrics.config_succeeded_at.set(time.time())
+        if settings.certificate is not None:
+            self._metrics.certificate_ends_at.set(settings.certificate.not_after)
+            settings.certificate.warn()
+
+    def _tell_failure(self, error: Exception) -> None:
+        self._metrics.config_reloads.labels("failed").inc()
+        self._metrics.config_successful.set(0)
+        if isinstance(error, ConfigError):
+            logger.bind(problem=error.message).error("the configuration is wrong: the old one serves on")
+        else:
+            logger.opt(exception=error).error("the configuration could not be reloaded: the old one serves on")
+
+
+async def _first_round(runtime: Runtime) -> None:
+    """Wait until it is known which backends are up, so that `/ready` does not forget it; but not for one that hangs."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(runtime.config.health.timeout_s):
+            await runtime.monitor.first_round.wait()
