@@ -2,6 +2,7 @@
 # make test   everything: lint, types, all tests (JOBS=2 at a time)
 # make coverage  all tests once more, one after the other, and which lines none of them reaches
 # make clients   LangChain and LlamaIndex, in an environment of their own, against a rag: model
+# make chaos  ten minutes of load while backends fail at random (SEED=N repeats a run, SECONDS=N is another length)
 # make unit   the tests that need no network and no model, in seconds
 
 PYTHON ?= python3
@@ -10,8 +11,10 @@ BIN := $(VENV)/bin
 MODEL ?=
 PYTEST_ARGS ?=
 JOBS ?= 2
+SEED ?=
+SECONDS ?= 600
 
-.PHONY: run test coverage clients unit lint types clean
+.PHONY: run test coverage clients chaos unit lint types clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -26,6 +29,9 @@ coverage: $(VENV)/.dev
 
 clients: $(VENV)/.dev $(VENV)-clients/.made
 	HARTONOMOUS_TEST_CLIENTS=$(abspath $(VENV)-clients/bin/python) $(BIN)/python -m pytest tests/clients -q $(PYTEST_ARGS)
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)

@@ -1,0 +1,1 @@
+"""Mixed load against the real application while its backends fail at random: `python -m tests.chaos`, `make chaos`."""

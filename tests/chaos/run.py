@@ -1,0 +1,116 @@
+"""A whole run: everything started, warmed up, loaded while faults are played, looked at, reported."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+
+from tests.chaos import leaks
+from tests.chaos.checks import Checks, filled
+from tests.chaos.client import Client
+from tests.chaos.ledger import Ledger
+from tests.chaos.load import Load
+from tests.chaos.player import Player
+from tests.chaos.reading import Reader
+from tests.chaos.relaying import Relayer
+from tests.chaos.report import Report
+from tests.chaos.schedule import Fault, draw
+from tests.chaos.stack import Stack, running
+from tests.chaos.texts import COLLECTIONS
+from tests.chaos.writing import Writer, all_names
+
+_READY_S = 30.0
+
+Tell = Callable[[str], object]
+
+
+class Run:
+    """One run on a stack that is up."""
+
+    def __init__(self, stack: Stack, report: Report, tell: Tell) -> None:
+        self._stack = stack
+        self._report = report
+        self._tell = tell
+        self._client = Client(stack.server, report)
+        self._ledger = Ledger()
+        self._writer = Writer(self._client, self._ledger)
+        self._reader = Reader(self._client, self._ledger)
+        self._relayer = Relayer(self._client)
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.close()
+
+    async def whole(self) -> None:
+        """Run it; the report has everything."""
+        before = await self._warm_up()
+        await self._load(draw(self._report.seed, self._report.seconds, engine=self._stack.engine is not None))
+        await self._recover()
+        self._tell("looking at every document")
+        checks = Checks(self._client, self._ledger, self._writer, self._reader, self._stack.store_url)
+        await checks.all()
+        await self._client.close()
+        await leaks.judge(self._stack.server, before, self._report)
+        self._sum_up()
+
+    async def _warm_up(self) -> leaks.Idle:
+        """Let each thing happen once while nothing is wrong: what is opened for good is open then."""
+        await self._stack.server.until("/ready", _READY_S)
+        await filled(self._client, self._writer, all_names(), self._ledger)
+        reader, relayer, chance = self._reader, self._relayer, Random(0)
+        actions = (reader.query, reader.query_streamed, reader.batch, relayer.chat, relayer.embeddings, relayer.rerank)
+        await asyncio.gather(*(action(chance) for action in actions))
+        if self._report.failed or self._report.requests("200") != self._report.requests():
+            raise RuntimeError(f"the warm-up failed: {self._report.outcomes} {self._report.violations}")
+        return await leaks.look(self._stack.server)
+
+    async def _load(self, faults: list[Fault]) -> None:
+        self._tell(f"{self._report.seconds:g} s of load, {len(faults)} faults")
+        self._client.player = player = Player(self._stack, faults)
+        load = Load(self._report.seed, self._writer, self._reader, self._relayer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(player.play())
+            group.create_task(load.run(self._report.seconds))
+        self._report.faults = player.played
+
+    async def _recover(self) -> None:
+        """Wait until the server is ready, and nothing is under way."""
+        try:
+            took = await self._stack.server.until("/ready", _READY_S)
+        except TimeoutError:
+            self._report.violate("not ready", f"{_READY_S:g} s after the last fault")
+            return
+        self._report.figures["ready again after"] = f"{took:.1f} s"
+        ends = time.monotonic() + _READY_S
+        busy = (await leaks.look(self._stack.server)).busy
+        while busy and time.monotonic() < ends:
+            await asyncio.sleep(0.1)
+            busy = (await leaks.look(self._stack.server)).busy
+        if busy:
+            self._report.violate("leak", f"still under way {_READY_S:g} s after the last request: {busy}")
+
+    def _sum_up(self) -> None:
+        for line in self._stack.server.complaints():
+            self._report.violate("log", line[:1_000])
+        figures = self._report.figures
+        figures["500s"] = str(self._report.count("500"))
+        figures["reads held against what was acknowledged"] = str(self._reader.looks)
+        figures["leaks"] = str(self._report.count("leak"))
+
+
+async def run(seed: int, seconds: float, tell: Tell = print) -> Report:
+    """Run for so many seconds of load (start, end and checks take some more); return the report."""
+    report = Report(seed, seconds)
+    tell(f"seed {seed}")
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
+        parts = await stack.enter_async_context(running(Path(folder), seed, COLLECTIONS))
+        one = Run(parts, report, tell)
+        stack.push_async_callback(one.close)
+        await one.whole()
+    return report
