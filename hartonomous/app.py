@@ -102,6 +102,8 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
         stack.push_async_callback(reloader.close)
         await reloader.start(settings)
         _background(stack, _measure_lag(app[METRICS]))
+        loop = asyncio.get_running_loop()
+        app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         yield
 
 

@@ -59,6 +59,18 @@ async def test_row_42_a_loop_that_was_blocked_for_250_ms_shows_in_the_lag(api: R
         await eventually(lambda: long_lags() >= blocks, "the block in the metric")  # noqa: B023 - called at once
 
 
+async def test_tasks_that_do_not_end_show_in_a_metric(api: RunningApp) -> None:
+    before = await api.metric("hartonomous_asyncio_tasks")
+    assert before > 0
+    never = asyncio.Event()
+    tasks = [asyncio.create_task(never.wait()) for _ in range(500)]
+    assert await api.metric("hartonomous_asyncio_tasks") > before + 400
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert await api.metric("hartonomous_asyncio_tasks") < before + 100
+
+
 async def test_row_26_a_poll_that_is_too_old_reads_unknown(make_config: ConfigMaker) -> None:
     async with running(make_config(health={"interval_s": 1000.0})) as app:
         await eventually(lambda: app.runtime.monitor.status("qdrant") == "up", "qdrant up")
