@@ -107,7 +107,7 @@ class Metrics:
             buckets=_LAG,
             registry=registry,
         )
-        self.tasks = Gauge("hartonomous_asyncio_tasks", "Tasks of the event loop that have not ended.", registry=registry)
+        self.tasks = Gauge("hartonomous_asyncio_tasks", "Tasks of the event loop.", registry=registry)
         self.tokens = Counter(
             "hartonomous_tokens_total",
             "Tokens that the backends counted, by service and direction (in, out).",
