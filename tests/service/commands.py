@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import aiohttp
 import yaml
 
 from hartonomous.config import Config
+from tests.forked import PIPE, Forked, hartonomous
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,11 +30,9 @@ class Commands:
         self._file = folder / "hartonomous.yaml"
         self._file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
 
-    async def start(self, *arguments: object) -> asyncio.subprocess.Process:
+    async def start(self, *arguments: object) -> Forked:
         """Start a command, its standard streams being pipes."""
-        command = [sys.executable, "-m", "hartonomous", *map(str, arguments), "--config", str(self._file)]
-        pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        return await hartonomous(*arguments, "--config", self._file, stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
     async def run(self, *arguments: object, stdin: bytes = b"") -> Ended:
         """Run a command to its end."""

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ import orjson
 import pytest
 import yaml
 
+from tests.forked import Forked, hartonomous
 from tests.service.application import ConfigMaker, RunningApp, running
 from tests.service.vector_store import Engine, free_port
 
@@ -51,12 +51,10 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._path = folder / "config.yaml"
         self._path.write_text(yaml.safe_dump({**config, "server": {"port": self.port}}), encoding="utf-8")
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Forked | None = None
 
     async def start(self, session: aiohttp.ClientSession) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hartonomous", "serve", "--config", str(self._path), stderr=asyncio.subprocess.DEVNULL
-        )
+        self._process = await hartonomous("serve", "--config", self._path)
         for _ in range(3_000):
             assert self._process.returncode is None, "the server ended"
             with suppress(aiohttp.ClientError):

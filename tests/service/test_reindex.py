@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from hartonomous.config import Config
+from tests.forked import Forked
 from tests.service.application import ConfigMaker, RunningApp, running
 from tests.service.commands import Commands, Ended, Points
 from tests.service.fault_backend import FaultBackend, json_reply
@@ -337,7 +338,7 @@ class Writer:
         assert found == self.stored
 
 
-async def ended(process: asyncio.subprocess.Process) -> Ended:
+async def ended(process: Forked) -> Ended:
     """Wait for a command that must succeed."""
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
