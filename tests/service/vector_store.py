@@ -7,9 +7,11 @@ a pytest plugin (`pytest_plugins`) or import the fixtures into a conftest.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 START_S = 30.0
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 1 << 30
 
 
 def free_port() -> int:
@@ -138,10 +142,24 @@ async def drop_collection(url: str, name: str) -> None:
                 await (await session.delete(f"/collections/{each}")).read()
 
 
+@contextmanager
+def data_folder(otherwise: Path) -> Iterator[Path]:
+    """Yield a folder in memory, where there is room for one, else `otherwise`.
+
+    Most of what a collection costs is waiting until a disk has its files. What a crash leaves on a disk is shown by
+    tests that start an engine of their own.
+    """
+    if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _MEMORY_BYTES:
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(prefix="hartonomous-", dir=_MEMORY) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def vector_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a vector store that speaks Qdrant's REST, the same one for the whole session."""
-    with running_store(tmp_path_factory.mktemp("vectors")) as url:
+    with data_folder(tmp_path_factory.mktemp("vectors")) as data, running_store(data) as url:
         yield url
 
 
