@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -56,20 +57,31 @@ class RunningApp:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[RunningApp]:
-    """Start the application as `hartonomous serve` does, on a free port; stop it at the end."""
+async def running(config: Config, *, buffer_bytes: int | None = None) -> AsyncIterator[RunningApp]:
+    """Start the application as `hartonomous serve` does, on a free port; stop it at the end.
+
+    With `buffer_bytes` the kernel holds no more than about that for a connection, in either direction, so that little
+    data shows what happens when a client does not read.
+    """
     runner = web.AppRunner(
         create_app(config), handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=5
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.SockSite(runner, _listener(buffer_bytes)).start()
         port = runner.addresses[0][1]
         async with aiohttp.ClientSession() as session:
             yield RunningApp(runner.app, f"http://127.0.0.1:{port}", session)
     finally:
         await runner.cleanup()
+
+
+def _listener(buffer_bytes: int | None) -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    if buffer_bytes is not None:
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            listener.setsockopt(socket.SOL_SOCKET, buffer, buffer_bytes)
+    return listener
 
 
 async def eventually(state: Callable[[], object], what: str = "the state") -> None:

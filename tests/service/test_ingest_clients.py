@@ -17,10 +17,11 @@ from tests.service.fault_backend import FaultBackend, after, hang
 from tests.service.ndjson import NDJSON, PATH, Raw, line, nobody_is_served, parsed, settled, stored
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ingest, passed_on, sample
 
-# A bad line costs no embedding. So many of them are more than the buffers of sockets hold, as are their answers.
+# A bad line costs no embedding. So many of them are more than the buffers of small sockets hold, as are their answers.
 BAD = b'{"colour": "%b"}\n' % (b"x" * 1_000)
 FULL = BAD * 1_000
-MANY = 40
+MANY = 10
+BUFFER_BYTES = 65_536
 
 
 async def test_a_client_that_waits_for_each_answer_is_answered_at_once(api: RunningApp) -> None:
@@ -53,6 +54,15 @@ async def test_the_answer_begins_before_the_first_line(api: RunningApp) -> None:
 
 
 @pytest.fixture
+async def tight(make_config: ConfigMaker) -> AsyncIterator[RunningApp]:
+    """The application on sockets that hold little."""
+    config = make_config()
+    async with running(config, buffer_bytes=BUFFER_BYTES) as app:
+        yield app
+        await app.delete(f"/rag/collections/{config.rag.default_collection}")
+
+
+@pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what goes to the temporary files of spools."""
     sizes: list[int] = []
@@ -66,13 +76,13 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-async def test_a_client_that_reads_only_after_it_has_sent_everything(api: RunningApp, moved: list[int]) -> None:
-    async with Raw.opened(api) as client:
+async def test_a_client_that_reads_only_after_it_has_sent_everything(tight: RunningApp, moved: list[int]) -> None:
+    async with Raw.opened(tight) as client:
         for _ in range(MANY):
             await client.send(FULL)
         await client.send(line("last"))
         await client.end()
-        results, last = parsed(api, await client.answer())
+        results, last = parsed(tight, await client.answer())
         assert [one["line"] for one in results] == list(range(1, MANY * 1_000 + 2))
         assert last["counts"] == {"created": 1, "updated": 0, "unchanged": 0, "failed": MANY * 1_000}
         assert sum(moved) > 1_000_000
@@ -82,7 +92,8 @@ async def test_a_client_that_reads_only_after_it_has_sent_everything(api: Runnin
 async def test_a_full_spool_holds_up_reading_until_the_client_reads(
     make_config: ConfigMaker, limit: int, moved: list[int]
 ) -> None:
-    async with running(make_config(server={"max_spool_bytes": limit})) as app, Raw.opened(app) as client:
+    config = make_config(server={"max_spool_bytes": limit})
+    async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
 
         async def write() -> None:
             for _ in range(MANY):
@@ -103,38 +114,39 @@ async def test_a_client_that_neither_reads_nor_can_send_is_cut_off(
     make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "WRITE_S", 0.3)
-    async with running(make_config(server={"max_spool_bytes": 100_000})) as app, Raw.opened(app) as client:
+    config = make_config(server={"max_spool_bytes": 100_000})
+    async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
         with pytest.raises(ConnectionError):
             await client.send(FULL * MANY * 10)
         await eventually(lambda: nobody_is_served(app), "the end of the request")
 
 
 async def test_a_client_that_has_sent_everything_and_does_not_read_is_cut_off(
-    api: RunningApp, monkeypatch: pytest.MonkeyPatch
+    tight: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "WRITE_S", 0.3)
-    async with Raw.opened(api) as client:
+    async with Raw.opened(tight) as client:
         for _ in range(MANY):
             await client.send(FULL)
         await client.end()
-        await eventually(lambda: nobody_is_served(api), "the end of the request")
+        await eventually(lambda: nobody_is_served(tight), "the end of the request")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await client.answer()
         client.leave()
 
 
 async def test_not_reading_is_no_reason_to_be_cut_off_while_sending(
-    api: RunningApp, monkeypatch: pytest.MonkeyPatch
+    tight: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "WRITE_S", 2.0)
-    async with Raw.opened(api) as client:
+    async with Raw.opened(tight) as client:
         for _ in range(MANY):
             await client.send(FULL)
         for _ in range(6):
             await client.send(BAD)
             await asyncio.sleep(0.5)
         await client.end()
-        results, _ = parsed(api, await client.answer())
+        results, _ = parsed(tight, await client.answer())
         assert len(results) == MANY * 1_000 + 6
 
 
@@ -146,7 +158,7 @@ async def test_a_slow_service_is_no_fault_of_a_client_that_does_not_read(
     gate = asyncio.Event()
     async with FaultBackend(upstream=embedding_url) as embedding:
         config = make_config(backends={"embedding": {"urls": (embedding.url,), "batch_size": 8, "concurrency": 1}})
-        async with running(config) as app, Raw.opened(app) as client:
+        async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
             await ingest(app, {"id": "first", "text": "Limes."})
             embedding.on(EMBEDDINGS, after(passed_on(embedding_url), gate))
 
