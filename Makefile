@@ -14,12 +14,16 @@ JOBS ?= 2
 SEED ?=
 SECONDS ?= 600
 
-.PHONY: run test coverage clients chaos unit lint types clean
+.PHONY: run test tests coverage clients chaos unit lint types clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
 
-test: lint types $(VENV)/.dev
+# The tests often wait; the types are checked meanwhile.
+test: lint
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
