@@ -51,10 +51,8 @@ class Checks:
             if exchange.status not in {200, 404}:
                 self._client.wrong(exchange, f"{name} cannot be read{when}", "status")
             elif seen[name] not in allowed:
-                kind = "missing" if seen[name] is None else "wrong version"
-                self._report.violate(
-                    kind, f"{name} is {seen[name]}{when}; known:{self._ledger.history(name, seen[name])}"
-                )
+                known = self._ledger.history(name, seen[name])
+                self._report.violate("missing", f"{name} is {seen[name]}{when}; known:{known}")
             await self._reader.chunks(name)
         for collection in COLLECTIONS:
             await self._listed(collection, {name for name, value in seen.items() if value is not None}, when)

@@ -103,10 +103,14 @@ class Client:
     async def send(
         self, route: str, method: str, path: str, body: Any = None, wish: Wish = _PLAIN, **options: Any
     ) -> Exchange:
-        """Send a request (`body` as JSON) and return how it ended, which is counted under `route`."""
+        """Send a request (`body` as JSON) and return how it ended, which is counted under `route`.
+
+        While the server is away nothing is sent.
+        """
+        await self._server.here()
         self._count += 1
         exchange = Exchange(route, f"chaos-{self.report.seed}-{self._count}", time.monotonic())
-        kills = self._server.kills if not self._server.away else -1
+        kills = self._server.kills
         headers = {"X-Request-ID": exchange.request_id, **options.pop("headers", {})}
         if wish.deadline_s is not None:
             headers["X-Request-Timeout-Ms"] = str(round(wish.deadline_s * 1_000))

@@ -13,7 +13,7 @@ from tests.chaos.report import Report
 from tests.chaos.server import Server, Usage
 
 # Connections to backends that are kept alive, and what a poll of their health holds for a moment.
-_SLACK = {"files": 8, "sockets": 8, "asyncio tasks": 4}
+_SLACK = {"files": 8, "sockets": 8, "asyncio tasks": 5}
 _PATIENCE_S = 20.0
 _SAMPLE = re.compile(
     r"^(hartonomous_\w*(?:in_flight|queue\w*|waiting|asyncio_tasks))(?:\{(.*)\})? (\S+)$", re.MULTILINE

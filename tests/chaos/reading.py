@@ -158,7 +158,8 @@ class Reader:
             name = Name(collection, hit["document_id"])
             version = version_of(name, hit["text"], hit["title"], hit["metadata"])
             if version is None or text_of(name, version.text)[hit["start"] : hit["end"]] != hit["text"]:
-                self._client.wrong(exchange, f"{name}: no chunk of a version: {hit}", "part of a version")
+                told = f"{name}: no chunk of a version: {hit}"
+                self._client.wrong(exchange, told, "part of a version", (name, hit["text"]))
                 continue
             if texts.setdefault(name.id, version.text) != version.text:
                 self._client.wrong(exchange, f"{name}: hits of two versions", "two versions")

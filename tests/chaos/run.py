@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -59,15 +60,20 @@ class Run:
         self._sum_up()
 
     async def _warm_up(self) -> leaks.Idle:
-        """Let each thing happen once while nothing is wrong: what is opened for good is open then."""
+        """Let each thing happen once while nothing is wrong: caches have their place then.
+
+        Files, sockets and tasks are those of before: what is kept alive for a moment would hide a leak.
+        """
         await self._stack.server.until("/ready", _READY_S)
+        fresh = await leaks.look(self._stack.server)
         await filled(self._client, self._writer, all_names(), self._ledger)
         reader, relayer, chance = self._reader, self._relayer, Random(0)
         actions = (reader.query, reader.query_streamed, reader.batch, relayer.chat, relayer.embeddings, relayer.rerank)
         await asyncio.gather(*(action(chance) for action in actions))
         if self._report.failed or self._report.requests("200") != self._report.requests():
             raise RuntimeError(f"the warm-up failed: {self._report.outcomes} {self._report.violations}")
-        return await leaks.look(self._stack.server)
+        warm = await leaks.look(self._stack.server)
+        return replace(fresh, usage=replace(fresh.usage, memory=warm.usage.memory))
 
     async def _load(self, faults: list[Fault]) -> None:
         self._tell(f"{self._report.seconds:g} s of load, {len(faults)} faults")

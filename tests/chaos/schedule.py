@@ -19,7 +19,7 @@ ENGINE, SERVER = "engine", "server"
 
 # So long nothing is wrong at the beginning and at the end.
 QUIET_S = 2.0
-_GAP_S = 0.9
+_GAP_S = 1.1
 _LEAST_S, _MOST_S = 0.2, 5.0
 _TWO_AT_ONCE = 0.25
 _ENGINE_EVERY_S = 45.0

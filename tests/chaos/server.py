@@ -32,14 +32,14 @@ class Usage:
 
 
 class Server:
-    """The application on a port of its own. `kills` counts how often it was killed; `away` is set until it is back."""
+    """The application on a port of its own. `kills` counts how often it was killed."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         self.kills = 0
-        self.away = True
+        self._here = asyncio.Event()
         self._config = folder / "hartonomous.yaml"
         own = {"host": "127.0.0.1", "port": self.port, **config.get("server", {})}
         self._config.write_text(yaml.safe_dump({**config, "server": own}), encoding="utf-8")
@@ -51,7 +51,16 @@ class Server:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(*command, stderr=log)
         await self.until("/health", _START_S)
-        self.away = False
+        self._here.set()
+
+    @property
+    def away(self) -> bool:
+        """Whether it has not been started, or was ended."""
+        return not self._here.is_set()
+
+    async def here(self) -> None:
+        """Wait until it is started."""
+        await self._here.wait()
 
     async def until(self, path: str, limit_s: float) -> float:
         """Wait until a path answers 200; return how long that took. TimeoutError: it did not."""
@@ -69,12 +78,12 @@ class Server:
     async def kill(self) -> None:
         """End it as `kill -9` does."""
         self.kills += 1
-        self.away = True
+        self._here.clear()
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End it with SIGTERM; with SIGKILL when it does not end."""
-        self.away = True
+        self._here.clear()
         try:
             async with asyncio.timeout(20):
                 await self._end(signal.SIGTERM)

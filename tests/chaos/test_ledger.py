@@ -45,5 +45,6 @@ def test_a_mix_of_two_versions_is_none() -> None:
     body = body_of(A, ONE)
     assert version_of(A, body["text"], body["title"], body["metadata"]) == ONE
     assert version_of(A, body["text"], "Title 2", body["metadata"]) is None
+    assert version_of(A, body["text"][:20], body["title"], body["metadata"]) == ONE
     mixed = text_of(A, 1)[:60] + text_of(A, 2)[60:]
     assert version_of(A, mixed, body["title"], body["metadata"]) is None

@@ -1,4 +1,4 @@
-"""What the documents of a chaos run say: each version tells its own number in every chunk."""
+"""What the documents of a chaos run say: each version tells its own number in text, title and metadata."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def body_of(name: Name, version: Version) -> dict[str, Any]:
         "id": name.id,
         "text": text_of(name, version.text),
         "title": title,
-        "metadata": {"name": name.id, "title": title},
+        "metadata": {"name": name.id, "title": title, "text": version.text},
     }
 
 
@@ -76,10 +76,12 @@ def rounds_in(text: str) -> set[int]:
 
 
 def version_of(name: Name, text: str, title: str | None, metadata: dict[str, Any]) -> Version | None:
-    """Return the version that a document or a piece of it belongs to, None where it is none or a mix of several."""
-    rounds = rounds_in(text)
-    if len(rounds) != 1 or title is None or not title.startswith("Title "):
+    """Return the version that a document or a piece of it belongs to, None where it is none or a mix of several.
+
+    A piece may be too short to tell its number: where a service says that the input is too large, chunks are cut again.
+    """
+    known = metadata.get("text")
+    right = metadata == {"name": name.id, "title": title, "text": known} and isinstance(known, int)
+    if not right or not rounds_in(text) <= {known} or title is None or not title.startswith("Title "):
         return None
-    if metadata != {"name": name.id, "title": title}:
-        return None
-    return Version(rounds.pop(), int(title.removeprefix("Title ")))
+    return Version(known, int(title.removeprefix("Title ")))

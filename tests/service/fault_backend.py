@@ -136,8 +136,8 @@ class FaultBackend:
         self._open += 1
         try:
             await self._serve(reader, writer)
-        except asyncio.CancelledError:
-            return  # stop() ended it; asyncio would report it otherwise
+        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+            return  # stop() or the peer ended it; asyncio would report it otherwise
         finally:
             self._open -= 1
             writer.close()
