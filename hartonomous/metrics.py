@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from hartonomous import __version__, log
+from hartonomous.core import walltime
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -108,6 +109,11 @@ class Metrics:
             registry=registry,
         )
         self.tasks = Gauge("hartonomous_asyncio_tasks", "Tasks of the event loop.", registry=registry)
+        Gauge(
+            "hartonomous_wall_clock_jump_seconds",
+            "How far the wall clock has been moved since the start: ahead, or (negative) back.",
+            registry=registry,
+        ).set_function(walltime.jumped)
         self.tokens = Counter(
             "hartonomous_tokens_total",
             "Tokens that the backends counted, by service and direction (in, out).",

@@ -21,13 +21,21 @@ class WallTime:
 
         After a jump forward, what is under way does not look abandoned.
         """
-        return min(time.time(), self._anchor + time.monotonic())
+        return min(time.time(), self._steady())
 
     def latest(self) -> float:
         """Return the later of the two, in seconds: no earlier after a jump back than it was before."""
-        return max(time.time(), self._anchor + time.monotonic())
+        return max(time.time(), self._steady())
+
+    def jumped(self) -> float:
+        """Return by how many seconds the wall clock is ahead of the other; negative after a jump back."""
+        return time.time() - self._steady()
+
+    def _steady(self) -> float:
+        return self._anchor + time.monotonic()
 
 
 _WALL_TIME = WallTime()
 earliest = _WALL_TIME.earliest
 latest = _WALL_TIME.latest
+jumped = _WALL_TIME.jumped
