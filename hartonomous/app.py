@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
 from hartonomous.config import Config, Health
@@ -130,7 +131,7 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
         searcher, generative, settings.retrieval, settings.generation, metrics, traffic, template, paraphrases
     )
     cached = open_answers(config, storage, search, generative, template, answerer, metrics, stack)
-    monitor = _open_monitor(list(pools.values()), config.health, metrics, parts, stack)
+    monitor = _open_monitor(list(pools.values()), embedding, config.health, metrics, parts, stack)
     return Runtime(
         config=config,
         pools=pools,
@@ -150,13 +151,20 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
     )
 
 
-def _open_monitor(pools: list[Pool], health: Health, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> Monitor:
+def _open_monitor(
+    pools: list[Pool],
+    embedding: EmbeddingClient,
+    health: Health,
+    metrics: Metrics,
+    parts: Parts,
+    stack: AsyncExitStack,
+) -> Monitor:
     def make(own: AsyncExitStack) -> Monitor:
-        monitor = Monitor(pools, health, metrics)
+        monitor = Monitor(pools, health, metrics, canaries={"embedding": embedding.check})
         _background(own, monitor.run())
         return monitor
 
-    return parts.take("monitor", (pools, health), make, stack)
+    return parts.take("monitor", (pools, embedding, health), make, stack)
 
 
 def _background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:

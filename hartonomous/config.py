@@ -7,61 +7,21 @@ sizes end in `_bytes`. Models are strict (the text "8700" is no port) and refuse
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hartonomous.core import template as prompt
+from hartonomous.fields import Fraction, RedisUrl, Seconds, Secret, StoreUrl, Url
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
-# A header carries a secret, so it is one word.
-_SECRET = re.compile(r"[!-~]+")
-_URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[A-Za-z0-9._~/-]*)?")
-_REDIS_URL = re.compile(r"rediss?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[0-9]{1,4})?|unix:///\S+")
+# What a service that does not say how many slots it has takes at once.
+_SLOTS = 8
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
 ServiceName = Literal["embedding", "reranking", "generative", "qdrant"]
-
-
-def _check_url(value: str) -> str:
-    if not _URL.fullmatch(value) or not _is_port(urlsplit(value)):
-        raise ValueError("expected an address like http://127.0.0.1:8710, without user, password or query")
-    return value.rstrip("/")
-
-
-def _is_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port is None or parts.port > 0
-    except ValueError:
-        return False
-
-
-def _check_store_url(value: str) -> str:
-    if value.startswith("unix:/"):
-        return value
-    return _check_url(value)
-
-
-def _check_redis_url(value: str) -> str:
-    if not _REDIS_URL.fullmatch(value):
-        raise ValueError("expected an address like redis://127.0.0.1:6379/0, without user and password")
-    return value
 
 
 def _no_own_options(value: dict[str, Any]) -> dict[str, Any]:
@@ -71,27 +31,6 @@ def _no_own_options(value: dict[str, Any]) -> dict[str, Any]:
     if own:
         raise ValueError(f"{own[0]} is set by the server itself")
     return value
-
-
-def _read_secret(value: object) -> object:
-    """Return the secret itself, or the stripped content of the file that `file:PATH` names."""
-    if not isinstance(value, str):
-        return value
-    secret = value
-    if value.startswith("file:"):
-        try:
-            secret = Path(value.removeprefix("file:")).read_text(encoding="ascii", errors="replace").strip()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not a file name"
-            raise ValueError(f"the secret's file cannot be read ({reason})") from None
-    if not _SECRET.fullmatch(secret):
-        raise ValueError("a secret is one line of visible ASCII characters, and not empty")
-    return SecretStr(secret)
-
-
-Url = Annotated[str, AfterValidator(_check_url)]
-StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
-Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
 
 
 class Section(BaseModel):
@@ -150,15 +89,38 @@ class Log(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
+class Breaker(Section):
+    """When an address that fails is left alone: after so many failures in a row, for `open_s` seconds.
+
+    That time doubles with each failure after it, up to `max_open_s`.
+    """
+
+    failures: Annotated[int, Field(ge=1, le=1_000)] = 5
+    open_s: Seconds = 1.0
+    max_open_s: Seconds = 30.0
+
+
 class Service(Section):
-    """What every backend has: addresses, a key, timeouts, bounds."""
+    """What every backend has: addresses, a key, timeouts, bounds.
+
+    Each address takes `concurrency` calls at once; `queue` more wait for their turn.
+    """
 
     api_key: Secret | None = None
-    concurrency: Annotated[int, Field(ge=1, le=4_096)] = 8
+    concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = 8
+    adaptive_concurrency: bool = False
+    queue: Annotated[int, Field(ge=0, le=65_536)] = 256
     connect_timeout_s: Seconds = 2.0
+    first_byte_timeout_s: Seconds = 30.0
     idle_timeout_s: Seconds = 60.0
     timeout_s: Seconds = 60.0
+    breaker: Breaker = Breaker()
     max_answer_bytes: Annotated[int, Field(ge=1_024)] = 64 * 1024 * 1024
+
+    @property
+    def slots(self) -> int:
+        """How many calls an address takes at once, as far as the configuration says."""
+        return self.concurrency or _SLOTS
 
 
 class ModelService(Service):
@@ -171,6 +133,7 @@ class ModelService(Service):
 class Embedding(ModelService):
     """The embedding service."""
 
+    hedging: bool = True
     batch_size: Annotated[int, Field(ge=1, le=2_048)] = 64
     tokenizer: Annotated[Path, Field(strict=False)] | None = None
     query_prefix: str = ""
@@ -180,12 +143,16 @@ class Embedding(ModelService):
 class Reranking(ModelService):
     """The reranking service; `scores` says what it answers: raw logits, or similarities in 0..1."""
 
+    hedging: bool = True
     scores: Literal["logits", "unit"] = "logits"
 
 
 class Generative(ModelService):
     """The generative service; its context size is asked from it unless it is given here."""
 
+    concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = None
+    queue: Annotated[int, Field(ge=0, le=65_536)] = 64
+    first_byte_timeout_s: Seconds = 300.0
     timeout_s: Seconds = 300.0
     context_tokens: Annotated[int, Field(ge=128)] | None = None
 
@@ -210,7 +177,8 @@ class Qdrant(Service):
     """The vector store: Qdrant, or `hartonomous engine`, which speaks Qdrant's REST."""
 
     url: StoreUrl = "http://127.0.0.1:6333"
-    concurrency: Annotated[int, Field(ge=1, le=4_096)] = 32
+    concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = 32
+    first_byte_timeout_s: Seconds = 15.0
     timeout_s: Seconds = 30.0
     collections: Collections = Collections()
 
@@ -378,7 +346,7 @@ class Rag(Section):
 class Redis(Section):
     """What several processes share; without a `url` there is none."""
 
-    url: Annotated[str, AfterValidator(_check_redis_url)] | None = None
+    url: RedisUrl | None = None
     username: Annotated[str, Field(min_length=1)] | None = None
     password: Secret | None = None
     timeout_s: Seconds = 0.5
@@ -389,6 +357,7 @@ class Health(Section):
 
     interval_s: Seconds = 5.0
     timeout_s: Seconds = 2.0
+    canary_interval_s: Seconds = 60.0
     ready: tuple[ServiceName, ...] = ("embedding", "qdrant", "generative")
 
 

@@ -130,6 +130,14 @@ class BackendUnavailableError(HartonomousError):
     code = "backend_unavailable"
 
 
+class QueueFullError(BackendUnavailableError):
+    """So many wait for a backend already that another one is better told at once."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
 class DeadlineExceededError(HartonomousError):
     """The request's deadline, or a backend's own timeout, passed."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily
@@ -29,13 +29,14 @@ class ServiceMetrics:
         self.in_flight = metrics.backend_in_flight.labels(service)
         self.latency = metrics.backend_latency.labels(service)
         self.up = metrics.backend_up.labels(service)
-        self._requests = metrics.backend_requests
-        self._service = service
-        self.count = cache(self._child)
-
-    def _child(self, outcome: str) -> Counter:
-        """Return the counter of calls that ended so: a status class ("2xx") or a kind of failure ("timeout")."""
-        return self._requests.labels(self._service, outcome)
+        self.queue = metrics.backend_queue.labels(service)
+        self.hedges = metrics.backend_hedges.labels(service)
+        self.count: Callable[[str], Counter] = cache(partial(metrics.backend_requests.labels, service))
+        self.retry: Callable[[str], Counter] = cache(partial(metrics.backend_retries.labels, service))
+        self.refused: Callable[[str], Counter] = cache(partial(metrics.backend_refusals.labels, service))
+        self.saved: Callable[[str], Counter] = cache(partial(metrics.backend_saved.labels, service))
+        self.breaker: Callable[[str], Gauge] = cache(partial(metrics.breaker_state.labels, service))
+        self.breaker_change: Callable[[str], Counter] = cache(partial(metrics.breaker_changes.labels, service))
 
 
 class CacheMetrics:
@@ -156,6 +157,47 @@ class Metrics:
             "hartonomous_backend_up",
             "Whether the last health poll found the service up (1), down (0) or has not found out (-1).",
             ("service",),
+            registry=registry,
+        )
+        self.backend_queue = Gauge(
+            "hartonomous_backend_queue_length", "Calls that wait for their turn.", ("service",), registry=registry
+        )
+        self.backend_refusals = Counter(
+            "hartonomous_backend_refusals_total",
+            "Calls refused before they were sent: queue_full, too_late (the turn would come after the deadline), open "
+            "(every circuit is open).",
+            ("service", "reason"),
+            registry=registry,
+        )
+        self.backend_retries = Counter(
+            "hartonomous_backend_retries_total",
+            "Calls sent again, by what had failed; refused: the retry budget was used up.",
+            ("service", "reason"),
+            registry=registry,
+        )
+        self.backend_hedges = Counter(
+            "hartonomous_backend_hedges_total",
+            "Calls sent to a second address because the first was slow.",
+            ("service",),
+            registry=registry,
+        )
+        self.backend_saved = Counter(
+            "hartonomous_backend_cancelled_total",
+            "Calls that a backend was spared of or need not finish, because nobody waited for them any more: queued, "
+            "running, streaming.",
+            ("service", "state"),
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "hartonomous_breaker_state",
+            "The circuit towards an address: closed (0), half-open (1), open (2).",
+            ("service", "address"),
+            registry=registry,
+        )
+        self.breaker_changes = Counter(
+            "hartonomous_breaker_changes_total",
+            "Changes of circuits, by the state that they took.",
+            ("service", "state"),
             registry=registry,
         )
         self.cache_requests = Counter(

@@ -1,9 +1,14 @@
-"""The health monitor: a background task that polls each backend and remembers what it found.
+"""The health monitor: a background task a service that polls its addresses and remembers what it found.
 
 `/health` and `/ready` answer from here and never ask a backend themselves. A poll costs the backend nothing:
-llama.cpp's `/health` never wakes a sleeping model; Qdrant's `/readyz` of a single node is always 200, so its
-collections are asked for as well. Polls are jittered, each has a timeout of its own, and what is older than three
-intervals reads `unknown`. Log lines mark changes alone.
+llama.cpp's `/health` and `/props` never wake a sleeping model; Qdrant's `/readyz` of a single node is always 200, so
+its collections are asked for as well. Polls are jittered, one service's never wait for another's, each has a timeout of
+its own, and what is older than three intervals reads `unknown`. Log lines mark changes alone.
+
+An embedding server can answer its health poll and embed nothing but nulls. So an address that has been used since the
+last time gets a canary now and then: one short text, whose vector must be finite and as wide as the model's. What fails
+it is down until it passes. A circuit whose time has passed is made half-open by a good poll, so that it closes without
+waiting for a caller's luck; where there is a canary, that is the probe.
 """
 
 from __future__ import annotations
@@ -11,18 +16,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
-from hartonomous.clients.pool import Pool, Replica
+from hartonomous import codec
+from hartonomous.clients.pool import Pool
+from hartonomous.clients.replica import Replica
 from hartonomous.config import Health
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
-from hartonomous.errors import HartonomousError
+from hartonomous.errors import BackendError, HartonomousError
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 
 Status = Literal["up", "down", "unknown"]
+
+Canary = Callable[[Replica, Call], Awaitable[None]]
+"""Makes a small call of one address and raises one of our errors when its answer is not what it should be."""
 
 _GAUGE = {"up": 1, "down": 0, "unknown": -1}
 _PATHS = {"qdrant": ("/readyz", "/collections")}
@@ -30,15 +40,26 @@ _MODEL_PATHS = ("/health",)
 
 
 class Monitor:
-    """Polls every address of every service until it is cancelled."""
+    """Polls every address of every service until it is cancelled. `canaries` are by service."""
 
     def __init__(
-        self, pools: Sequence[Pool], config: Health, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        pools: Sequence[Pool],
+        config: Health,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        canaries: Mapping[str, Canary] | None = None,
     ) -> None:
         self._pools = {pool.name: pool for pool in pools}
         self._config = config
         self._gauges = {name: metrics.service(name).up for name in self._pools}
         self._clock = clock
+        self._canaries = {
+            replica: _Bird(canary, config.canary_interval_s, clock)
+            for name, canary in (canaries or {}).items()
+            for replica in self._pools[name].replicas
+        }
         self._polled: dict[str, float] = {}
         self._told: dict[str, Status] = {}
         self.first_round = asyncio.Event()
@@ -60,10 +81,16 @@ class Monitor:
         return [name for name in self._config.ready if self.status(name) != "up"]
 
     async def run(self) -> None:
-        """Poll for ever."""
+        """Poll for ever; one service never waits for another."""
+        async with asyncio.TaskGroup() as group:
+            for pool in self._pools.values():
+                group.create_task(self._watch(pool))
+
+    async def _watch(self, pool: Pool) -> None:
         while True:
-            await asyncio.gather(*(self._poll_service(pool) for pool in self._pools.values()))
-            self.first_round.set()
+            await self._poll_service(pool)
+            if len(self._polled) == len(self._pools):
+                self.first_round.set()
             await asyncio.sleep(self._config.interval_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
     async def _poll_service(self, pool: Pool) -> None:
@@ -82,7 +109,63 @@ class Monitor:
         try:
             for path in _PATHS.get(pool.name, _MODEL_PATHS):
                 await pool.poll(path, replica, call)
+            await self._look_closer(pool, replica, call)
         except HartonomousError:
-            replica.up = False
+            pool.polled(replica, False)
         else:
-            replica.up = True
+            pool.polled(replica, True)
+
+    async def _look_closer(self, pool: Pool, replica: Replica, call: Call) -> None:
+        """Ask an address that is up what it has not told yet."""
+        if pool.name == "generative" and pool.config.concurrency is None:
+            slots = (await _props(pool, replica, call)).get("total_slots")
+            if type(slots) is int and slots > 0:
+                pool.set_slots(replica, slots)
+        bird = self._canaries.get(replica)
+        if bird is None or not (replica.breaker.due or bird.is_due(replica)):
+            return
+        if (await _props(pool, replica, call)).get("is_sleeping") is not True:
+            await bird.sing(replica, call)
+
+
+class _Bird:
+    """The canary of one address: when it was sent down last, and whether it came back."""
+
+    def __init__(self, canary: Canary, interval_s: float, clock: Callable[[], float]) -> None:
+        self._canary, self._interval_s, self._clock = canary, interval_s, clock
+        self._next = clock() + interval_s
+        self._entered = 0
+        self._is_well = True
+
+    def is_due(self, replica: Replica) -> bool:
+        """Whether it is time, and the address was used meanwhile; at every poll until it passes once it has failed."""
+        return not self._is_well or (self._clock() >= self._next and replica.entered != self._entered)
+
+    async def sing(self, replica: Replica, call: Call) -> None:
+        """Make the call, as the probe of a circuit whose time has passed; raises what is wrong."""
+        ticket = replica.breaker.admit() if replica.breaker.due else None
+        try:
+            await self._canary(replica, call)
+        except HartonomousError:
+            self._is_well = False
+            if ticket is not None:
+                ticket.failed()
+            raise
+        except asyncio.CancelledError:
+            if ticket is not None:
+                ticket.cancelled()
+            raise
+        if ticket is not None:
+            ticket.succeeded()
+        self._is_well = True
+        self._entered = replica.entered
+        self._next = self._clock() + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+
+
+async def _props(pool: Pool, replica: Replica, call: Call) -> Mapping[str, object]:
+    """Return llama.cpp's `/props`; servers that have none are no less up."""
+    try:
+        props = codec.loads((await pool.poll("/props", replica, call)).body)
+    except (BackendError, codec.NotJsonError):
+        return {}
+    return props if isinstance(props, dict) else {}

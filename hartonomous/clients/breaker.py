@@ -137,9 +137,12 @@ class Breaker:
         self._probing = True
         return Ticket(self, self._epoch, True)
 
-    def half_open(self) -> None:
-        """Make an open circuit whose time has passed half-open: the next caller is the probe."""
-        if self.due:
+    def half_open(self, *, early: bool = False) -> None:
+        """Make an open circuit whose time has passed half-open: the next caller is the probe.
+
+        `early` does so before its time: the backend was gone, and has just come back.
+        """
+        if self.due or (early and self._state == "open"):
             self._machine.half_open()
             self._follow()
 

@@ -24,7 +24,7 @@ from hartonomous.clients.marks import (
     new_mark,
 )
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.qdrant import nonsense, read_result
+from hartonomous.clients.qdrant import ask, nonsense
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -47,14 +47,14 @@ class Collections:
     async def fetch(self, name: str, call: Call) -> Raw | None:
         """Return what there is under a name or an alias, or None."""
         try:
-            result = read_result(await self._pool.request("GET", f"/collections/{name}", call))
+            result = await ask(self._pool, "GET", f"/collections/{name}", call)
         except NotFoundError:
             return None
         return result if isinstance(result, dict) else nonsense()
 
     async def names(self, call: Call) -> list[str]:
         """Return the names of all collections, without aliases."""
-        result = read_result(await self._pool.request("GET", "/collections", call))
+        result = await ask(self._pool, "GET", "/collections", call)
         try:
             return [str(entry["name"]) for entry in result["collections"]]
         except (TypeError, KeyError):
@@ -62,7 +62,7 @@ class Collections:
 
     async def aliases(self, call: Call) -> dict[str, str]:
         """Return all aliases and the collections that they stand for."""
-        result = read_result(await self._pool.request("GET", "/aliases", call))
+        result = await ask(self._pool, "GET", "/aliases", call)
         try:
             return {str(entry["alias_name"]): str(entry["collection_name"]) for entry in result["aliases"]}
         except (TypeError, KeyError):
@@ -91,7 +91,7 @@ class Collections:
     async def delete(self, name: str, call: Call) -> bool:
         """Delete a collection with its aliases; return whether there was one. An alias is not followed."""
         try:
-            return bool(read_result(await self._pool.request("DELETE", f"/collections/{name}", call)))
+            return bool(await ask(self._pool, "DELETE", f"/collections/{name}", call))
         except NotFoundError:
             return False
 

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from hartonomous import codec
+from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.qdrant import read_result
-from hartonomous.clients.status import BackendRefusedError
+from hartonomous.clients.qdrant import ask
 from hartonomous.config import Collections
 from hartonomous.core.call import Call
 from hartonomous.errors import ConflictError
@@ -43,7 +43,7 @@ async def create_collection(
     """
     body = codec.dumps(_description(dimension, metadata, settings))
     try:
-        return bool(read_result(await pool.request("PUT", f"/collections/{collection}", call, body)))
+        return bool(await ask(pool, "PUT", f"/collections/{collection}", call, body))
     except ConflictError:
         return False
 
@@ -75,7 +75,7 @@ async def create_index(pool: Pool, collection: str, field: str, kind: str, call:
     """
     body = codec.dumps({"field_name": field, "field_schema": kind})
     try:
-        read_result(await pool.request("PUT", f"/collections/{collection}/index?wait=true", call, body))
+        await ask(pool, "PUT", f"/collections/{collection}/index?wait=true", call, body)
     except BackendRefusedError:
         return False
     return True

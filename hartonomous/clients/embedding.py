@@ -20,7 +20,8 @@ from typing import Any
 
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
-from hartonomous.clients.pool import Pool
+from hartonomous.clients.pool import NONSENSE, Answer, Pool
+from hartonomous.clients.replica import Replica
 from hartonomous.config import Embedding
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -58,6 +59,18 @@ class EmbeddingClient:
         """Ask the service anew which model it has."""
         self._info.forget()
 
+    async def check(self, replica: Replica, call: Call) -> None:
+        """Embed one short text at one address, past the guard.
+
+        Raises what `Pool.poll` raises, and BackendError when the vector is not finite, or not as wide as the service
+        says that its model makes them.
+        """
+        answer = await self._pool.poll("/v1/embeddings", replica, call, self._body(["canary"]))
+        try:
+            decode(codec.loads(answer.body), 1, self._info.known_dimension)
+        except NONSENSE as error:
+            raise BackendError("The embedding service's canary did not come back.") from error
+
     async def fingerprint(self, call: Call) -> EmbeddingFingerprint:
         """Return what a collection's vectors depend on: model, dimension and prefixes."""
         model = await self._info.get(call)
@@ -83,7 +96,7 @@ class EmbeddingClient:
     @property
     def concurrency(self) -> int:
         """How many calls the service takes side by side, over all its addresses."""
-        return self._config.concurrency * len(self._config.urls)
+        return self._config.slots * len(self._config.urls)
 
     async def _embed(self, texts: Sequence[str], call: Call) -> Embedded:
         dimension = (await self.fingerprint(call)).dimension
@@ -100,22 +113,32 @@ class EmbeddingClient:
         parts = [task.result() for task in tasks]
         return Embedded([vector for part in parts for vector in part.vectors], sum(part.tokens for part in parts))
 
-    async def _embed_batch(self, texts: Sequence[str], call: Call, dimension: int | None) -> Embedded:
+    def _body(self, texts: Sequence[str]) -> bytes:
         body: dict[str, Any] = {"input": list(texts), "encoding_format": "base64"}
         if self._config.model is not None:
             body["model"] = self._config.model
+        return codec.dumps(body)
+
+    async def _embed_batch(self, texts: Sequence[str], call: Call, dimension: int | None) -> Embedded:
+
+        def read(answer: Answer) -> tuple[Embedded, object]:
+            value = codec.loads(answer.body)
+            return decode(value, len(texts), dimension), value.get("model")
+
         try:
-            answer = await self._pool.request("POST", "/v1/embeddings", call, codec.dumps(body))
+            embedded, model = await self._pool.request(
+                "POST",
+                "/v1/embeddings",
+                call,
+                self._body(texts),
+                is_hedged=self._config.hedging,
+                read=read,
+                nonsense="The embedding service answered something that is no list of embeddings.",
+            )
         except (BackendError, BackendUnavailableError):
             self._info.forget()  # it may come back with another model
             raise
-        try:
-            value = codec.loads(answer.body)
-            embedded = decode(value, len(texts), dimension)
-        except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
-            self._info.forget()
-            raise BackendError("The embedding service answered something that is no list of embeddings.") from error
-        if self._info.is_another(value.get("model")):
+        if self._info.is_another(model):
             self._info.forget()
             raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
         self._tokens.inc(embedded.tokens)

@@ -15,7 +15,7 @@ from typing import Any
 
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
-from hartonomous.clients.pool import Pool
+from hartonomous.clients.pool import Answer, Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.clients.tokenize import Tokenize
 from hartonomous.config import Generative
@@ -94,14 +94,17 @@ class GenerativeClient:
         if time.monotonic() < self._no_render_until:
             return None
         try:
-            answer = await self._pool.request(
-                "POST", "/apply-template", call, codec.dumps({**self._model(), **request})
+            return await self._pool.request(
+                "POST",
+                "/apply-template",
+                call,
+                codec.dumps({**self._model(), **request}),
+                read=_read_prompt,
+                nonsense="The generative service answered something that is no prompt.",
             )
-            prompt = codec.loads(answer.body)["prompt"]
-        except (BackendError, codec.NotJsonError, KeyError, TypeError):
+        except BackendError:
             self._no_render_until = time.monotonic() + _RENDER_AGAIN_S
             return None
-        return prompt if isinstance(prompt, str) else None
 
     async def count_tokens(self, texts: Sequence[str], call: Call) -> list[int] | None:
         """Return how many tokens each text has as a prompt of its own; None when the service cannot say.
@@ -119,14 +122,9 @@ class GenerativeClient:
         Raises what `Pool.request` raises, and BackendError on a nonsensical answer.
         """
         body = codec.dumps({**self._model(), **request, "stream": False})
-        answer = await self._pool.request("POST", _PATH, call, body, idempotent=False)
-        try:
-            parsed = codec.loads(answer.body)
-            choice = parsed["choices"][0]
-            text = choice["message"].get("content") or ""
-            delta = Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))
-        except (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise BackendError(_NOT_A_COMPLETION) from error
+        delta = await self._pool.request(
+            "POST", _PATH, call, body, is_idempotent=False, read=_read_completion, nonsense=_NOT_A_COMPLETION
+        )
         self._count(delta.usage)
         return delta
 
@@ -170,6 +168,20 @@ class GenerativeClient:
         if usage is not None:
             self._tokens_in.inc(usage.prompt_tokens)
             self._tokens_out.inc(usage.completion_tokens)
+
+
+def _read_prompt(answer: Answer) -> str:
+    prompt = codec.loads(answer.body)["prompt"]
+    if not isinstance(prompt, str):
+        raise TypeError("no text")
+    return prompt
+
+
+def _read_completion(answer: Answer) -> Delta:
+    parsed = codec.loads(answer.body)
+    choice = parsed["choices"][0]
+    text = choice["message"].get("content") or ""
+    return Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))
 
 
 def _name(parsed: Mapping[str, Any], key: str) -> str | None:

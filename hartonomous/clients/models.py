@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hartonomous import codec
-from hartonomous.clients.pool import Pool
+from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError
 
@@ -52,6 +52,11 @@ class ModelInfoCache:
             self._answers = None
         return found
 
+    @property
+    def known_dimension(self) -> int | None:
+        """The dimension as far as it is known, without asking."""
+        return None if self._known is None else self._known.dimension
+
     def forget(self) -> None:
         """Ask again at the next call."""
         self._known = None
@@ -70,13 +75,13 @@ class ModelInfoCache:
             self._known = replace(self._known, dimension=dimension)
 
     async def _ask(self, call: Call) -> ModelInfo:
-        models = await self._json("/v1/models", call)
-        try:
-            first = models["data"][0]
-            name = self._name or str(first["id"]).rsplit("/", 1)[-1]
-            meta = _mapping(first.get("meta"))
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise BackendError(f"The {self._pool.name} service answered no list of models.") from error
+        name, meta = await self._pool.request(
+            "GET",
+            "/v1/models",
+            call,
+            read=self._read,
+            nonsense=f"The {self._pool.name} service answered no list of models.",
+        )
         props = await self._props(call)
         settings = _mapping(props.get("default_generation_settings"))
         context = settings.get("n_ctx") or meta.get("n_ctx") or meta.get("n_ctx_train")
@@ -85,21 +90,22 @@ class ModelInfoCache:
     async def _props(self, call: Call) -> dict[str, Any]:
         """Return llama.cpp's `/props`; servers that have none are no less useful."""
         try:
-            return _mapping(await self._json("/props", call))
+            return await self._pool.request("GET", "/props", call, read=_props, nonsense="no /props")
         except BackendError:
             return {}
 
-    async def _json(self, path: str, call: Call) -> Any:
-        answer = await self._pool.request("GET", path, call)
-        try:
-            return codec.loads(answer.body)
-        except codec.NotJsonError as error:
-            raise BackendError(f"The {self._pool.name} service answered no JSON.") from error
+    def _read(self, answer: Answer) -> tuple[str, dict[str, Any]]:
+        first = codec.loads(answer.body)["data"][0]
+        return self._name or str(first["id"]).rsplit("/", 1)[-1], _mapping(first.get("meta"))
 
 
 def count_of(value: object) -> int:
     """Return a number of tokens that a service counted; 0 where it is none."""
     return _positive(value) or 0
+
+
+def _props(answer: Answer) -> dict[str, Any]:
+    return _mapping(codec.loads(answer.body))
 
 
 def _mapping(value: object) -> dict[str, Any]:

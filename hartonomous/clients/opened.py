@@ -9,23 +9,30 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from hartonomous.clients.status import AnswerTooLargeError
-from hartonomous.errors import BackendError
+from hartonomous.clients.admission import Place
+from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError
+from hartonomous.errors import HartonomousError
 
 if TYPE_CHECKING:
     from hartonomous.clients.pool import Pool
 
 
 class Opened:
-    """A response whose headers are there and whose body is still to be read; errors are ours already."""
+    """A response whose headers are there and whose body is still to be read; errors are ours already.
 
-    def __init__(self, pool: Pool, response: aiohttp.ClientResponse, outcome: list[str]) -> None:
+    It holds a place at its address until the pool closes it. `is_whole`: it is read to its end before anybody uses it.
+    """
+
+    def __init__(self, pool: Pool, response: aiohttp.ClientResponse, place: Place, *, is_whole: bool) -> None:
         self.status = response.status
         self.headers = response.headers
         self.content_type = response.content_type
+        self.place = place
+        self.is_whole = is_whole
+        self.failure: HartonomousError | None = None
+        """What broke the body, also where its reader has made something else of it."""
         self._pool = pool
         self._response = response
-        self._outcome = outcome
 
     async def pieces(self) -> AsyncGenerator[bytes]:
         """Yield the body as it comes; between two pieces the backend has `idle_timeout_s`.
@@ -34,9 +41,14 @@ class Opened:
         """
         content, idle_s = self._response.content, self._pool.config.idle_timeout_s
         while True:
-            with self._pool.errors(self._outcome):
-                async with asyncio.timeout(idle_s):
+            try:
+                async with asyncio.timeout(idle_s) as idle:
                     data = await content.readany()
+            except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+                # A stream that runs into the request's deadline says nothing about the backend.
+                is_blamed = True if idle.expired() else None if self.is_whole else False
+                self.failure = self._pool.translate(error, self.place, is_blamed)
+                raise self.failure from error
             if not data:
                 return
             yield data
@@ -56,7 +68,14 @@ class Opened:
         """Let whoever reads the body fail at once."""
         self._response.content.set_exception(aiohttp.ClientConnectionError("aborted"))
 
-    def broken(self) -> BackendError:
-        """Return the error of a body that ended too early, which only its reader can tell, and count it."""
-        self._outcome[0] = "broken"
-        return BackendError(f"The {self._pool.name} service broke its stream off.")
+    def broken(self) -> BrokenOffError:
+        """Return the error of a body that ended too early, which only its reader can tell."""
+        self.failure = error = BrokenOffError(f"The {self._pool.name} service broke its stream off.")
+        return error
+
+    def close(self) -> None:
+        """Give the connection back when the whole body was read, else close it."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()

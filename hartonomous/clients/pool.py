@@ -1,50 +1,54 @@
 """A backend service's connections: one session, its addresses, and the calls over them.
 
-Every call to a backend goes through `Pool.open` (a response to be streamed) or `Pool.request` (a whole answer). The
-pool picks the address with the fewest calls under way among those not known to be down, bounds the call by the
-request's deadline, counts it, and turns every foreign exception and every bad status into one of ours. An address takes
-`concurrency` calls at once; the others wait for their turn on the caller's time, not on the service's.
-
-Where no connection can be made nothing was sent, so any call goes on to the next address. A call whose connection ends
-before the answer's first byte (kept alive, and closed by the backend meanwhile) is sent once more at once if it is
-idempotent.
+Every call to a backend goes through `Pool.open` (a response to be streamed) or `Pool.request` (a whole answer), and
+there through the service's guard, which says when it is sent, to which address, and whether once more. The pool sends
+it, bounds it by the request's deadline, counts it, and turns every foreign exception and every bad status into one of
+ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import aiohttp
 
+from hartonomous import codec
+from hartonomous.clients.admission import Admission, Place
+from hartonomous.clients.breaker import Breaker, State
+from hartonomous.clients.failures import (
+    AnswerTooLargeError,
+    BrokenOffError,
+    SlowAnswerError,
+    UnreachableError,
+    Verdict,
+    verdict,
+)
+from hartonomous.clients.guard import Guard, Request
 from hartonomous.clients.opened import Opened
+from hartonomous.clients.replica import Replica
+from hartonomous.clients.sessions import make_session, payload
 from hartonomous.clients.status import raise_for_status
 from hartonomous.config import Service
 from hartonomous.core.call import Call
-from hartonomous.core.deadline import Deadline
-from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, HartonomousError
+from hartonomous.errors import BackendError, BackendUnavailableError, HartonomousError
+from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 
-# llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
-_KEEPALIVE_S = 4.0
-_IN_ONE = 512 * 1024
+T = TypeVar("T")
+
 _JSON_HEADERS = {"Content-Type": "application/json"}
+NONSENSE = (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, AttributeError)
+"""What reading an answer raises that is not what it should be."""
 
-
-@dataclass(slots=True)
-class Replica:
-    """One address of a service: what the monitor knows of it, and the calls that it has under way or in line."""
-
-    url: str
-    slots: asyncio.Semaphore
-    up: bool | None = None
-    outstanding: int = 0
-    waiting: int = 0
+_POLLED_BYTES = 1024 * 1024
+# What an answer's status tells better.
+_BY_STATUS = frozenset({"2xx", "answered", "failed", "refused", "unavailable", "overloaded"})
+_GAUGE: Mapping[State, int] = {"closed": 0, "half-open": 1, "open": 2}
 
 
 @dataclass(slots=True, frozen=True)
@@ -56,12 +60,8 @@ class Answer:
     headers: Mapping[str, str]
 
 
-class UnreachableError(BackendUnavailableError):
-    """No connection could be made: the request has not been sent."""
-
-
 class Pool:
-    """The session of one service. Made inside a running loop; closed by `close`."""
+    """The sessions and the guard of one service. Made inside a running loop; closed by `close`."""
 
     def __init__(self, name: str, urls: tuple[str, ...], config: Service, metrics: Metrics) -> None:
         if not urls:
@@ -70,39 +70,26 @@ class Pool:
         self.config = config
         self._metrics = metrics.service(name)
         unix = urls[0].startswith("unix:")
-        self.replicas = [
-            Replica("http://localhost" if unix else url, asyncio.Semaphore(config.concurrency)) for url in urls
-        ]
+        self.replicas = [self._replica("http://localhost" if unix else url) for url in urls]
+        self.admission = Admission(name, self.replicas, config.queue, self._metrics)
+        self._guard = Guard(self.admission, self.replicas, self._metrics)
         self._aborted = False
         self._open: set[Opened] = set()
         socket_path = urls[0].removeprefix("unix:") if unix else None
-        self._session = self._make_session(socket_path)
-        self._polls = self._make_session(socket_path)
+        self._session = make_session(config, socket_path)
+        self._polls = make_session(config, socket_path)
 
-    def _make_session(self, socket_path: str | None) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=self._connector(socket_path),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            headers=self._headers(self.config),
-            skip_auto_headers=("User-Agent",),
-        )
+    def _replica(self, url: str) -> Replica:
+        settings = self.config.breaker
+        breaker = Breaker(url, settings.failures, settings.open_s, settings.max_open_s, self._on_change)
+        self._metrics.breaker(url).set(_GAUGE[breaker.state])
+        return Replica(url, self.config.slots, breaker, is_adaptive=self.config.adaptive_concurrency)
 
-    @staticmethod
-    def _connector(socket_path: str | None) -> aiohttp.BaseConnector:
-        # How many calls there are at once is for the slots of an address to say.
-        if socket_path is not None:
-            return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=_KEEPALIVE_S)
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
-
-    @staticmethod
-    def _headers(config: Service) -> dict[str, str]:
-        headers = {"Accept-Encoding": "identity"}
-        if config.api_key is not None:
-            secret = config.api_key.get_secret_value()
-            # llama.cpp reads the first, Qdrant either.
-            headers |= {"Authorization": f"Bearer {secret}", "api-key": secret}
-        return headers
+    def _on_change(self, url: str, state: State) -> None:
+        self._metrics.breaker(url).set(_GAUGE[state])
+        self._metrics.breaker_change(state).inc()
+        level = "INFO" if state == "closed" else "WARNING"
+        logger.bind(service=self.name, address=url, state=state).log(level, "circuit changed")
 
     @property
     def up(self) -> bool | None:
@@ -110,10 +97,24 @@ class Pool:
         known = {replica.up for replica in self.replicas}
         return True if True in known else None if None in known else False
 
-    def pick(self) -> Replica:
-        """Return the address for the next call: least outstanding, those that are down only when all are."""
-        candidates = [replica for replica in self.replicas if replica.up is not False] or self.replicas
-        return min(candidates, key=lambda replica: replica.outstanding)
+    @overload
+    async def request(
+        self, method: str, path: str, call: Call, body: bytes | None = None, *, is_idempotent: bool = True
+    ) -> Answer: ...
+
+    @overload
+    async def request(
+        self,
+        method: str,
+        path: str,
+        call: Call,
+        body: bytes | None = None,
+        *,
+        is_idempotent: bool = True,
+        is_hedged: bool = False,
+        read: Callable[[Answer], T],
+        nonsense: str,
+    ) -> T: ...
 
     async def request(
         self,
@@ -122,48 +123,106 @@ class Pool:
         call: Call,
         body: bytes | None = None,
         *,
-        idempotent: bool = True,
-    ) -> Answer:
+        is_idempotent: bool = True,
+        is_hedged: bool = False,
+        read: Callable[[Answer], Any] | None = None,
+        nonsense: str = "",
+    ) -> Any:
         """Send one request and read the whole answer; any status but 2xx raises.
+
+        `read` makes of the answer what is returned. What it raises of Python's own errors becomes a BackendError that
+        says `nonsense`: such an answer is the backend's failure, and asked for once more.
 
         Raises:
             BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError,
             NotFoundError, ConflictError, InsufficientStorageError: see `clients.status`.
         """
-        async with self._send(method, path, call, body, whole=True, idempotent=idempotent) as opened:
-            content = await opened.read()
-        raise_for_status(self.name, opened.status, content, opened.headers)
-        return Answer(opened.status, content, opened.headers)
+        hedged = is_hedged and len(self.replicas) > 1
+        request = Request(method, path, body, call, is_idempotent, hedged)
 
-    async def poll(self, path: str, replica: Replica, call: Call) -> None:
-        """GET `path` of one address over a connection of its own, so that a busy service is not taken for a dead one.
+        async def send(place: Place, request: Request, may_repeat: bool) -> Any:
+            opened = await self._begin(place, request, may_repeat, is_whole=True)
+            with self._ending(opened):
+                answer = Answer(opened.status, await opened.read(), opened.headers)
+                raise_for_status(self.name, answer.status, answer.body, answer.headers)
+                try:
+                    return answer if read is None else read(answer)
+                except NONSENSE as error:
+                    raise BackendError(nonsense) from error
+
+        return await self._guard.run(request, send)
+
+    async def poll(self, path: str, replica: Replica, call: Call, body: bytes | None = None) -> Answer:
+        """GET `path` of one address, or POST `body` there, for the health monitor.
+
+        It goes past the guard and over a connection of its own, so that a busy service is not taken for a dead one.
 
         Raises what `request` raises.
         """
-        async with self._send("GET", path, call, None, whole=True, replica=replica) as opened:
-            content = await opened.read()
-        raise_for_status(self.name, opened.status, content, opened.headers)
+        timeout = self._timeout(call.deadline.remaining)
+        content = bytearray()
+        try:
+            async with self._polls.request(
+                "GET" if body is None else "POST",
+                replica.url + path,
+                data=body,
+                headers={**_JSON_HEADERS, **call.headers},
+                allow_redirects=False,
+                timeout=timeout,
+            ) as response:
+                async for piece in response.content.iter_any():
+                    content += piece
+                    if len(content) > _POLLED_BYTES:
+                        raise AnswerTooLargeError(f"The {self.name} service's health poll has no end.")
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+            raise self.translate(error, None) from error
+        raise_for_status(self.name, response.status, bytes(content), response.headers)
+        return Answer(response.status, bytes(content), response.headers)
 
     @asynccontextmanager
-    async def open(self, method: str, path: str, call: Call, body: bytes) -> AsyncIterator[Opened]:
-        """Send one request that is never repeated, and hand out its response as soon as its headers are there.
+    async def open(
+        self, method: str, path: str, call: Call, body: bytes, *, is_idempotent: bool = False
+    ) -> AsyncIterator[Opened]:
+        """Send one request, and hand out its response as soon as its headers are there; it is not sent again then.
 
-        They have `timeout_s` to come, the body has until the deadline. The status is the caller's to look at.
-        Leaving the block before the end of the body closes the connection.
+        They have `first_byte_timeout_s` to come, the body has until the deadline. The status is the caller's to look
+        at, but for the 5xx of an idempotent request, which raises. Leaving the block before the end of the body closes
+        the connection.
         """
-        async with self._send(method, path, call, body, whole=False) as opened:
+        opened = await self._guard.run(Request(method, path, body, call, is_idempotent), self._open_stream)
+        with self._ending(opened):
             yield opened
+
+    async def _open_stream(self, place: Place, request: Request, may_repeat: bool) -> Opened:
+        opened = await self._begin(place, request, may_repeat, is_whole=False)
+        if request.is_idempotent and opened.status >= 500 and opened.status != 501:
+            with self._ending(opened):
+                raise_for_status(self.name, opened.status, await opened.read(), opened.headers)
+        return opened
+
+    def set_slots(self, replica: Replica, slots: int) -> None:
+        """Take over what a service says of its slots, where none are configured."""
+        if self.config.concurrency is None and slots != replica.slots:
+            replica.slots = slots
+            self.admission.hand_on()
+
+    def polled(self, replica: Replica, up: bool) -> None:
+        """Take over what a health poll found.
+
+        A circuit whose time has passed, or whose address was gone and is back, lets the next call through as a probe.
+        """
+        was_gone, replica.up = replica.up is False, up
+        if up:
+            replica.breaker.half_open(early=was_gone)
+            self.admission.hand_on()
 
     async def abort(self) -> None:
         """End every call under way with a BackendUnavailableError, and let no other begin: the server stops."""
         self._aborted = True
-        # Closing the session wakes those that wait for an answer's headers, but neither those that read a body nor
-        # those that wait for their turn.
+        self.admission.close(self._shutting_down)
+        # Closing the session wakes those that wait for an answer's headers, but not those that read a body.
         for opened in self._open:
             opened.abort()
-        for replica in self.replicas:
-            for _ in range(replica.waiting):
-                replica.slots.release()
         await self._session.close()
 
     async def close(self) -> None:
@@ -171,176 +230,86 @@ class Pool:
         await self._session.close()
         await self._polls.close()
 
-    @asynccontextmanager
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        call: Call,
-        body: bytes | None,
-        *,
-        whole: bool,
-        idempotent: bool = False,
-        replica: Replica | None = None,
-    ) -> AsyncIterator[Opened]:
-        """Send to the best address, and to the next one where a connection cannot be made: nothing was sent then."""
-        for attempt in range(len(self.replicas)):
-            handed_out = False
-            try:
-                async with self._send_once(
-                    method, path, call, body, whole=whole, idempotent=idempotent, replica=replica
-                ) as opened:
-                    handed_out = True
-                    yield opened
-                    return
-            except UnreachableError:
-                if handed_out or replica is not None or attempt + 1 == len(self.replicas):
-                    raise
-
-    @asynccontextmanager
-    async def _send_once(
-        self,
-        method: str,
-        path: str,
-        call: Call,
-        body: bytes | None,
-        *,
-        whole: bool,
-        idempotent: bool,
-        replica: Replica | None,
-    ) -> AsyncIterator[Opened]:
-        if call.deadline.expired:
-            raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
-        if self._aborted and replica is None:
-            raise self._shutting_down()
-        session = self._session if replica is None else self._polls
-        options: dict[str, Any] = {"headers": {**_JSON_HEADERS, **call.headers}, "allow_redirects": False}
-        async with self._slot(replica, call) as (chosen, outcome):
-            # The service's own time begins when it is asked, not while the call waits for its turn.
-            limit_s = call.deadline.bound(self.config.timeout_s)
-            deadline = Deadline(limit_s) if whole else call.deadline
-            with self.errors(outcome):
-                async with asyncio.timeout(limit_s):
-                    response = await self._connect(session, method, chosen, path, body, options, deadline, idempotent)
-            outcome[0] = f"{response.status // 100}xx"
-            opened = Opened(self, response, outcome)
-            self._open.add(opened)
-            try:
-                yield opened
-            except HartonomousError:
-                raise
-            except BaseException:
-                # Cancelled, or the client of a relayed answer has left: no fault of the backend.
-                outcome[0] = "cancelled"
-                raise
-            finally:
-                self._open.discard(opened)
-                if response.content.at_eof():
-                    response.release()
-                else:
-                    response.close()
-
-    async def _connect(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        replica: Replica,
-        path: str,
-        body: bytes | None,
-        options: dict[str, Any],
-        deadline: Deadline,
-        idempotent: bool,
-    ) -> aiohttp.ClientResponse:
-        url = replica.url + path
+    async def _begin(self, place: Place, request: Request, may_repeat: bool, *, is_whole: bool) -> Opened:
+        """Send a request to the address of a place; return when the headers are there. Gives the place back if not."""
+        call, service = request.call, self.config
+        remaining_s = call.deadline.remaining
+        first_byte_s = min(service.first_byte_timeout_s, remaining_s)
+        if may_repeat and request.is_idempotent:
+            first_byte_s = self.admission.service_time.first_byte_limit(service.first_byte_timeout_s, remaining_s)
+        self._metrics.in_flight.inc()
         try:
-            return await session.request(method, url, data=_payload(body), timeout=self._limits(deadline), **options)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            if len(self.replicas) > 1:
-                # A refused connection is over at once: its address would always have the fewest calls under way.
-                replica.up = False
+            async with asyncio.timeout(first_byte_s):
+                response = await self._session.request(
+                    request.method,
+                    place.replica.url + request.path,
+                    data=payload(request.body),
+                    headers={**_JSON_HEADERS, **call.headers},
+                    allow_redirects=False,
+                    timeout=self._timeout(min(service.timeout_s, remaining_s) if is_whole else remaining_s),
+                )
+        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+            ours = self.translate(error, place)
+            self._leave(place, None, verdict(ours))
+            raise ours from error
+        except BaseException as error:
+            self._leave(place, None, verdict(error))
             raise
-        except aiohttp.ServerTimeoutError:
-            raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not idempotent or self._aborted:
-                raise
-            return await session.request(method, url, data=_payload(body), timeout=self._limits(deadline), **options)
-
-    def _limits(self, deadline: Deadline) -> aiohttp.ClientTimeout:
-        # A total of 0 would mean none at all.
-        return aiohttp.ClientTimeout(total=max(0.001, deadline.remaining), sock_connect=self.config.connect_timeout_s)
-
-    @asynccontextmanager
-    async def _slot(self, polled: Replica | None, call: Call) -> AsyncIterator[tuple[Replica, list[str]]]:
-        """Wait for a turn at an address (a health poll does not) and count the call.
-
-        Yields the address, and what the call is counted as at the end.
-        """
-        replica = polled or self.pick()
-        outcome = ["cancelled"]
-        replica.outstanding += 1
-        try:
-            if polled is None:
-                await self._wait(replica, call)
-            started = time.perf_counter()
-            self._metrics.in_flight.inc()
-            try:
-                yield replica, outcome
-            finally:
-                self._metrics.in_flight.dec()
-                self._metrics.latency.observe(time.perf_counter() - started)
-                self._metrics.count(outcome[0]).inc()
-                if polled is None:
-                    replica.slots.release()
-        finally:
-            replica.outstanding -= 1
-
-    async def _wait(self, replica: Replica, call: Call) -> None:
-        """Take a slot of the address, or raise when the deadline passes or the server stops."""
-        if not replica.slots.locked():
-            await replica.slots.acquire()
-            return
-        replica.waiting += 1
-        try:
-            async with asyncio.timeout(call.deadline.remaining):
-                await replica.slots.acquire()
-        except TimeoutError as error:
-            self._metrics.count("timeout").inc()
-            raise DeadlineExceededError(f"The {self.name} service was busy until the deadline.") from error
-        finally:
-            replica.waiting -= 1
-        if self._aborted:
-            replica.slots.release()
-            raise self._shutting_down()
+        if response.status < 500:
+            place.answering(is_stream=not is_whole)
+        opened = Opened(self, response, place, is_whole=is_whole)
+        self._open.add(opened)
+        return opened
 
     @contextmanager
-    def errors(self, outcome: list[str]) -> Iterator[None]:
-        """Turn what aiohttp raises into our errors, which name the backend and nothing of the library."""
+    def _ending(self, opened: Opened) -> Iterator[None]:
+        """Close a response at the end of the block, and say what came of it."""
+        found: Verdict | None = None
         try:
             yield
-        except asyncio.CancelledError:
-            outcome[0] = "cancelled"
+            found = verdict(opened.failure) if opened.failure is not None else None
+        except BaseException as error:
+            found = verdict(error)
             raise
-        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
-            outcome[0], ours = self._translate(error)
-            raise ours from error
+        finally:
+            self._open.discard(opened)
+            opened.close()
+            self._leave(opened.place, opened, found)
 
-    def _translate(self, error: Exception) -> tuple[str, HartonomousError]:
-        """Return the outcome that a call is counted as, and the error of ours."""
-        if self._aborted:
-            return "cancelled", self._shutting_down()
+    def _leave(self, place: Place, opened: Opened | None, found: Verdict | None) -> None:
+        self._metrics.in_flight.dec()
+        self._metrics.latency.observe(time.perf_counter() - place.started)
+        outcome = "2xx" if found is None else found.kind
+        if opened is not None and outcome in _BY_STATUS:
+            outcome = f"{opened.status // 100}xx"
+        self._metrics.count(outcome).inc()
+        if outcome == "cancelled":
+            self._metrics.saved("running" if opened is None or opened.is_whole else "streaming").inc()
+        place.leave(found)
+
+    def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
+        # A total of 0 would mean none at all.
+        return aiohttp.ClientTimeout(total=max(0.001, total_s), sock_connect=self.config.connect_timeout_s)
+
+    def translate(self, error: Exception, place: Place | None, is_blamed: bool | None = None) -> HartonomousError:
+        """Return our error for one of aiohttp's: it names the backend and nothing of the library.
+
+        `is_blamed` says of a timeout whether the backend is to blame; without it the time that it had decides.
+        """
+        if self._aborted and place is not None:
+            return self._shutting_down()
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            unreachable = UnreachableError(f"The {self.name} service cannot be reached.", retry_after=1)
-            return "unreachable", unreachable
+            if place is not None and len(self.replicas) > 1:
+                # A refused connection is over at once: its address would always have the fewest calls under way.
+                place.replica.up = False
+            return UnreachableError(f"The {self.name} service cannot be reached.", retry_after=1)
         if isinstance(error, TimeoutError):
-            return "timeout", DeadlineExceededError(f"The {self.name} service did not answer in time.")
-        return "broken", BackendError(f"The {self.name} service broke the connection off.")
+            if is_blamed is None:
+                given_s = 0.0 if place is None else time.perf_counter() - place.started
+                is_blamed = self.admission.service_time.is_blamed(given_s)
+            return SlowAnswerError(f"The {self.name} service did not answer in time.", is_blamed=is_blamed)
+        return BrokenOffError(f"The {self.name} service broke the connection off.")
 
     @staticmethod
     def _shutting_down() -> BackendUnavailableError:
         return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
-
-
-def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    """Return what aiohttp sends: a large body piece by piece, because in one it would hold the loop."""
-    return body if body is None or len(body) <= _IN_ONE else io.BytesIO(body)

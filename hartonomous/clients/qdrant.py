@@ -1,4 +1,4 @@
-"""Qdrant's REST in JSON: the bodies that are sent and the reading of what it answers, without any I/O."""
+"""Qdrant's REST in JSON: the bodies that are sent and the reading of what it answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any, Literal, NoReturn
 
 from hartonomous import codec
 from hartonomous.clients.points import VISIBLE, ChunkPoint, Hit, StoredChunk, visible_filter
-from hartonomous.clients.pool import Answer
+from hartonomous.clients.pool import Answer, Pool
+from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, ValidationFailedError
 
 _BATCH_POINTS = 256
@@ -58,12 +59,18 @@ class BestVectors:
         return next(len(search.vector) for search in self.searches if search.using == "dense")
 
 
-def read_result(answer: Answer) -> Any:
-    """Return what stands under `result` in an answer of Qdrant; raise BackendError when there is no such thing."""
-    try:
-        return codec.loads(answer.body)["result"]
-    except (codec.NotJsonError, TypeError, KeyError) as error:
-        raise BackendError("The qdrant service gave an answer that is not Qdrant's.") from error
+async def ask(pool: Pool, method: str, path: str, call: Call, body: bytes | None = None) -> Any:
+    """Send a request to Qdrant; return what stands under `result` in its answer.
+
+    Raises what `Pool.request` raises.
+    """
+    return await pool.request(
+        method, path, call, body, read=_read_result, nonsense="The qdrant service gave an answer that is not Qdrant's."
+    )
+
+
+def _read_result(answer: Answer) -> Any:
+    return codec.loads(answer.body)["result"]
 
 
 def match(key: str, value: str | int) -> dict[str, Any]:

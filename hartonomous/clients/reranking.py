@@ -20,7 +20,7 @@ from typing import Any
 
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
-from hartonomous.clients.pool import Pool
+from hartonomous.clients.pool import Answer, Pool
 from hartonomous.config import Reranking
 from hartonomous.core.call import Call
 from hartonomous.core.fitting import fit_pairs
@@ -99,13 +99,15 @@ class RerankingClient:
         body: dict[str, Any] = {"query": query, "documents": list(documents), "top_n": len(documents)}
         if model or self._config.model:
             body["model"] = model or self._config.model
-        answer = await self._pool.request("POST", "/v1/rerank", call, codec.dumps(body))
-        try:
-            parsed = codec.loads(answer.body)
-            scores = _scores(parsed["results"], len(documents))
-            tokens = count_of((parsed.get("usage") or {}).get("prompt_tokens"))
-        except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BackendError("The reranking service answered something that is no ranking.") from error
+        scores, tokens, parsed = await self._pool.request(
+            "POST",
+            "/v1/rerank",
+            call,
+            codec.dumps(body),
+            is_hedged=self._config.hedging,
+            read=lambda answer: _read(answer, len(documents)),
+            nonsense="The reranking service answered something that is no ranking.",
+        )
         self._tokens.inc(tokens)
         return scores, parsed
 
@@ -131,6 +133,12 @@ def _check_telling(texts: Sequence[str], scores: Sequence[float]) -> None:
     """Refuse scores that are all the same though the texts are not: the model is broken, or is no reranker."""
     if len(set(texts)) > 1 and max(scores) - min(scores) <= _ALIKE * max(1.0, *map(abs, scores)):
         raise BackendError("The reranking service gives every text the same score.")
+
+
+def _read(answer: Answer, count: int) -> tuple[list[float], int, dict[str, Any]]:
+    """Return the scores, the tokens that the service counted, and the answer. Raises Python's own errors."""
+    parsed = codec.loads(answer.body)
+    return _scores(parsed["results"], count), count_of((parsed.get("usage") or {}).get("prompt_tokens")), parsed
 
 
 def _scores(results: Sequence[dict[str, Any]], count: int) -> list[float]:

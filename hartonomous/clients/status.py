@@ -9,10 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from hartonomous.clients.failures import (
+    BackendBusyError,
+    BackendFailedError,
+    BackendRefusedError,
+    CredentialsRefusedError,
+)
 from hartonomous.core.retry import parse_retry_after
 from hartonomous.errors import (
-    BackendError,
-    BackendUnavailableError,
     ConflictError,
     HartonomousError,
     InsufficientStorageError,
@@ -32,14 +36,6 @@ _TOO_LONG = (
 _NO_SPACE = (b"No space left", b"no space left", b"out of disk")
 
 
-class BackendRefusedError(BackendError):
-    """A backend called our request wrong (its 4xx): the caller's input if it was passed on, else our bug."""
-
-
-class AnswerTooLargeError(BackendError):
-    """A backend's answer is beyond the cap; less could be asked for at once."""
-
-
 def raise_for_status(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> None:
     """Raise the error that stands for `status`; return when it is 2xx."""
     if not 200 <= status < 300:
@@ -57,18 +53,14 @@ def _error(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> H
     if name == "qdrant" and (status == 507 or any(text in body for text in _NO_SPACE)):
         return InsufficientStorageError("The vector store has no space left.")
     if status in {429, 503}:
-        return BackendUnavailableError(f"The {name} service is not available.", retry_after=_retry_after(headers))
+        wait_s = parse_retry_after(headers.get("Retry-After"), now=time.time())
+        return BackendBusyError(f"The {name} service is not available.", wait_s=wait_s, is_overload=status == 429)
     if status in {401, 403}:
-        return BackendError(f"The {name} service refused our credentials.")
+        return CredentialsRefusedError(f"The {name} service refused our credentials.")
     if name == "qdrant" and status == 404:
         return NotFoundError("There is no such collection.", code="collection_not_found")
     if name == "qdrant" and status == 409:
         return ConflictError("The collection exists already.", code="collection_exists")
-    if 400 <= status < 500:
-        return BackendRefusedError(f"The {name} service refused the request (status {status}).")
-    return BackendError(f"The {name} service failed (status {status}).")
-
-
-def _retry_after(headers: Mapping[str, str]) -> int:
-    seconds = parse_retry_after(headers.get("Retry-After"), now=time.time())
-    return 1 if seconds is None else max(1, round(seconds))
+    if 400 <= status < 500 or status == 501:
+        return BackendRefusedError(f"The {name} service refused the request (status {status}).", answered=status)
+    return BackendFailedError(f"The {name} service failed (status {status}).")

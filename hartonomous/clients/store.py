@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hartonomous import codec
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.qdrant import nonsense, read_result
+from hartonomous.clients.qdrant import ask, nonsense
 from hartonomous.core.call import Call
 
 Record = tuple[str, Any]
@@ -30,13 +30,13 @@ class PointStore:
         self._write_options = write_options
 
     async def _post(self, collection: str, what: str, body: Mapping[str, Any], call: Call) -> Any:
-        return read_result(await self._pool.request("POST", path(collection, what), call, codec.dumps(body)))
+        return await ask(self._pool, "POST", path(collection, what), call, codec.dumps(body))
 
     async def _batch(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
         await self._post_batch(collection, codec.dumps({"operations": operations}), call)
 
     async def _post_batch(self, collection: str, body: bytes, call: Call) -> None:
-        await self._pool.request("POST", path(collection, f"batch?{self._write_options}"), call, body)
+        await ask(self._pool, "POST", path(collection, f"batch?{self._write_options}"), call, body)
 
     async def _count(self, collection: str, filter_json: Mapping[str, Any], call: Call) -> int:
         result = await self._post(collection, "count", {"filter": filter_json, "exact": True}, call)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hartonomous import codec
+from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.clients.pool import Answer, Pool
-from hartonomous.clients.status import raise_for_status
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError
 
@@ -79,12 +79,11 @@ class Tokenize:
             return None
         # As `/v1/embeddings` reads its input.
         body = codec.dumps({"content": content, "add_special": True, "parse_special": True})
-        answer = await self._post(body, call)
-        tokens = _tokens(answer)
+        tokens, is_missing = await self._ask(body, call)
         now = self._clock()
         if tokens is not None:
             self._known_until = now + _TTL_S
-        elif answer.status in MISSING or now >= self._known_until:
+        elif is_missing or now >= self._known_until:
             self._missing_until = now + _TTL_S
         else:
             # It was there a moment ago: a fault, and no reason to go on with an estimate.
@@ -92,20 +91,15 @@ class Tokenize:
             raise BackendError(f"The {self._pool.name} service answered something that is no list of tokens.")
         return tokens
 
-    async def _post(self, body: bytes, call: Call) -> Answer:
-        """Return the answer, also one that says that there is no `/tokenize`; any other bad status raises."""
+    async def _ask(self, body: bytes, call: Call) -> tuple[list[int] | None, bool]:
+        """Return the tokens, None where the answer is not llama.cpp's; and whether there is no `/tokenize` at all."""
         try:
-            answer = await self._post_once(body, call)
-        except BackendError:
-            # A connection that was kept alive may have been closed meanwhile: counting twice does no harm.
-            answer = await self._post_once(body, call)
-        if answer.status not in MISSING | FOREIGN:
-            raise_for_status(self._pool.name, answer.status, answer.body, answer.headers)
-        return answer
-
-    async def _post_once(self, body: bytes, call: Call) -> Answer:
-        async with self._pool.open("POST", "/tokenize", call, body) as opened:
-            return Answer(opened.status, await opened.read(), opened.headers)
+            # Counting twice does no harm.
+            return _tokens(await self._pool.request("POST", "/tokenize", call, body)), False
+        except BackendRefusedError as refusal:
+            if refusal.answered not in MISSING | FOREIGN:
+                raise
+            return None, refusal.answered in MISSING
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

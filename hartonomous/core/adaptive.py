@@ -38,7 +38,6 @@ class AdaptiveLimit:
 
     __slots__ = (
         "_baseline",
-        "_count",
         "_has_failed",
         "_latencies",
         "_least",
@@ -61,7 +60,7 @@ class AdaptiveLimit:
         self._rounds = 0  # since the baseline was measured
         self._skip = self.limit  # calls that began under another load
         self._latencies: list[float] = []
-        self._count = self._peak = 0
+        self._peak = 0
         self._has_failed = False
 
     @property
@@ -78,23 +77,20 @@ class AdaptiveLimit:
         if self._skip > 0:
             self._skip -= 1
             return
-        self._count += 1
+        self._latencies.append(latency_s)
         self._peak = max(self._peak, in_flight)
-        if failed:
-            self._has_failed = True
-        else:
-            self._latencies.append(latency_s)
-        if self._count >= max(_ROUND, self.limit):
+        self._has_failed = self._has_failed or failed
+        if len(self._latencies) >= max(_ROUND, self.limit):
             self._end_round()
             self._begin_round()
 
     def _begin_round(self) -> None:
         self._latencies = []
-        self._count = self._peak = 0
+        self._peak = 0
         self._has_failed = False
 
     def _end_round(self) -> None:
-        if self._has_failed:
+        if self._has_failed:  # a refusal comes at once: such a latency says nothing
             self._resume = None
             self._set(self._limit * _DECREASE)
             return

@@ -1,13 +1,22 @@
-"""What a backend call inherits from the request it serves: an id, a deadline, headers to pass on."""
+"""What a backend call inherits from the request it serves: an id, a deadline, a priority, headers to pass on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from hartonomous.core.cachecontrol import ANYTHING, CacheControl
 from hartonomous.core.deadline import Deadline
+
+
+class Priority(IntEnum):
+    """Whose turn it is first where calls wait for a backend: somebody waits for a query, nobody watches an ingest."""
+
+    QUERY = 0
+    BATCH = 1
+    INGEST = 2
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,6 +35,7 @@ class Call:
     grant: str = ""
     cache: CacheControl = ANYTHING
     wanted: Deadline | None = None
+    priority: Priority = Priority.QUERY
 
     def for_all(self, limit_s: float) -> Call:
         """Return the call of work that others wait for as well: it has so many seconds."""
@@ -34,3 +44,7 @@ class Call:
     def share(self, part: float, most_s: float = math.inf) -> Call:
         """Return the call of a stage that can be left out: it has a part (0..1) of what time is left, or `most_s`."""
         return replace(self, deadline=Deadline(min(most_s, (self.wanted or self.deadline).remaining * part)))
+
+    def of_priority(self, priority: Priority) -> Call:
+        """Return the same call with another priority."""
+        return replace(self, priority=priority)

@@ -61,6 +61,6 @@ OPERATIONS = (
         SweepBody,
         shapes.SweepAnswer,
         body_required=False,
-        errors=(404, 409, 422, 502, 503, 504),
+        errors=(404, 409, 422, 429, 502, 503, 504),
     ),
 )

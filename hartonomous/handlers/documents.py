@@ -113,7 +113,7 @@ def _limit(request: web.Request) -> int:
     return int(text)
 
 
-_ERRORS = (404, 409, 422, 502, 503, 504)
+_ERRORS = (404, 409, 422, 429, 502, 503, 504)
 _PAGE_QUERY = {
     "limit": {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE, "default": 100},
     "cursor": {"type": "string"},
@@ -127,7 +127,7 @@ OPERATIONS = (
         "List the collections",
         "collections",
         answer=shapes.CollectionsAnswer,
-        errors=(502, 503, 504),
+        errors=(429, 502, 503, 504),
     ),
     Operation(
         "DELETE",

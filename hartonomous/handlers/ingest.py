@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aiohttp import hdrs, web
 
 from hartonomous import codec
+from hartonomous.core.call import Priority
 from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import UnsupportedMediaTypeError
 from hartonomous.handlers import shapes, views
@@ -36,7 +37,7 @@ async def ingest(request: web.Request) -> web.StreamResponse:
 
 
 async def _ingest_json(request: web.Request) -> web.Response:
-    runtime, call = runtime_of(request), call_of(request)
+    runtime, call = runtime_of(request), call_of(request).of_priority(Priority.INGEST)
     body = validate(IngestBody, await read_json(request))
     collection = body.collection or runtime.config.rag.default_collection
     chunking = body.chunking or runtime.config.rag.chunking
@@ -46,7 +47,7 @@ async def _ingest_json(request: web.Request) -> web.Response:
 
 
 async def _ingest_files(request: web.Request) -> web.Response:
-    runtime, call = runtime_of(request), call_of(request)
+    runtime, call = runtime_of(request), call_of(request).of_priority(Priority.INGEST)
     async with received(request) as upload:
         collection = upload.fields.collection or runtime.config.rag.default_collection
         chunking = chunking_of(upload.fields, runtime.config)
@@ -105,6 +106,6 @@ OPERATIONS: Sequence[Operation] = (
             name: {**schema, "description": f"Of a stream ({codec.NDJSON}) alone."}
             for name, schema in IngestParameters.model_json_schema()["properties"].items()
         },
-        errors=(409, 422, 502, 503, 504, 507),
+        errors=(409, 422, 429, 502, 503, 504, 507),
     ),
 )

@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from hartonomous import codec
-from hartonomous.core.call import Call
+from hartonomous.core.call import Call, Priority
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import (
     BackendUnavailableError,
@@ -78,7 +78,7 @@ async def ingest_stream(request: web.Request) -> web.StreamResponse:
 
 def _call_of_stream(request: web.Request) -> Call:
     """Return the call without the server's limit, which each document has for itself; the caller's is of them all."""
-    call = call_of(request)
+    call = call_of(request).of_priority(Priority.INGEST)
     sent = request.headers.get(TIMEOUT_HEADER)
     return replace(call, deadline=Deadline(_NO_LIMIT_S if sent is None else int(sent) / 1000))
 

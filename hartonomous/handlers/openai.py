@@ -127,7 +127,7 @@ async def _rag_models(runtime: Runtime, call: Call) -> list[str]:
         return []
 
 
-_PROXY_ERRORS = (422, 502, 503, 504)
+_PROXY_ERRORS = (422, 429, 502, 503, 504)
 _RERANK = "Rerank documents (llama.cpp's, Jina's and Cohere's clients)"
 
 OPERATIONS = (

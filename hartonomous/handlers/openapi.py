@@ -26,6 +26,7 @@ _REASONS = {
     413: "The body is larger than the limit",
     415: "The body is not of a type that is taken",
     422: "Well-formed JSON that breaks the schema; `param` names the first bad field",
+    429: "Too many wait for a backend already; `Retry-After` in whole seconds",
     500: "A bug of the server",
     502: "A backend answered nonsense",
     503: "A backend is not available; `Retry-After` in whole seconds",
@@ -134,7 +135,7 @@ def _answer(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
 
 def _failure(status: int, error: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": _REASONS[status], "content": {codec.JSON: {"schema": error}}}
-    if status == 503:
+    if status in {429, 503}:
         answer["headers"] = _RETRY_AFTER
     return answer
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from hartonomous import codec
 from hartonomous.core import filters
-from hartonomous.core.call import Call
+from hartonomous.core.call import Call, Priority
 from hartonomous.errors import HartonomousError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
@@ -116,7 +116,7 @@ async def _send_event(
 async def batch_query(request: web.Request) -> web.StreamResponse:
     """Answer many questions; each has its own outcome."""
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
-    call = with_wishes(request, runtime, call)
+    call = with_wishes(request, runtime, call).of_priority(Priority.BATCH)
     body = validate(BatchQueryBody, await read_json(request))
     questions, refused = _batch(body.queries, runtime)
     outcomes = _outcomes(runtime, questions, refused, call)
@@ -174,7 +174,7 @@ def _counts(items: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {"succeeded": succeeded, "failed": len(items) - succeeded}
 
 
-_RAG_ERRORS = (404, 409, 422, 502, 503, 504)
+_RAG_ERRORS = (404, 409, 422, 429, 502, 503, 504)
 
 OPERATIONS = (
     Operation(

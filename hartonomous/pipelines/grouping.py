@@ -11,7 +11,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from hartonomous.core.call import Call
@@ -131,4 +131,4 @@ def own(error: Exception) -> Exception:
 def joint(calls: Sequence[Call]) -> Call:
     """Return the call under which a backend is asked for several callers: the first one's, with the longest time."""
     longest = max(calls, key=lambda call: call.deadline.remaining)
-    return calls[0] if longest is calls[0] else Call(calls[0].request_id, longest.deadline, calls[0].headers)
+    return calls[0] if longest is calls[0] else replace(calls[0], deadline=longest.deadline)

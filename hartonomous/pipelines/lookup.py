@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hartonomous.clients.failures import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.points import Hit
-from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, ValidationFailedError

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
+from hartonomous.clients.failures import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
 from hartonomous.clients.schema import CollectionInfo
-from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.clients.versions import AttributeChange, Publication

@@ -15,7 +15,7 @@ ROOT = Path(hartonomous.__file__).parent
 # Each floor may import the floors below it, and itself.
 FLOORS = (
     {"core", "errors", "codec"},
-    {"config", "configfile", "metrics", "log", "tls", "settings", "tracing", "audit"},
+    {"config", "configfile", "fields", "metrics", "log", "supervision", "tls", "settings", "tracing", "audit"},
     {"clients", "parsing", "cache"},
     {"monitor", "pipelines"},
     {"evaluation"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"__main__"},
 )
 BESIDE = {"engine", "sending", "trial"}
-BESIDE_MAY_IMPORT = {"core", "errors", "codec", "config", "configfile", "log"}
+BESIDE_MAY_IMPORT = {"core", "errors", "codec", "config", "configfile", "fields", "log", "supervision"}
 SPEAKS_HTTP = {"keys", "middleware", "handlers", "app", "listening", "server", "engine", "trial"}
 MAX_LINES = 420
 

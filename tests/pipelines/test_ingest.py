@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.clients.points import DocumentState
 from hartonomous.clients.schema import CollectionInfo
-from hartonomous.clients.status import BackendRefusedError
 from hartonomous.clients.versions import DocumentChangedError
 from hartonomous.config import Rag
 from hartonomous.core.call import Call

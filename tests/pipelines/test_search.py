@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from hartonomous.clients.failures import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.points import Hit
-from hartonomous.clients.status import AnswerTooLargeError, BackendRefusedError
 from hartonomous.config import Retrieval
 from hartonomous.core.fusion import rocchio
 from hartonomous.errors import (

@@ -169,7 +169,6 @@ async def test_stages_left_out_are_named_in_the_header(fruit: Rig) -> None:
 
 async def test_a_failing_embedding_batch_degrades_its_own_questions_alone(rigs: RigMaker) -> None:
     async with rigs.make(backends={"embedding": {"batch_size": 2, "concurrency": 1}}) as rig:
-        await ingest(rig.app, {"id": "lime", "text": "Limes are green."})
         rig.generative.on(CHAT, says("Yes."))
 
         async def one_fails(exchange: Any) -> None:
@@ -179,6 +178,7 @@ async def test_a_failing_embedding_batch_degrades_its_own_questions_alone(rigs: 
                 await json_reply(embeddings(exchange.request.json))(exchange)
 
         rig.embedding.on(EMBEDDINGS, one_fails)
+        await ingest(rig.app, {"id": "lime", "text": "Limes are green."})
         words = ["bad", "green", "limes", "lime"]
         answer = await batch(rig.app, [{"query": word, "rerank": False} for word in words])
         assert [item["result"]["degraded"] for item in answer["results"]] == [["embedding"], ["embedding"], [], []]
@@ -226,7 +226,8 @@ async def test_when_the_client_leaves_every_generation_is_stopped(fruit: Rig, st
     fruit.generative.requests.clear()
     fruit.generative.on(CHAT, stream([b" "], "hang"))
     post = asyncio.create_task(ask(fruit.app, BATCH, {"queries": [LIME] * 12, "stream": streamed}))
-    await eventually(lambda: len(fruit.generative.calls(CHAT)) == 8, "as many calls as the service takes at once")
+    slots = fruit.app.runtime.pools["generative"].replicas[0].slots
+    await eventually(lambda: len(fruit.generative.calls(CHAT)) == slots, "as many calls as the service takes at once")
     post.cancel()
     await asyncio.gather(post, return_exceptions=True)
     await eventually(lambda: all(call.closed.is_set() for call in fruit.generative.calls(CHAT)), "the backends' end")
@@ -234,7 +235,7 @@ async def test_when_the_client_leaves_every_generation_is_stopped(fruit: Rig, st
         lambda: sample(fruit.app, "hartonomous_backend_requests_in_flight", service="generative") == 0,
         "nothing in flight",
     )
-    assert len(fruit.generative.calls(CHAT)) == 8
+    assert len(fruit.generative.calls(CHAT)) == slots
 
 
 @pytest.mark.parametrize(

@@ -394,7 +394,7 @@ async def test_nonsensical_vectors_are_502_and_nothing_is_written(rig: Rig) -> N
 
 async def test_one_failed_embedding_batch_fails_its_own_documents_alone(rigs: RigMaker) -> None:
     async with rigs.make(backends={"embedding": {"batch_size": 2, "concurrency": 1}}) as rig:
-        rig.embedding.on(EMBEDDINGS, reply(500), DEFAULT)
+        rig.embedding.on(EMBEDDINGS, *[reply(500)] * 3, DEFAULT)
         documents = [{"id": str(number), "text": f"Number {number}."} for number in range(4)]
         status, answer = await ask(rig.app, "/rag/ingest", {"documents": documents})
         assert status == 200

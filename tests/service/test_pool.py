@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hartonomous.clients.pool import Pool, UnreachableError
+from hartonomous.clients.failures import UnreachableError
+from hartonomous.clients.pool import Pool
 from hartonomous.config import Service
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -29,9 +30,9 @@ async def pool(faulty: FaultBackend) -> AsyncIterator[Pool]:
 
 async def test_a_call_that_cannot_connect_goes_to_the_next_address(pool: Pool, faulty: FaultBackend) -> None:
     for _ in range(5):
-        assert (await pool.request("GET", "/health", call(), idempotent=False)).status == 200
+        assert (await pool.request("GET", "/health", call(), is_idempotent=False)).status == 200
     assert [replica.up for replica in pool.replicas] == [False, None]
-    assert [replica.outstanding for replica in pool.replicas] == [0, 0]
+    assert [replica.active for replica in pool.replicas] == [0, 0]
 
 
 async def test_a_stream_goes_to_the_next_address_too(pool: Pool) -> None:

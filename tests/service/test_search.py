@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.application import RunningApp
+from tests.service.application import RunningApp, eventually
 from tests.service.fault_backend import DEFAULT, Exchange, hang, json_reply, reply
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest, passed_on, sample
 
@@ -385,6 +385,8 @@ async def test_row_19_with_the_vector_store_down_there_is_no_answer(rig: Rig) ->
         status, answer = await ask(rig.app, SEARCH, {"query": "sour", "mode": mode})
         assert (status, answer["error"]["type"]) == (503, "backend_unavailable")
     await rig.qdrant.start()
+    breaker = rig.app.runtime.pools["qdrant"].replicas[0].breaker
+    await eventually(lambda: breaker.admits, "the circuit lets a probe through")
     assert len(await search(rig.app, query="sour")) == 3
 
 

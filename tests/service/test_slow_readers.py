@@ -37,7 +37,7 @@ async def test_row_35_a_client_that_stops_reading_is_cut_off(
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await eventually(lambda: bool(faulty.calls(CHAT)), "the backend is asked")
         replica = app.runtime.pools["generative"].replicas[0]
-        await eventually(lambda: replica.outstanding == 0, "the slot is free again")
+        await eventually(lambda: replica.active == 0, "the slot is free again")
         await asyncio.wait_for(faulty.calls(CHAT)[0].closed.wait(), 5)
         assert sent < 32 << 20  # what the sockets on the way hold; the server itself does not gather it
         writer.close()

@@ -52,11 +52,11 @@ async def test_a_service_replaced_by_one_without_it_is_noticed_at_once(embedding
 
 FAULTS: dict[str, tuple[Sequence[Behaviour], type[Exception]]] = {
     "loading": ([reply(503)], BackendUnavailableError),
-    "broken": ([reply(500)], BackendError),
+    "broken": ([reply(500)] * 3, BackendError),
     "our key": ([reply(401)], BackendError),
     "too much": ([reply(413)], BackendError),
-    "never an answer": ([reset(), reset()], BackendError),
-    "never a whole one": ([cut(b'{"tokens": [2, 3]}', 9), cut(b'{"tokens": [2, 3]}', 9)], BackendError),
+    "never an answer": ([reset()] * 3, BackendError),
+    "never a whole one": ([cut(b'{"tokens": [2, 3]}', 9)] * 3, BackendError),
 }
 
 

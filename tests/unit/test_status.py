@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.clients.status import BackendRefusedError, raise_for_status
+from hartonomous.clients.failures import (
+    BackendBusyError,
+    BackendFailedError,
+    BackendRefusedError,
+    CredentialsRefusedError,
+)
+from hartonomous.clients.status import raise_for_status
 from hartonomous.errors import (
-    BackendError,
-    BackendUnavailableError,
     ConflictError,
     HartonomousError,
     InsufficientStorageError,
@@ -40,18 +44,18 @@ def test_success_raises_nothing(status: int) -> None:
         ("embedding", 500, TOO_LARGE, ValidationFailedError, 422),
         ("generative", 400, CONTEXT, ValidationFailedError, 422),
         ("generative", 400, OPENAI_CONTEXT, ValidationFailedError, 422),
-        ("embedding", 500, b"", BackendError, 502),
-        ("embedding", 502, b"", BackendError, 502),
-        ("embedding", 401, b"", BackendError, 502),
-        ("qdrant", 403, b"", BackendError, 502),
+        ("embedding", 500, b"", BackendFailedError, 502),
+        ("embedding", 502, b"", BackendFailedError, 502),
+        ("embedding", 401, b"", CredentialsRefusedError, 502),
+        ("qdrant", 403, b"", CredentialsRefusedError, 502),
         ("embedding", 400, b"", BackendRefusedError, 502),
         ("embedding", 404, b"", BackendRefusedError, 502),
         ("embedding", 409, b"", BackendRefusedError, 502),
-        ("embedding", 301, b"", BackendError, 502),
-        ("embedding", 101, b"", BackendError, 502),
-        ("embedding", 503, b'{"error":{"message":"Loading model"}}', BackendUnavailableError, 503),
-        ("embedding", 429, b"", BackendUnavailableError, 503),
-        ("embedding", 500, NO_SPACE, BackendError, 502),
+        ("embedding", 301, b"", BackendFailedError, 502),
+        ("embedding", 101, b"", BackendFailedError, 502),
+        ("embedding", 503, b'{"error":{"message":"Loading model"}}', BackendBusyError, 503),
+        ("embedding", 429, b"", BackendBusyError, 503),
+        ("embedding", 500, NO_SPACE, BackendFailedError, 502),
         ("qdrant", 404, b"", NotFoundError, 404),
         ("qdrant", 409, b"", ConflictError, 409),
         ("qdrant", 500, NO_SPACE, InsufficientStorageError, 507),

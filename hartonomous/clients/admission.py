@@ -1,0 +1,225 @@
+"""Who may call a service now, and who waits: one line in front of all addresses of a service.
+
+A call takes a `Place` at an address whose circuit lets it through and which has a slot free, the least busy first.
+Otherwise it waits in line: queries before batches before ingests, each in the order they came. Nobody waits in vain: a
+call is told at once when the line is full (429) or when, by the service's own pace, its turn would come after its
+deadline (503), both with the time after which it makes sense to come again. When every circuit is open, those that wait
+are told as well.
+
+Cancelled while it waits, a call leaves the line; cancelled in the moment of its turn, it passes the turn on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hartonomous.clients.breaker import Ticket
+from hartonomous.clients.failures import Verdict
+from hartonomous.clients.replica import Replica
+from hartonomous.core.call import Call, Priority
+from hartonomous.core.servicetime import ServiceTime
+from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, QueueFullError
+
+if TYPE_CHECKING:
+    from hartonomous.metrics import ServiceMetrics
+
+# Batches bring their questions all at once (four of the largest); ingests bound what they have under way themselves.
+_BATCH_QUEUE = 1_024
+_UNBOUNDED = 1 << 30
+
+_Line = deque["asyncio.Future[Place]"]
+
+
+UNUSED = Verdict("unused", None)
+"""A place that was given back before anything was sent."""
+
+
+class Place:
+    """A slot at an address, with the right of its circuit to one call; given back by `leave`, once."""
+
+    __slots__ = ("_admission", "_left", "_ticket", "counts", "replica", "started")
+
+    def __init__(self, admission: Admission, replica: Replica, ticket: Ticket) -> None:
+        self.replica = replica
+        self.started = time.perf_counter()
+        self.counts = True
+        """Whether a failure counts against the address."""
+        self._admission = admission
+        self._ticket = ticket
+        self._left = False
+
+    def answering(self, *, is_stream: bool) -> None:
+        """An answer has begun: of a stream that is enough for a probe, which would otherwise last as long as it."""
+        if is_stream and self._ticket.is_probe:
+            self._ticket.succeeded()
+        if self.replica.adaptive is not None:
+            self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active)
+
+    def leave(self, verdict: Verdict | None) -> None:
+        """Give the place back; None stands for a good answer."""
+        if self._left:
+            return
+        self._left = True
+        self.replica.active -= 1
+        if verdict is not None and verdict.is_overload and self.replica.adaptive is not None:
+            self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active + 1, failed=True)
+        failed = False if verdict is None else verdict.failed
+        if failed is None or (failed and not self.counts and not self._ticket.is_probe):
+            self._ticket.cancelled()
+        elif failed:
+            self._ticket.failed()
+        else:
+            self._ticket.succeeded()
+            self._admission.service_time.observe(time.perf_counter() - self.started)
+        self._admission.hand_on()
+
+
+class Admission:
+    """The places of one service and the line in front of them. For one event loop."""
+
+    def __init__(self, name: str, replicas: Sequence[Replica], queue: int, metrics: ServiceMetrics) -> None:
+        self.name = name
+        self.service_time = ServiceTime()
+        self._replicas = replicas
+        self._metrics = metrics
+        self._lines: tuple[_Line, ...] = tuple(deque() for _ in Priority)
+        self._bounds = (queue, _BATCH_QUEUE, _UNBOUNDED)
+        self._closed: Callable[[], BackendUnavailableError] | None = None
+        metrics.queue.set_function(lambda: self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return sum(map(len, self._lines))
+
+    @property
+    def slots(self) -> int:
+        """How many calls all addresses together take at once."""
+        return sum(replica.limit for replica in self._replicas)
+
+    async def enter(self, call: Call, avoid: Replica | None = None) -> Place:
+        """Return a place, at another address than `avoid` if one is free; wait for a turn where none is.
+
+        Raises:
+            BackendUnavailableError: every circuit is open, the turn would come too late, or the server stops.
+            QueueFullError: too many wait already.
+            DeadlineExceededError: the deadline passed.
+        """
+        if self._closed is not None:
+            raise self._closed()
+        if call.deadline.expired:
+            raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
+        if not any(self._lines[: call.priority + 1]) and (place := self._take(avoid)) is not None:
+            return place
+        return await self._wait(call)
+
+    def enter_at_once(self, avoid: Replica) -> Place | None:
+        """Return a place at another address than `avoid`, None where nobody may have one without waiting."""
+        if self._closed is not None or self.waiting or not any(r is not avoid and r.is_free for r in self._replicas):
+            return None
+        try:
+            place = self._take(avoid)
+        except BackendUnavailableError:
+            return None
+        if place is not None and place.replica is avoid:
+            place.leave(UNUSED)
+            return None
+        return place
+
+    def close(self, reason: Callable[[], BackendUnavailableError]) -> None:
+        """Let nobody in any more, and tell those who wait."""
+        self._closed = reason
+        self._refuse(reason)
+
+    def hand_on(self) -> None:
+        """Give free places to those who wait, or tell them that every circuit is open."""
+        while line := next(filter(None, self._lines), None):
+            if line[0].done():  # cancelled, and about to leave
+                line.popleft()
+                continue
+            try:
+                place = self._take(None)
+            except BackendUnavailableError:
+                self._refuse(self._all_open)
+                return
+            if place is None:
+                return
+            line.popleft().set_result(place)
+
+    def _take(self, avoid: Replica | None) -> Place | None:
+        """Return a place; None when all that may be called are busy. Raises when every circuit is open."""
+        admitting = [replica for replica in self._replicas if replica.breaker.admits]
+        if not admitting:
+            raise self._all_open()
+        # Those that are down by the last poll are asked when there is no other.
+        alive = [replica for replica in admitting if replica.up is not False] or admitting
+        free = [replica for replica in alive if replica.is_free]
+        if not free:
+            return None
+        chosen = min(free, key=lambda replica: (replica is avoid, replica.active))
+        ticket = chosen.breaker.admit()
+        if ticket is None:
+            return None
+        chosen.active += 1
+        chosen.entered += 1
+        return Place(self, chosen, ticket)
+
+    async def _wait(self, call: Call) -> Place:
+        line = self._lines[call.priority]
+        self._check_wait(call, len(line))
+        waiter: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        line.append(waiter)
+        try:
+            async with asyncio.timeout(call.deadline.remaining):
+                return await waiter
+        except TimeoutError as error:
+            self._give_up(line, waiter)
+            self._metrics.count("timeout").inc()
+            raise DeadlineExceededError(f"The {self.name} service was busy until the deadline.") from error
+        except asyncio.CancelledError:
+            self._give_up(line, waiter)
+            self._metrics.saved("queued").inc()
+            raise
+
+    def _check_wait(self, call: Call, in_line: int) -> None:
+        """Refuse a call that would wait in vain."""
+        ahead = sum(map(len, self._lines[: call.priority + 1]))
+        wait_s = self.service_time.wait(ahead, self.slots)
+        retry_after = max(1, math.ceil(wait_s))
+        if in_line >= self._bounds[call.priority]:
+            self._metrics.refused("queue_full").inc()
+            raise QueueFullError(f"Too many wait for the {self.name} service.", retry_after=retry_after)
+        if wait_s > call.deadline.remaining:
+            self._metrics.refused("too_late").inc()
+            raise BackendUnavailableError(
+                f"The {self.name} service is busy beyond the request's deadline.",
+                code="overloaded",
+                retry_after=retry_after,
+            )
+
+    @staticmethod
+    def _give_up(line: _Line, waiter: asyncio.Future[Place]) -> None:
+        """Leave the line; pass the turn on if it came in the same moment."""
+        if not waiter.done() or waiter.cancelled():
+            if waiter in line:
+                line.remove(waiter)
+        elif waiter.exception() is None:
+            waiter.result().leave(UNUSED)
+
+    def _refuse(self, reason: Callable[[], BackendUnavailableError]) -> None:
+        for line in self._lines:
+            while line:
+                waiter = line.popleft()
+                if not waiter.done():
+                    waiter.set_exception(reason())
+
+    def _all_open(self) -> BackendUnavailableError:
+        self._metrics.refused("open").inc()
+        wait_s = min(replica.breaker.retry_after_s for replica in self._replicas)
+        message = f"The {self.name} service has failed again and again, and is left alone for a moment."
+        return BackendUnavailableError(message, retry_after=max(1, math.ceil(wait_s)))

@@ -1,0 +1,45 @@
+"""The HTTP sessions of one service: one for its calls, one for the health polls."""
+
+from __future__ import annotations
+
+import io
+
+import aiohttp
+
+from hartonomous.config import Service
+
+# llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
+_KEEPALIVE_S = 4.0
+_IN_ONE = 512 * 1024
+
+
+def make_session(config: Service, socket_path: str | None) -> aiohttp.ClientSession:
+    """Return a session towards a service, over TCP or a unix socket."""
+    return aiohttp.ClientSession(
+        connector=_connector(socket_path),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        headers=_headers(config),
+        skip_auto_headers=("User-Agent",),
+    )
+
+
+def payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Return what aiohttp sends: a large body piece by piece, because in one it would hold the loop."""
+    return body if body is None or len(body) <= _IN_ONE else io.BytesIO(body)
+
+
+def _connector(socket_path: str | None) -> aiohttp.BaseConnector:
+    # How many calls there are at once is for the admission to say.
+    if socket_path is not None:
+        return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=_KEEPALIVE_S)
+    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+
+
+def _headers(config: Service) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity"}
+    if config.api_key is not None:
+        secret = config.api_key.get_secret_value()
+        # llama.cpp reads the first, Qdrant either.
+        headers |= {"Authorization": f"Bearer {secret}", "api-key": secret}
+    return headers

@@ -1,0 +1,65 @@
+"""The kinds of values that stand in a configuration: durations, addresses, secrets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+# A header carries a secret, so it is one word.
+_SECRET = re.compile(r"[!-~]+")
+_URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[A-Za-z0-9._~/-]*)?")
+_REDIS_URL = re.compile(r"rediss?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[0-9]{1,4})?|unix:///\S+")
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _check_url(value: str) -> str:
+    if not _URL.fullmatch(value) or not _is_port(urlsplit(value)):
+        raise ValueError("expected an address like http://127.0.0.1:8710, without user, password or query")
+    return value.rstrip("/")
+
+
+def _is_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+def _check_store_url(value: str) -> str:
+    if value.startswith("unix:/"):
+        return value
+    return _check_url(value)
+
+
+def _check_redis_url(value: str) -> str:
+    if not _REDIS_URL.fullmatch(value):
+        raise ValueError("expected an address like redis://127.0.0.1:6379/0, without user and password")
+    return value
+
+
+def _read_secret(value: object) -> object:
+    """Return the secret itself, or the stripped content of the file that `file:PATH` names."""
+    if not isinstance(value, str):
+        return value
+    secret = value
+    if value.startswith("file:"):
+        try:
+            secret = Path(value.removeprefix("file:")).read_text(encoding="ascii", errors="replace").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a file name"
+            raise ValueError(f"the secret's file cannot be read ({reason})") from None
+    if not _SECRET.fullmatch(secret):
+        raise ValueError("a secret is one line of visible ASCII characters, and not empty")
+    return SecretStr(secret)
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
