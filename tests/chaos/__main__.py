@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 from collections.abc import Sequence
 
+from tests.chaos.report import Report
 from tests.chaos.run import run
 from tests.chaos.schedule import draw
 
@@ -29,9 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(*draw(seed, options.seconds), sep="\n")
         return 0
-    report = asyncio.run(run(seed, options.seconds))
+    try:
+        report = asyncio.run(_run(seed, options.seconds))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("ended by a signal")
+        return 1
     print(*report.lines(), sep="\n")
     return int(report.failed)
+
+
+async def _run(seed: int, seconds: float) -> Report:
+    """Run; SIGTERM ends it as Ctrl-C does, with everything that was started."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(seed, seconds)
 
 
 if __name__ == "__main__":

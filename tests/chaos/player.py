@@ -59,6 +59,6 @@ class Player:
     async def _restart_engine(self, away_s: float) -> None:
         engine = self._stack.engine
         assert engine is not None
-        engine.kill()
+        await asyncio.to_thread(engine.kill)
         await asyncio.sleep(away_s)
         await asyncio.to_thread(engine.start)

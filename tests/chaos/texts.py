@@ -80,7 +80,7 @@ def version_of(name: Name, text: str, title: str | None, metadata: dict[str, Any
 
     A piece may be too short to tell its number: where a service says that the input is too large, chunks are cut again.
     """
-    known = metadata.get("text")
+    known: Any = metadata.get("text")
     right = metadata == {"name": name.id, "title": title, "text": known} and isinstance(known, int)
     if not right or not rounds_in(text) <= {known} or title is None or not title.startswith("Title "):
         return None
