@@ -122,8 +122,8 @@ class AdaptiveLimit:
         self._set(self._limit / 2)
 
     def _end_probe(self, latency: float, baseline: float, resume: float) -> None:
-        # There was a queue, or all calls have become slower, or there is still a queue: half again tells.
-        if latency < _QUEUED * baseline or latency > _TOLERANCE * baseline:
+        # There was a queue before, and there may still be one: half again tells.
+        if latency < _QUEUED * baseline:
             self._probe(latency)
             return
         self._baseline = (baseline + latency) / 2

@@ -110,8 +110,48 @@ def test_calls_that_become_slower_for_good_are_no_queue() -> None:
     backend.serve(6_000, limit.observe)
     backend.limits.clear()
     backend.seconds = 5.0
-    backend.serve(10_000, limit.observe)
+    backend.serve(4_000, limit.observe)
     assert 1 <= settled(backend) <= 2
+
+
+def test_the_baseline_follows_calls_that_become_slower_bit_by_bit() -> None:
+    limit = AdaptiveLimit(100, start=100)
+    for latency in (1.0, 1.3, 1.6, 2.0, 2.4):
+        for _ in range(100 * 110):
+            limit.observe(latency, limit.limit)
+            assert limit.limit in (50, 100)
+
+
+def test_a_measurement_halves_the_limit_for_two_rounds_of_fifty() -> None:
+    limit = AdaptiveLimit(100, start=100)
+    limits = []
+    for _ in range(100 * 120):
+        limit.observe(1.0, limit.limit)
+        limits.append(limit.limit)
+    assert set(limits) == {50, 100}
+    assert limits.count(100) >= 0.95 * len(limits)
+
+
+def test_a_limit_that_was_cut_to_one_grows_again() -> None:
+    limit = AdaptiveLimit(8, start=2)
+    latency = 1.0
+    for _ in range(24 * 20):
+        limit.observe(latency, limit.limit)
+        latency = 1.5 if limit.limit == 2 else 1.0
+    limits = []
+    for _ in range(24 * 20):
+        limit.observe(1.0, limit.limit)
+        limits.append(limit.limit)
+    assert max(limits) > 4
+
+
+def test_slow_calls_that_are_few_do_not_make_it_shrink() -> None:
+    limit = AdaptiveLimit(64, start=64)
+    for _ in range(64 * 10):
+        limit.observe(1.0, limit.limit)
+    for _ in range(64 * 20):
+        limit.observe(9.0, 20)
+    assert limit.limit == 64
 
 
 def test_it_does_not_grow_while_few_calls_are_under_way() -> None:

@@ -65,6 +65,13 @@ def test_twenty_calls_earn_one_hedge() -> None:
         assert budget.try_spend()
 
 
+def test_a_tenth_is_a_tenth_though_binary_has_none() -> None:
+    budget = HedgeBudget(ratio=0.1)
+    for _ in range(10):
+        budget.offered()
+    assert budget.try_spend()
+
+
 def test_no_more_than_ten_hedges_are_saved_up() -> None:
     budget = HedgeBudget(ratio=0.5)
     for _ in range(1_000):
