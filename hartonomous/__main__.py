@@ -1,14 +1,16 @@
-"""The command line: argv to a subcommand. Each subcommand is a file of `hartonomous.cli`."""
+"""The command line: argv to a subcommand. Each subcommand is a file of `hartonomous.cli`, loaded when it is named."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from hartonomous import __version__
-from hartonomous.cli import check, engine, export, import_, ingest, reindex, serve, sweep, trial
-from hartonomous.cli import eval as eval_
+
+# By the names of their files, in the order in which they are shown.
+_COMMANDS = ("serve", "engine", "ingest", "export", "import_", "reindex", "sweep", "eval", "trial", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,9 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hartonomous", description="One dependable RAG API for llama.cpp and Qdrant.")
     parser.add_argument("--version", action="version", version=f"hartonomous {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (serve, engine, ingest, export, import_, reindex, sweep, eval_, trial, check):
-        command.add_parser(subparsers)
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    named = [command for command in _COMMANDS if words and command.strip("_") == words[0]]
+    for command in named or _COMMANDS:
+        importlib.import_module(f"hartonomous.cli.{command}").add_parser(subparsers)
+    arguments = parser.parse_args(words)
     status: int = arguments.run(arguments)
     return status
 

@@ -30,6 +30,7 @@ from hartonomous.engine.refusal import RefusedError
 from hartonomous.engine.shard import Collection
 from hartonomous.engine.state import ACTIVITY, Activity
 from hartonomous.engine.store import RESERVE_BYTES, FolderInUseError, Store
+from hartonomous.engine.supervisor import tell_ready
 from hartonomous.log import logger
 
 CHECKPOINT_IDLE_S = 2.0
@@ -38,6 +39,8 @@ CHECKPOINT_BYTES = 32 * 2**20
 OPTIMISE_IDLE_S = 10.0
 OPTIMISE_CHANGES = 1000
 DRAIN_S = 20.0
+# A supervisor that was killed is gone a moment before the kernel has taken the engine's locks away.
+FOLDER_WAIT_S = 1.0
 _TICK_S = 1.0
 
 
@@ -61,7 +64,7 @@ async def serve(data: Path, address: str, reserve: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = _open(data, reserve)
+    store = await _open(data, reserve)
     try:
         app = create_app(store)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S)
@@ -69,6 +72,7 @@ async def serve(data: Path, address: str, reserve: int) -> None:
         try:
             shown = await _listen(runner, where)
             logger.bind(address=shown, data=str(data)).info("vector engine listening")
+            tell_ready(shown)
             house = asyncio.create_task(_keep_house(store, app[ACTIVITY]))
             await stop.wait()
             logger.info("vector engine stopping")
@@ -83,9 +87,9 @@ async def serve(data: Path, address: str, reserve: int) -> None:
     logger.info("vector engine stopped")
 
 
-def _open(data: Path, reserve: int) -> Store:
+async def _open(data: Path, reserve: int) -> Store:
     try:
-        store = Store(data, reserve=reserve)
+        store = await _own(data, reserve)
         store.open()
     except FolderInUseError as error:
         raise StartError(str(error)) from error
@@ -93,6 +97,17 @@ def _open(data: Path, reserve: int) -> Store:
         # Whatever the engine's loader or the disk says: the operator needs the sentence, not a traceback.
         raise StartError(f"The data folder {data} cannot be opened: {error}") from error
     return store
+
+
+async def _own(data: Path, reserve: int) -> Store:
+    until = time.monotonic() + FOLDER_WAIT_S
+    while True:
+        try:
+            return Store(data, reserve=reserve)
+        except FolderInUseError:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(0.02)
 
 
 async def _listen(runner: web.AppRunner, where: tuple[str, int] | str) -> str:

@@ -1,18 +1,17 @@
 """Start a program that the kernel ends when its parent dies: `python -m hartonomous.trial.child PARENT PROGRAM ARG…`.
 
-Even a parent killed with `kill -9` leaves nothing behind: Linux sends SIGTERM to a process whose parent *thread* ends
-(prctl(2), PR_SET_PDEATHSIG), so the parent starts its children from its main thread. The setting survives exec. It is
-made here, after the fork, and not in a `preexec_fn`, which may deadlock in a program with threads.
+Even a parent killed with `kill -9` leaves nothing behind, if it starts its children from its main thread (see
+`hartonomous.supervision`). The setting is made here, after the fork, and not in a `preexec_fn`, which may deadlock in a
+program with threads.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+from hartonomous.supervision import die_with_parent
 
 
 def command(*argv: str) -> list[str]:
@@ -23,9 +22,7 @@ def command(*argv: str) -> list[str]:
 def main(argv: list[str]) -> None:
     """Bind this process to its parent's life and become `argv[1:]`; `argv[0]` is the id of the parent."""
     parent, program = int(argv[0]), argv[1:]
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the kernel was told
-        raise SystemExit(1)
+    die_with_parent(parent, signal.SIGTERM)
     os.execv(program[0], program)  # noqa: S606 - the program is ours, and there is no shell in between
 
 

@@ -3,8 +3,10 @@
 A part is data (`Part`), so that the rules are tested with any cheap program:
 
 - A stage is started when every part of the stage before answers its health address.
-- A signal (INT, TERM, HUP) or the death of any part ends everything: the parts are stopped in the reverse order of
-  their start, each by SIGTERM, after its `grace` seconds by SIGKILL. A second signal does not wait any longer.
+- A part that dies before it was ever healthy ends everything; one that dies later is started again, with the waits of
+  `hartonomous.supervision.Restarts`, and the others go on.
+- A signal (INT, TERM, HUP) ends everything: the parts are stopped in the reverse order of their start, each by SIGTERM,
+  after its `grace` seconds by SIGKILL. A second signal does not wait any longer.
 - Each part has a session of its own, so a terminal's Ctrl-C reaches the supervisor alone; what a part leaves behind
   in its process group is killed. If the supervisor itself is killed, the kernel ends the parts (`trial/child.py`).
 """
@@ -20,11 +22,12 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
+from hartonomous.supervision import Restarts, ending
 from hartonomous.trial import TrialError, child
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,6 +50,17 @@ class Part:
     health_url: str
     start: float = 120.0
     grace: float = 10.0
+
+
+@dataclass(slots=True)
+class _Running:
+    """A part and its process, which is None between a death and the next start."""
+
+    part: Part
+    process: Process | None
+    started: float
+    healthy: bool = False
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def say(text: str) -> None:
@@ -82,12 +96,12 @@ def _is_taken(port: int) -> bool:
 
 
 class Stack:
-    """Runs parts until a signal comes or one of them dies; used once, in the main thread."""
+    """Runs parts until a signal comes or one of them cannot start; used once, in the main thread."""
 
     def __init__(self, stages: Sequence[Sequence[Part]], logs: Path) -> None:
         self._stages = stages
         self._logs = logs
-        self._running: list[tuple[Part, Process]] = []
+        self._running: list[_Running] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._hurry = asyncio.Event()
 
@@ -95,7 +109,7 @@ class Stack:
         """Run everything until a signal comes; `ready` is called when all parts are healthy.
 
         Raises:
-            TrialError: a part died or did not become healthy; all others have been stopped.
+            TrialError: a part died before it was healthy, or never was; all others have been stopped.
         """
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._handled_signals():
@@ -134,31 +148,61 @@ class Stack:
     async def _start(self) -> None:
         async with aiohttp.ClientSession(timeout=_HEALTH_TIMEOUT) as session:
             for stage in self._stages:
-                for part in stage:
-                    await self._spawn(part)
-                await _wait_for_all(stage, session)
+                started = [await self._begin(part) for part in stage]
+                await _wait_for_all(started, session)
 
-    async def _spawn(self, part: Part) -> None:
+    async def _begin(self, part: Part) -> _Running:
+        _put_log_aside(_log_path(self._logs, part.name))
+        running = _Running(part, await self._spawn(part), time.monotonic())
+        self._running.append(running)
+        self._watchers.append(asyncio.create_task(self._watch(running)))
+        return running
+
+    async def _spawn(self, part: Part) -> Process:
         # Called in the main thread: the kernel ties a child to the thread that started it.
-        with _new_log(self._logs, part.name) as log:
-            process = await asyncio.create_subprocess_exec(
+        with _log_path(self._logs, part.name).open("ab") as log:
+            return await asyncio.create_subprocess_exec(
                 *child.command(*part.argv), stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True
             )
-        self._running.append((part, process))
-        self._watchers.append(asyncio.create_task(self._watch(part, process)))
 
-    async def _watch(self, part: Part, process: Process) -> None:
-        code = await process.wait()
-        if not self._end.done():
-            log = _log_path(self._logs, part.name)
-            sentence = f"The {part.name} ended {_ending(code)}, so everything was stopped."
-            self._end.set_exception(TrialError(f"{sentence} The end of {log}:\n{_tail(log)}"))
+    async def _watch(self, running: _Running) -> None:
+        while running.process is not None:
+            code = await running.process.wait()
+            if self._end.done():
+                return
+            if not running.healthy:
+                self._give_up(running.part, code)
+                return
+            _kill_group(running.process)  # what it left behind may hold its port
+            running.process = None
+            await self._restart(running, f"ended {ending(code)}")
+
+    def _give_up(self, part: Part, code: int) -> None:
+        log = _log_path(self._logs, part.name)
+        sentence = f"The {part.name} ended {ending(code)}, so everything was stopped."
+        self._end.set_exception(TrialError(f"{sentence} The end of {log}:\n{_tail(log)}"))
+
+    async def _restart(self, running: _Running, why: str) -> None:
+        while running.process is None:
+            wait_s = running.restarts.wait_after(time.monotonic() - running.started)
+            when = f"in {wait_s:.1f} s" if wait_s else "now"
+            log = _log_path(self._logs, running.part.name)
+            say(f"  The {running.part.name} {why}; it is started again {when}. Its log: {log}")
+            await asyncio.sleep(wait_s)
+            running.started = time.monotonic()
+            try:
+                running.process = await self._spawn(running.part)
+            except OSError as error:  # too little memory, too many processes: a death like others
+                why = f"cannot be started ({error.strerror})"
 
     async def _stop(self) -> None:
         for watcher in self._watchers:
             watcher.cancel()
-        for part, process in reversed(self._running):
-            await self._stop_one(part, process)
+        # One may be in the middle of a start.
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for running in reversed(self._running):
+            if running.process is not None:
+                await self._stop_one(running.part, running.process)
 
     async def _stop_one(self, part: Part, process: Process) -> None:
         if process.returncode is None:
@@ -167,26 +211,31 @@ class Stack:
             await asyncio.wait({gone, hurry}, timeout=part.grace, return_when=asyncio.FIRST_COMPLETED)
             gone.cancel()
             hurry.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill_group(process)
         await process.wait()
 
 
-async def _wait_for_all(stage: Iterable[Part], session: aiohttp.ClientSession) -> None:
+def _kill_group(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _wait_for_all(stage: Iterable[_Running], session: aiohttp.ClientSession) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            for part in stage:
-                group.create_task(_wait_until_healthy(part, session))
+            for running in stage:
+                group.create_task(_wait_until_healthy(running, session))
     except* TrialError as errors:
         raise errors.exceptions[0] from None
 
 
-async def _wait_until_healthy(part: Part, session: aiohttp.ClientSession) -> None:
-    begin = time.monotonic()
+async def _wait_until_healthy(running: _Running, session: aiohttp.ClientSession) -> None:
+    part, begin = running.part, time.monotonic()
     while not await _is_healthy(part.health_url, session):
         if time.monotonic() - begin > part.start:
             raise TrialError(f"The {part.name} did not become healthy within {part.start:g} s.")
         await asyncio.sleep(_POLL_SECONDS)
+    running.healthy = True
     say(f"  {part.name:<20} 127.0.0.1:{part.port:<6} ready after {time.monotonic() - begin:.1f} s")
 
 
@@ -202,23 +251,15 @@ def _log_path(logs: Path, name: str) -> Path:
     return logs / f"{name.lower().replace(' ', '-')}.log"
 
 
-@contextlib.contextmanager
-def _new_log(logs: Path, name: str) -> Iterator[int]:
-    """Open the part's log anew; the one of the run before is kept beside it as `.log.1`."""
-    path = _log_path(logs, name)
-    logs.mkdir(parents=True, exist_ok=True)
+def _put_log_aside(path: Path) -> None:
+    """Keep the log of the run before as `.log.1`; the processes of a part in one run share one log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         path.replace(path.with_suffix(".log.1"))
-    with path.open("wb") as file:
-        yield file.fileno()
 
 
 def _is_ignored(number: signal.Signals) -> bool:
     return signal.getsignal(number) is signal.SIG_IGN
-
-
-def _ending(code: int) -> str:
-    return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
 
 
 def _tail(log: Path) -> str:

@@ -95,11 +95,22 @@ class Engine:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    @property
+    def worker(self) -> int:
+        """The id of the process that serves, 0 while there is none: the child of the one that keeps it alive."""
+        assert self.process is not None
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text() or 0)
+
     def kill(self) -> None:
-        """End the process at once, as `kill -9` does."""
+        """End it at once and for good, as `kill -9` does to the keeper, whose worker dies with it."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        until = time.monotonic() + START_S
+        while self._listens():
+            assert time.monotonic() < until, "the worker outlives its keeper"
+            time.sleep(0.002)
 
     def stop(self) -> int:
         """End the process with SIGTERM and return its exit code."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -64,8 +65,15 @@ class Supervised:
                     found[int(entry.name)] = command
         return found
 
-    def pid_of(self, name: str) -> int:
-        return next(pid for pid, command in self.living().items() if f"fake_part {name} " in command)
+    def line(self) -> str:
+        """Return the next line of what the supervisor says."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def pids(self) -> dict[str, int]:
+        """Return the ids of the parts that live, by their names."""
+        found = ((re.search("fake_part ([a-z]+) ", command), pid) for pid, command in self.living().items())
+        return {part[1]: pid for part, pid in found if part}
 
     def kill_everything(self) -> None:
         """Leave nothing behind when a test has failed."""

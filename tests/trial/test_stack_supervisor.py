@@ -58,15 +58,54 @@ def test_a_killed_supervisor_leaves_no_part_behind(start: Start) -> None:
     wait_for(lambda: not stack.living())
 
 
-@pytest.mark.parametrize("name", ["models", "engine", "api"])
-def test_the_death_of_a_part_ends_all_and_is_told_with_the_end_of_its_log(start: Start, name: str) -> None:
+@pytest.mark.parametrize("name", ["models", "api"])
+def test_row_29_a_part_that_dies_is_started_again_and_the_others_go_on(start: Start, name: str) -> None:
     stack = start({"models": (), "engine": ()}, {"api": ()})
     stack.wait_until_ready()
-    os.kill(stack.pid_of(name), signal.SIGKILL)
+    before = stack.pids()
+    os.kill(before[name], signal.SIGKILL)
+    assert stack.line() == (
+        f"  The {name} ended by SIGKILL; it is started again now. Its log: {stack.logs / f'{name}.log'}\n"
+    )
+    wait_for(lambda: _log(stack, name) == f"{name} listens\n" * 2)
+    after = stack.pids()
+    assert after.pop(name) != before.pop(name)
+    assert after == before
+    assert stack.end(signal.SIGTERM) == (0, "")
+    assert stack.journal.read_text().splitlines() == ["api SIGTERM", "engine SIGTERM", "models SIGTERM"]
+    assert stack.living() == {}
+
+
+def test_what_a_part_that_died_has_left_is_ended_before_it_is_started_again(start: Start) -> None:
+    stack = start({"engine": ("--grandchild",)})
+    stack.wait_until_ready()
+    wait_for(lambda: len(stack.living()) == 2)
+    before = stack.living()
+    os.kill(stack.pids()["engine"], signal.SIGKILL)
+    wait_for(lambda: len(stack.living()) == 2 and not stack.living().keys() & before.keys())
+
+
+def test_a_signal_ends_the_wait_for_the_next_start(start: Start) -> None:
+    stack = start({"engine": ()}, {"api": ()})
+    stack.wait_until_ready()
+    for death in range(3):
+        wait_for(lambda: "api" in stack.pids())
+        os.kill(stack.pids()["api"], signal.SIGKILL)
+        line = stack.line()
+        assert line.startswith("  The api ended by SIGKILL; it is started again ")
+        assert ("now" in line) == (death == 0)
+    assert stack.end(signal.SIGTERM) == (0, "")
+    assert stack.journal.read_text() == "engine SIGTERM\n"
+
+
+def test_a_part_that_dies_before_it_was_healthy_is_told_with_the_end_of_its_log(start: Start) -> None:
+    stack = start({"models": (), "engine": ("--healthy-when", "/nonexistent")})
+    wait_for(lambda: "engine listens" in _log(stack, "engine"))
+    os.kill(stack.pids()["engine"], signal.SIGKILL)
     code, error = stack.end()
     assert code == 1
-    assert error.startswith(f"The {name} ended by SIGKILL, so everything was stopped.")
-    assert f"{name} listens" in error
+    assert error.startswith("The engine ended by SIGKILL, so everything was stopped.")
+    assert "engine listens" in error
     assert stack.living() == {}
 
 
