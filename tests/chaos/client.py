@@ -124,18 +124,22 @@ class Client:
         except aiohttp.ClientError as error:
             outcome = self._lost(exchange, kills, wish, f"broken off ({type(error).__name__})")
         exchange.ended = time.monotonic()
-        exchange.faults = self.player.during(exchange.began, exchange.ended) if self.player else ""
+        exchange.faults = self._felt(exchange)
         self.report.outcomes[route, outcome] += 1
         return exchange
 
     def wrong(self, exchange: Exchange, what: str, kind: str = "wrong answer", about: object = None) -> None:
         """Note that an answer is not as it must be; once only of what is `about` the same."""
+        exchange.faults = self._felt(exchange)
         self.report.violate(kind, f"{exchange}: {what}", about)
 
     def lied(self, service: str, exchange: Exchange) -> bool:
         """Whether a service's answers may have been lies during a request."""
         faults = self.player.wrong(service, exchange.began) if self.player else ()
         return any(fault.what.startswith("lie:") for fault in faults)
+
+    def _felt(self, exchange: Exchange) -> str:
+        return self.player.during(exchange.began, exchange.ended or time.monotonic()) if self.player else ""
 
     def _limit(self, wish: Wish) -> float:
         own = wish.limit_s or REQUEST_TIMEOUT_S

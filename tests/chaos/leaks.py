@@ -61,6 +61,8 @@ async def judge(server: Server, before: Idle, report: Report) -> None:
         now = await look(server)
     for what in _leaked(before, now):
         report.violate("leak", what)
+    if any("tasks" in what for what in _leaked(before, now)):
+        report.violations["leak"] += [f"  {place}" for place in await server.tasks()]
     for name, value in now.held.items():
         report.figures[f"{name} of the idle server"] = f"{value:.0f} (before {before.held[name]:.0f})"
     _memory(before.usage.memory, now.usage.memory, report)

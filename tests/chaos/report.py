@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_SHOWN = 6
+_SHOWN = 20
 """How many violations of a kind are printed."""
 
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import orjson
 import yaml
 
 from hartonomous.trial import child
+from tests.chaos.serve import MARK
+from tests.service.application import eventually
 from tests.service.vector_store import free_port
 
 _START_S = 60.0
@@ -47,7 +50,7 @@ class Server:
 
     async def start(self) -> None:
         """Start it and wait until it answers; it need not be ready."""
-        command = child.command(sys.executable, "-m", "hartonomous", "serve", "--config", str(self._config))
+        command = child.command(sys.executable, "-m", "tests.chaos.serve", "serve", "--config", str(self._config))
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(*command, stderr=log)
         await self.until("/health", _START_S)
@@ -110,6 +113,18 @@ class Server:
             threads=int(status["Threads"]),
         )
 
+    async def tasks(self) -> list[str]:
+        """Return where the tasks of the process stand, each kind once with its number."""
+        assert self._process is not None
+        told = len(self._tasks())
+        self._process.send_signal(signal.SIGUSR1)
+        await eventually(lambda: len(self._tasks()) > told, "the tasks in the log")
+        return [f"{count} x {place}" for place, count in Counter(self._tasks()[told:]).most_common()]
+
+    def _tasks(self) -> list[str]:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+
     def complaints(self) -> list[str]:
         """Return the lines of the log that tell of a bug: errors, and what is no record of ours."""
         lines = self.log.read_bytes().splitlines() if self.log.exists() else []
@@ -124,6 +139,8 @@ def _target(entry: Path) -> str:
 
 
 def _harmless(line: bytes) -> bool:
+    if line.startswith(MARK.encode()):
+        return True
     try:
         return orjson.loads(line)["level"].lower() not in {"error", "critical"}
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):

@@ -136,7 +136,7 @@ class FaultBackend:
         self._open += 1
         try:
             await self._serve(reader, writer)
-        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+        except (asyncio.CancelledError, OSError, asyncio.IncompleteReadError):
             return  # stop() or the peer ended it; asyncio would report it otherwise
         finally:
             self._open -= 1
