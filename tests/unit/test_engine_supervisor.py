@@ -36,7 +36,7 @@ for number in (signal.SIGTERM, signal.SIGINT):
 os.write(int(os.environ["HARTONOMOUS_READY_FD"]), b"here:4711\\n")
 print("up", os.getpid(), sys.argv[1], flush=True)
 """
-STAYS = READY + "time.sleep(600)\n"
+STAYS = READY + "time.sleep(30)\n"
 SECOND_FORK_FAILS = """
 fork, forks = os.fork, []
 def failing_fork():
@@ -140,7 +140,7 @@ def test_a_signal_is_passed_on_and_the_worker_s_code_is_the_supervisor_s(start: 
 
 
 def test_a_signal_before_the_worker_handles_it_ends_both_with_0(start: Start) -> None:
-    supervised = start("import time; print('up 0 None', flush=True); time.sleep(600)")
+    supervised = start("import time; print('up 0 None', flush=True); time.sleep(30)")
     supervised.up()
     assert supervised.end(signal.SIGTERM) == (0, "", "")
 
