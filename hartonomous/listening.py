@@ -37,6 +37,8 @@ _LINGER_S = 0.5
 # The interpreter's own, logs, the parsers' pipes, Redis, health polls.
 _OWN_DESCRIPTORS = 64
 _FEWEST = 16
+# Calls at once that a model service which says by itself how many it takes may have under way.
+_MOST_SLOTS = 64
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -275,8 +277,8 @@ def room(config: Config) -> int:
 def _for_backends(config: Config) -> int:
     backends = config.backends
     services = [service for service in (backends.embedding, backends.generative, backends.reranking) if service]
-    models = sum(len(service.urls) * (service.concurrency + 1) for service in services)
-    return models + backends.qdrant.concurrency + 2
+    models = sum(len(service.urls) * ((service.concurrency or _MOST_SLOTS) + 1) for service in services)
+    return models + (backends.qdrant.concurrency or _MOST_SLOTS) + 2
 
 
 def _reason(error: OSError) -> str:
