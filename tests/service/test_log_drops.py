@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from hartonomous import log
-from tests.service.application import ConfigMaker, running
+from tests.service.application import ConfigMaker, eventually, running
 from tests.service.fault_backend import FaultBackend
 from tests.service.serving import backends, serving
 
@@ -56,6 +56,7 @@ async def test_row_40_what_a_full_disk_lost_is_counted_and_told_when_there_is_ro
                 async with session.get("/health") as response:
                     assert response.status == 200
 
+        await eventually(lambda: served.told("backend health changed") == 3, "nobody else has anything to tell")
         assert await dropped() == 0
         served.limit(resource.RLIMIT_FSIZE, served.log.stat().st_size + 40)
         await serve(20)
