@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -148,7 +148,7 @@ METRICS = web.AppKey("METRICS", Metrics)
 STATE = web.AppKey("STATE", State)
 OPENAPI = web.AppKey("OPENAPI", bytes)
 SERVING = web.AppKey("SERVING", ServingContext)
-RELOAD: web.AppKey[Callable[[], Awaitable[Reloaded]]] = web.AppKey("RELOAD")
+RELOAD: web.AppKey[Callable[[], Coroutine[None, None, Reloaded]]] = web.AppKey("RELOAD")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)

@@ -19,6 +19,9 @@ from hartonomous.metrics import Metrics
 from hartonomous.settings import Settings
 from hartonomous.tls import ServingContext
 
+# How long after the limit of a poll its result is there at the latest.
+_POLLED_S = 1.0
+
 Read = Callable[[], Settings]
 Make = Callable[[Settings, AsyncExitStack], Awaitable[Runtime]]
 """Makes a runtime; what is to be done at its end it pushes on the stack."""
@@ -128,7 +131,7 @@ class Reloader:
 
 
 async def _first_round(runtime: Runtime) -> None:
-    """Wait until it is known which backends are up, so that `/ready` does not forget it; but not for one that hangs."""
+    """Wait until it is known which backends are up, so that `/ready` does not forget it; a poll has a limit."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(runtime.config.health.timeout_s):
+        async with asyncio.timeout(runtime.config.health.timeout_s + _POLLED_S):
             await runtime.monitor.first_round.wait()

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -57,14 +58,16 @@ class RunningApp:
 
 
 @asynccontextmanager
-async def running(config: Config, *, buffer_bytes: int | None = None) -> AsyncIterator[RunningApp]:
-    """Start the application as `hartonomous serve` does, on a free port; stop it at the end.
+async def running(
+    config: Config, path: Path | None = None, *, buffer_bytes: int | None = None
+) -> AsyncIterator[RunningApp]:
+    """Start the application as `hartonomous serve` does, on a free port; stop it at the end. `path` is reloaded.
 
     With `buffer_bytes` the kernel holds no more than about that for a connection, in either direction, so that little
     data shows what happens when a client does not read.
     """
     runner = web.AppRunner(
-        create_app(config), handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=5
+        create_app(config, path), handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=5
     )
     await runner.setup()
     try:

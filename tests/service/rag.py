@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -46,8 +47,8 @@ class RigMaker:
         self._urls = urls
 
     @asynccontextmanager
-    async def make(self, **changes: Any) -> AsyncIterator[Rig]:
-        """Start a rig; sections given are put over the tests' configuration."""
+    async def make(self, path: Path | None = None, /, **changes: Any) -> AsyncIterator[Rig]:
+        """Start a rig; sections given are put over the tests' configuration. A reload reads the file at `path`."""
         async with AsyncExitStack() as stack:
             backends = {
                 name: await stack.enter_async_context(FaultBackend(upstream=url)) for name, url in self._urls.items()
@@ -55,7 +56,7 @@ class RigMaker:
             models = {name: {"urls": (backends[name].url,)} for name in ("embedding", "reranking", "generative")}
             base = {"backends": {**models, "qdrant": {"url": backends["qdrant"].url}}, "health": {"interval_s": 60.0}}
             config = self._make_config(**merged(base, changes))
-            app = await stack.enter_async_context(running(config))
+            app = await stack.enter_async_context(running(config, path))
             yield Rig(app, config=config, **backends)
 
 

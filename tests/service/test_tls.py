@@ -1,0 +1,258 @@
+"""The port speaks TLS: which versions and certificates, and how both are exchanged without a connection being lost."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import signal
+import ssl
+import warnings
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+import yaml
+
+from hartonomous import log, tls
+from hartonomous.cli import check
+from hartonomous.config import Tls
+from hartonomous.errors import ConfigError
+from tests.service import fault_backend as fault
+from tests.service.application import eventually
+from tests.service.fault_backend import FaultBackend
+from tests.service.rag import CHAT
+from tests.service.serving import Served, backends, serving
+
+STREAM = {"messages": [], "stream": True}
+BROKEN = "the configuration is wrong: the old one serves on"
+
+
+class Files:
+    """The PEM files of a server, signed by an authority of the tests' own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = trustme.CA()
+        self.certificate, self.key, self.client_ca = (folder / name for name in ("tls.crt", "tls.key", "clients.crt"))
+        self.authority.cert_pem.write_to_path(str(self.client_ca))
+        self.issue()
+
+    def issue(self, **options: Any) -> trustme.LeafCert:
+        """Write a new certificate with its key."""
+        leaf = self.authority.issue_cert("127.0.0.1", **options)
+        leaf.private_key_pem.write_to_path(str(self.key))
+        self.certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+        return leaf
+
+    def section(self, *, client_ca: bool = False) -> dict[str, str]:
+        """Return what the configuration says."""
+        section = {"certificate": str(self.certificate), "key": str(self.key)}
+        return section | ({"client_ca": str(self.client_ca)} if client_ca else {})
+
+    @property
+    def config(self) -> Tls:
+        """The section as the server reads it."""
+        return Tls.model_validate(self.section())
+
+    def client(self) -> ssl.SSLContext:
+        """Return the context of a client that trusts the authority."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The files of one authority; making it is what takes the time."""
+    return Files(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def files(authority_files: Files) -> Files:
+    """Files that go together."""
+    authority_files.issue()
+    return authority_files
+
+
+@asynccontextmanager
+async def secure(folder: Path, files: Files, url: str) -> AsyncIterator[Served]:
+    """Start a server with TLS."""
+    async with serving(folder, server={"tls": files.section()}, backends=backends(url)) as served:
+        yield served
+
+
+async def handshake(served: Served, context: ssl.SSLContext) -> tuple[str, str, bytes]:
+    """Return the version, the cipher and the certificate of a new connection."""
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port, ssl=context)
+    over: ssl.SSLObject = writer.get_extra_info("ssl_object")
+    found = str(over.version()), str((over.cipher() or ("",))[0]), over.getpeercert(binary_form=True) or b""
+    writer.close()
+    await writer.wait_closed()
+    return found
+
+
+def serial(leaf: trustme.LeafCert) -> bytes:
+    """Return a certificate as it goes over the wire."""
+    return ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+
+async def test_row_43_a_broken_certificate_at_a_reload_leaves_the_old_one_serving(
+    tmp_path: Path, files: Files, faulty: FaultBackend
+) -> None:
+    first, released, events = files.issue(), asyncio.Event(), fault.sse(["a", "b"])
+
+    async def slow(exchange: fault.Exchange) -> None:
+        await exchange.head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
+        await exchange.chunk(events[0])
+        await released.wait()
+        await exchange.chunk(b"".join(events[1:]))
+        await exchange.raw(b"0\r\n\r\n")
+
+    faulty.on(CHAT, slow)
+    client = files.client()
+    async with secure(tmp_path, files, faulty.url) as served:
+        url = f"https://127.0.0.1:{served.port}"
+        connector = aiohttp.TCPConnector(ssl=client)
+        async with aiohttp.ClientSession(url, connector=connector) as session, session.post(CHAT, json=STREAM) as held:
+            assert await held.content.readexactly(len(events[0])) == events[0]
+            assert (await handshake(served, client))[2] == serial(first)
+
+            files.certificate.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+            async with session.post("/admin/config/reload") as response:
+                error = (await response.json())["error"]
+                assert (response.status, error["param"]) == (422, "server.tls.certificate")
+            assert served.told(BROKEN) == 1
+            assert (await handshake(served, client))[2] == serial(first)
+
+            second = files.issue()
+            served.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: served.told("the configuration was read again"), "the reload")
+            assert served.lines[-1]["changed"] == ["server.tls.certificate", "server.tls.key"]
+            assert (await handshake(served, client))[2] == serial(second)
+            async with session.get("/metrics") as response:
+                text = await response.text()
+            assert 'hartonomous_config_reloads_total{outcome="failed"} 1.0' in text
+
+            released.set()
+            assert await held.read() == b"".join(events[1:])
+        served.stop()
+        assert await served.exit_code() == 0
+
+
+async def test_only_modern_tls_is_spoken_and_plain_http_makes_no_noise(
+    tmp_path: Path, files: Files, faulty: FaultBackend
+) -> None:
+    async with secure(tmp_path, files, faulty.url) as served:
+        modern = files.client()
+        assert (await handshake(served, modern))[0] == "TLSv1.3"
+        modern.maximum_version = ssl.TLSVersion.TLSv1_2
+        version, cipher, _ = await handshake(served, modern)
+        assert version == "TLSv1.2"
+        assert cipher.startswith("ECDHE-")
+        for context in (_old(files.client()), _weak(files.client())):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await handshake(served, context)
+        for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03", b""):
+            await asyncio.gather(*(_knock(served.port, sent) for _ in range(20)))
+        assert (await handshake(served, modern))[0] == "TLSv1.2"
+        assert {line["message"] for line in served.lines} <= {"listening", "backend health changed"}
+
+        await _let_only_known_clients_in(tmp_path, files, served)
+
+
+def _old(context: ssl.SSLContext) -> ssl.SSLContext:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    return context
+
+
+def _weak(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-GCM-SHA256:ECDHE-RSA-AES128-SHA:ECDHE-ECDSA-AES128-SHA")
+    return context
+
+
+async def _let_only_known_clients_in(folder: Path, files: Files, served: Served) -> None:
+    """Reload with a `client_ca`: from then on others are refused at the handshake."""
+    ours, strangers = files.client(), files.client()
+    files.authority.issue_cert("client@example.org").configure_cert(ours)
+    trustme.CA().issue_cert("client@example.org").configure_cert(strangers)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["server"]["tls"] = files.section(client_ca=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    url = f"https://127.0.0.1:{served.port}"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=files.client())) as session:
+        async with session.post(url + "/admin/config/reload") as response:
+            assert (await response.json())["changed"] == ["server.tls.client_ca"]
+        async with session.get(url + "/health") as response:
+            assert response.status == 200  # over a connection from before
+    for context in (strangers, files.client()):
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(url + "/health")
+    known = aiohttp.TCPConnector(ssl=ours)
+    async with aiohttp.ClientSession(connector=known) as session, session.get(url + "/health") as response:
+        assert response.status == 200
+
+
+async def _knock(port: int, sent: bytes) -> None:
+    """Say something that is no TLS, and leave when it is answered, or at once when it is no whole word."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    if len(sent) > 5:
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                await reader.read()
+    writer.close()
+
+
+def test_files_that_do_not_go_together_are_told_by_their_key(files: Files) -> None:
+    whole = files.certificate.read_bytes()
+    wrong = [
+        (files.certificate, whole[:200], "server.tls.certificate", "holds no certificate"),
+        (files.certificate, b"", "server.tls.certificate", "holds no certificate"),
+        (files.key, b"none", "server.tls.key", "holds no private key"),
+        (files.key, files.authority.issue_cert("x.org").private_key_pem.bytes(), "server.tls.key", "is not the key of"),
+        (files.client_ca, b"none", "server.tls.client_ca", "holds no certificate"),
+    ]
+    for path, content, key, sentence in wrong:
+        right = path.read_bytes()
+        path.write_bytes(content)
+        try:
+            with pytest.raises(ConfigError) as failure:
+                tls.read(Tls.model_validate(files.section(client_ca=True)))
+        finally:
+            path.write_bytes(right)
+        assert failure.value.param == key
+        assert failure.value.message.startswith(f"{key}: {path} {sentence}")
+    files.key.unlink()
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        tls.read(files.config)
+
+
+def test_an_expired_certificate_is_taken_with_a_warning(files: Files) -> None:
+    ended = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    files.issue(not_after=ended)
+    told: list[str] = []
+    sink = log.logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
+    found = tls.read(files.config)
+    found.warn()
+    log.logger.remove(sink)
+    assert (found.not_after, told) == (ended.timestamp(), ["the certificate has expired"])
+
+
+def test_check_finds_a_broken_certificate(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"server": {"tls": files.section()}, "backends": backends("http://127.0.0.1:9")}))
+    assert check.run(Namespace(config=path)) == 0
+    files.certificate.write_bytes(files.key.read_bytes())
+    assert check.run(Namespace(config=path)) == 2
+    assert f"server.tls.certificate: {files.certificate} holds no certificate" in capsys.readouterr().err
