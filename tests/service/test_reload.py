@@ -193,12 +193,21 @@ async def test_a_stream_keeps_the_runtime_that_it_began_with(reloaded: Reloads) 
 
 
 async def test_reloads_at_the_same_time_come_one_after_the_other(reloaded: Reloads) -> None:
-    async def one(number: int) -> None:
-        reloaded.write(rag={"retrieval": {"top_k": 1 + number}})
-        assert (await reloaded.ask())[0] == 200
-
-    await asyncio.gather(*map(one, range(20)))
-    assert reloaded.rig.app.runtime.config.rag.retrieval.top_k == reloaded.written["rag"]["retrieval"]["top_k"]
+    """The first one waits for a poll: the second, which need not, must not be overtaken by it at the end."""
+    rig, released = reloaded.rig, asyncio.Event()
+    interval_s = reloaded.written["health"]["interval_s"]
+    assert rig.generative.upstream is not None
+    rig.generative.on("/health", fault.after(passed_on(rig.generative.upstream), released))
+    polls = len(rig.generative.calls("/health"))
+    reloaded.write(health={"interval_s": 50.0}, rag={"retrieval": {"top_k": 3}})
+    first = asyncio.create_task(reloaded.ask())
+    await eventually(lambda: len(rig.generative.calls("/health")) > polls, "the new monitor polls")
+    reloaded.write(health={"interval_s": interval_s}, rag={"retrieval": {"top_k": 4}})
+    second = asyncio.create_task(reloaded.ask())
+    await asyncio.wait({second}, timeout=0.2)
+    released.set()
+    assert [status for status, _ in await asyncio.gather(first, second)] == [200, 200]
+    assert rig.app.runtime.config.rag.retrieval.top_k == 4
     await reloaded.alone()
 
 
@@ -304,6 +313,16 @@ async def test_kept_answers_outlive_a_reload_that_does_not_touch_them(reloads: C
         await made.to(health={"interval_s": 50.0})
         assert await cached(made.rig) == "hit: old"
         await made.to(rag={"retrieval": {"top_k": 3}})
+        assert await cached(made.rig) == "miss: old"
+
+
+async def test_another_model_service_begins_without_answers(reloads: Callable[..., Any]) -> None:
+    """Even if it says that its model has the same name."""
+    async with reloads(**ANSWERS) as made, FaultBackend(upstream=made.rig.generative.upstream) as other:
+        await ingest(made.rig.app, {"id": "lime", "text": "A lime weighs 67 grams."})
+        assert [await cached(made.rig), await cached(made.rig)] == ["miss: old", "hit: old"]
+        other.on(CHAT, says("A lime weighs nothing."))
+        await made.to(backends={"generative": up(other)})
         assert await cached(made.rig) == "miss: old"
 
 
