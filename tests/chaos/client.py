@@ -19,6 +19,8 @@ from tests.chaos.stack import REQUEST_TIMEOUT_S
 
 # How much later than its deadline an answer may come: the machine may be busy.
 _SLACK_S = 6.0
+# So long before it is given up the server writes where its tasks stand.
+_TELL_S = 1.0
 # A stream of many documents has no deadline but each document's.
 STREAM_S = 60.0
 
@@ -114,8 +116,10 @@ class Client:
         headers = {"X-Request-ID": exchange.request_id, **options.pop("headers", {})}
         if wish.deadline_s is not None:
             headers["X-Request-Timeout-Ms"] = str(round(wish.deadline_s * 1_000))
+        limit_s = wish.leave_after_s or self._limit(wish)
+        telling = asyncio.get_running_loop().call_later(max(limit_s - _TELL_S, _TELL_S), self._server.tell_tasks)
         try:
-            async with asyncio.timeout(wish.leave_after_s or self._limit(wish)):
+            async with asyncio.timeout(limit_s):
                 outcome = await self._answer(exchange, method, path, body, wish, headers, options)
         except Left:
             outcome = "left"
@@ -123,6 +127,8 @@ class Client:
             outcome = "left" if wish.leave_after_s is not None else self._lost(exchange, kills, wish, "no end")
         except aiohttp.ClientError as error:
             outcome = self._lost(exchange, kills, wish, f"broken off ({type(error).__name__})")
+        finally:
+            telling.cancel()
         exchange.ended = time.monotonic()
         exchange.faults = self._felt(exchange)
         self.report.outcomes[route, outcome] += 1
@@ -194,5 +200,6 @@ class Client:
         faults = self.player.wrong(wish.relayed, exchange.began) if self.player and wish.relayed else ()
         if faults and exchange.status == 200:
             return "cut off"  # half of a relayed answer, which nobody can take for a whole one
-        self.wrong(exchange, f"{how} after {time.monotonic() - exchange.began:.1f} s", "no answer")
+        tasks = "".join(f"\n    {place}" for place in self._server.tasks())
+        self.wrong(exchange, f"{how} after {time.monotonic() - exchange.began:.1f} s; tasks:{tasks}", "no answer")
         return how

@@ -62,7 +62,9 @@ async def judge(server: Server, before: Idle, report: Report) -> None:
     for what in _leaked(before, now):
         report.violate("leak", what)
     if any("tasks" in what for what in _leaked(before, now)):
-        report.violations["leak"] += [f"  {place}" for place in await server.tasks()]
+        server.tell_tasks()
+        await asyncio.sleep(0.5)
+        report.violations["leak"] += [f"  {place}" for place in server.tasks()]
     for name, value in now.held.items():
         report.figures[f"{name} of the idle server"] = f"{value:.0f} (before {before.held[name]:.0f})"
     _memory(before.usage.memory, now.usage.memory, report)

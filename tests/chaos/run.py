@@ -21,11 +21,13 @@ from tests.chaos.reading import Reader
 from tests.chaos.relaying import Relayer
 from tests.chaos.report import Report
 from tests.chaos.schedule import Fault, draw
-from tests.chaos.stack import Stack, running
+from tests.chaos.stack import BREAKER_OPEN_S, Stack, running
 from tests.chaos.texts import COLLECTIONS
 from tests.chaos.writing import Writer, all_names
 
 _READY_S = 30.0
+# The longest that a circuit is open, its jitter, and what the queues still hold.
+_ANSWERS_S = 3 * BREAKER_OPEN_S + 4.0
 
 Tell = Callable[[str], object]
 
@@ -85,13 +87,14 @@ class Run:
         self._report.faults = player.played
 
     async def _recover(self) -> None:
-        """Wait until the server is ready, and nothing is under way."""
+        """Wait until the server is ready and answers questions, and nothing is under way."""
         try:
             took = await self._stack.server.until("/ready", _READY_S)
         except TimeoutError:
             self._report.violate("not ready", f"{_READY_S:g} s after the last fault")
             return
         self._report.figures["ready again after"] = f"{took:.1f} s"
+        await self._answers()
         ends = time.monotonic() + _READY_S
         busy = (await leaks.look(self._stack.server)).busy
         while busy and time.monotonic() < ends:
@@ -99,6 +102,20 @@ class Run:
             busy = (await leaks.look(self._stack.server)).busy
         if busy:
             self._report.violate("leak", f"still under way {_READY_S:g} s after the last request: {busy}")
+
+    async def _answers(self) -> None:
+        """Wait until every backend is asked again: a circuit may be open for a moment, and then is tried."""
+        began, question = time.monotonic(), {"query": "valve", "max_tokens": 1, "rerank": True}
+        headers = {"Cache-Control": "no-store"}
+        while (took := time.monotonic() - began) < _ANSWERS_S:
+            exchange = await self._client.send("query", "POST", "/rag/query", question, headers=headers)
+            if exchange.ok and not exchange.json["degraded"]:
+                self._report.figures["answers whole again after"] = f"{took:.1f} s"
+                return
+            await asyncio.sleep(0.1)
+        self._report.violate(
+            "not ready", f"no whole answer {_ANSWERS_S:g} s after it was ready: {exchange.body[:300]!r}"
+        )
 
     def _sum_up(self) -> None:
         for line in self._stack.server.complaints():

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+import orjson
+
 from hartonomous.__main__ import main
 
-MARK = "TASK "
-"""What the line of a task begins with."""
+MARK = b"TASKS "
+"""What the line begins with in which the tasks stand as a list in JSON."""
 
 
 def _tell(number: int, frame: FrameType | None) -> None:
-    for task in asyncio.all_tasks():
-        print(MARK + " < ".join(_places(task.get_coro())), file=sys.stderr, flush=True)
+    tasks = [" < ".join(_places(task.get_coro())) for task in asyncio.all_tasks()]
+    sys.stderr.buffer.write(MARK + orjson.dumps(tasks) + b"\n")
+    sys.stderr.buffer.flush()
 
 
 def _places(waiting: Any) -> Iterator[str]:

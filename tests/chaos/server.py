@@ -18,7 +18,6 @@ import yaml
 
 from hartonomous.trial import child
 from tests.chaos.serve import MARK
-from tests.service.application import eventually
 from tests.service.vector_store import free_port
 
 _START_S = 60.0
@@ -113,22 +112,23 @@ class Server:
             threads=int(status["Threads"]),
         )
 
-    async def tasks(self) -> list[str]:
-        """Return where the tasks of the process stand, each kind once with its number."""
-        assert self._process is not None
-        told = len(self._tasks())
-        self._process.send_signal(signal.SIGUSR1)
-        await eventually(lambda: len(self._tasks()) > told, "the tasks in the log")
-        return [f"{count} x {place}" for place, count in Counter(self._tasks()[told:]).most_common()]
+    def tell_tasks(self) -> None:
+        """Let the process write where its tasks stand, which `tasks` returns a moment later."""
+        if not self.away and self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
 
-    def _tasks(self) -> list[str]:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    def tasks(self) -> list[str]:
+        """Return where the tasks of the process stood when it was last asked, each place once with its number."""
+        told = [line for line in self._lines() if line.startswith(MARK)]
+        places = orjson.loads(told[-1].removeprefix(MARK)) if told else []
+        return [f"{count} x {place}" for place, count in Counter(places).most_common()]
+
+    def _lines(self) -> list[bytes]:
+        return self.log.read_bytes().splitlines() if self.log.exists() else []
 
     def complaints(self) -> list[str]:
         """Return the lines of the log that tell of a bug: errors, and what is no record of ours."""
-        lines = self.log.read_bytes().splitlines() if self.log.exists() else []
-        return [line.decode(errors="replace") for line in lines if line.strip() and not _harmless(line)]
+        return [line.decode(errors="replace") for line in self._lines() if line.strip() and not _harmless(line)]
 
 
 def _target(entry: Path) -> str:
@@ -139,7 +139,7 @@ def _target(entry: Path) -> str:
 
 
 def _harmless(line: bytes) -> bool:
-    if line.startswith(MARK.encode()):
+    if line.startswith(MARK):
         return True
     try:
         return orjson.loads(line)["level"].lower() not in {"error", "critical"}

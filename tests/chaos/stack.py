@@ -24,6 +24,7 @@ from tests.service.fault_backend import FaultBackend
 from tests.service.vector_store import Engine, drop_collection
 
 REQUEST_TIMEOUT_S = 12.0
+BREAKER_OPEN_S = 2.0
 
 
 class Place:
@@ -114,7 +115,13 @@ def _config(places: dict[str, Place], collection: str) -> dict[str, Any]:
     def urls(service: str) -> list[str]:
         return [place.proxy.url for place in places.values() if place.service == service]
 
-    quick = {"connect_timeout_s": 1.0, "idle_timeout_s": 3.0, "max_answer_bytes": 1024 * 1024}
+    quick = {
+        "connect_timeout_s": 1.0,
+        "first_byte_timeout_s": 2.5,
+        "idle_timeout_s": 3.0,
+        "max_answer_bytes": 1024 * 1024,
+        "breaker": {"failures": 5, "open_s": 0.5, "max_open_s": BREAKER_OPEN_S},
+    }
     return {
         "server": {"request_timeout_s": REQUEST_TIMEOUT_S, "drain_s": 5.0},
         "log": {"level": "WARNING"},
