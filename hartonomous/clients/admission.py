@@ -15,7 +15,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from hartonomous.clients.breaker import Ticket
@@ -57,6 +57,7 @@ class Place:
         """An answer has begun: of a stream that is enough for a probe, which would otherwise last as long as it."""
         if is_stream and self._ticket.is_probe:
             self._ticket.succeeded()
+            self._admission.hand_on()
         if self.replica.adaptive is not None:
             self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active)
 
@@ -99,11 +100,11 @@ class Admission:
 
     @property
     def slots(self) -> int:
-        """How many calls all addresses together take at once."""
-        return sum(replica.limit for replica in self._replicas)
+        """How many calls the addresses that are asked take at once together."""
+        return sum(replica.limit for replica in self._asked())
 
-    async def enter(self, call: Call, avoid: Replica | None = None) -> Place:
-        """Return a place, at another address than `avoid` if one is free; wait for a turn where none is.
+    async def enter(self, call: Call, avoid: Collection[Replica] = ()) -> Place:
+        """Return a place, at another address than those to `avoid` if one is free; wait for a turn where none is.
 
         Raises:
             BackendUnavailableError: every circuit is open, the turn would come too late, or the server stops.
@@ -114,22 +115,18 @@ class Admission:
             raise self._closed()
         if call.deadline.expired:
             raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
-        if not any(self._lines[: call.priority + 1]) and (place := self._take(avoid)) is not None:
+        asked = self._asked()
+        if not asked:
+            raise self._all_open()
+        if not any(self._lines[: call.priority + 1]) and (place := self._take(asked, avoid)) is not None:
             return place
         return await self._wait(call)
 
     def enter_at_once(self, avoid: Replica) -> Place | None:
         """Return a place at another address than `avoid`, None where nobody may have one without waiting."""
-        if self._closed is not None or self.waiting or not any(r is not avoid and r.is_free for r in self._replicas):
+        if self._closed is not None or self.waiting:
             return None
-        try:
-            place = self._take(avoid)
-        except BackendUnavailableError:
-            return None
-        if place is not None and place.replica is avoid:
-            place.leave(UNUSED)
-            return None
-        return place
+        return self._take([replica for replica in self._asked() if replica is not avoid])
 
     def close(self, reason: Callable[[], BackendUnavailableError]) -> None:
         """Let nobody in any more, and tell those who wait."""
@@ -142,26 +139,27 @@ class Admission:
             if line[0].done():  # cancelled, and about to leave
                 line.popleft()
                 continue
-            try:
-                place = self._take(None)
-            except BackendUnavailableError:
+            asked = self._asked()
+            if not asked:
                 self._refuse(self._all_open)
                 return
+            place = self._take(asked)
             if place is None:
                 return
             line.popleft().set_result(place)
 
-    def _take(self, avoid: Replica | None) -> Place | None:
-        """Return a place; None when all that may be called are busy. Raises when every circuit is open."""
+    def _asked(self) -> list[Replica]:
+        """Return the addresses that calls go to: none when every circuit is open."""
         admitting = [replica for replica in self._replicas if replica.breaker.admits]
-        if not admitting:
-            raise self._all_open()
         # Those that are down by the last poll are asked when there is no other.
-        alive = [replica for replica in admitting if replica.up is not False] or admitting
-        free = [replica for replica in alive if replica.is_free]
+        return [replica for replica in admitting if replica.up is not False] or admitting
+
+    def _take(self, asked: Sequence[Replica], avoid: Collection[Replica] = ()) -> Place | None:
+        """Return a place at one of these addresses, None when all are busy."""
+        free = [replica for replica in asked if replica.is_free]
         if not free:
             return None
-        chosen = min(free, key=lambda replica: (replica is avoid, replica.active))
+        chosen = min(free, key=lambda replica: (replica in avoid, replica.active))
         ticket = chosen.breaker.admit()
         if ticket is None:
             return None

@@ -77,7 +77,8 @@ class Verdict:
     @property
     def is_overload(self) -> bool:
         """Whether less at once might have been answered."""
-        return self.kind in {"timeout", "overloaded"}
+        # A timeout of a caller in a hurry says nothing: else one of those could take the slots of everybody.
+        return self.kind == "overloaded" or (self.kind == "timeout" and self.failed is True)
 
 
 _CANCELLED = Verdict("cancelled", None)

@@ -26,7 +26,7 @@ from hartonomous.clients.replica import Replica
 from hartonomous.core.call import Call
 from hartonomous.core.hedging import HedgeBudget, LatencyWindow
 from hartonomous.core.retry import RetryBudget, backoff
-from hartonomous.errors import BackendUnavailableError, HartonomousError
+from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, HartonomousError, QueueFullError
 from hartonomous.metrics import ServiceMetrics
 
 T = TypeVar("T")
@@ -70,31 +70,34 @@ class Guard:
         """
         self._budget.deposit()
         place = await self._admission.enter(request.call)
-        tried = 0
+        tried: list[Replica] = []
         while True:
             try:
                 if request.is_hedged:
                     return await self._hedged(place, request, send, not tried)
                 return await send(place, request, not tried)
             except HartonomousError as error:
-                tried += 1
-                place = await self._enter_again(error, tried, place.replica, request)
+                tried.append(place.replica)
+                place = await self._enter_again(error, tried, request)
             except asyncio.CancelledError as error:
                 place.leave(verdict(error))  # it may not even have begun
                 raise
 
-    async def _enter_again(self, error: HartonomousError, tried: int, failed: Replica, request: Request) -> Place:
-        """Wait, and return the place for another attempt; raise `error` where there must be none, or is none."""
-        wait_s = self._wait_before(error, tried, request)
+    async def _enter_again(self, error: HartonomousError, tried: Sequence[Replica], request: Request) -> Place:
+        """Wait, and return the place for another attempt; raise `error` where there must be none, or is none.
+
+        Raises BackendUnavailableError when every circuit has opened meanwhile.
+        """
+        wait_s = self._wait_before(error, len(tried), request)
         if wait_s is None:
             raise error
         await asyncio.sleep(wait_s)
         try:
-            place = await self._admission.enter(request.call, avoid=failed)
-        except HartonomousError:
-            raise error from None
+            place = await self._admission.enter(request.call, avoid=tried)
+        except (QueueFullError, DeadlineExceededError):
+            raise error from None  # of which the caller has heard less than of what happened
         # One poisonous text must not open the circuit for everybody: a call counts once against an address.
-        place.counts = place.replica is not failed
+        place.counts = place.replica not in tried
         return place
 
     def _wait_before(self, error: HartonomousError, tried: int, request: Request) -> float | None:
@@ -116,7 +119,8 @@ class Guard:
     async def _hedged(self, place: Place, request: Request, send: Send[T], may_repeat: bool) -> T:
         """Send a request, and once more to another address if it takes longer than such requests do."""
         started = time.perf_counter()
-        self._hedges.offered()
+        if may_repeat:
+            self._hedges.offered()
         delay_s = self._latency.quantile(_HEDGED_FROM) if len(self._replicas) > 1 else None
         if delay_s is None:
             answer = await send(place, request, may_repeat)

@@ -21,6 +21,12 @@ class Replica:
         self.entered = 0
         self.up: bool | None = None
 
+    def resize(self, slots: int) -> None:
+        """Take so many calls at once from now on; an adaptive limit is found out anew below that."""
+        self.slots = slots
+        if self.adaptive is not None:
+            self.adaptive = AdaptiveLimit(slots)
+
     @property
     def limit(self) -> int:
         """How many calls it takes at once: its slots, or what the adaptive limit has found out."""
