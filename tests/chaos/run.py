@@ -119,7 +119,7 @@ class Run:
 
     def _sum_up(self) -> None:
         for line in self._stack.server.complaints():
-            self._report.violate("log", line[:1_000])
+            self._report.violate("log", line if len(line) < 1_200 else f"{line[:300]} … {line[-800:]}")
         figures = self._report.figures
         figures["500s"] = str(self._report.count("500"))
         figures["reads held against what was acknowledged"] = str(self._reader.looks)
