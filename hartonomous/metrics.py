@@ -21,6 +21,14 @@ from hartonomous.core import walltime
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
+# Of the process, like its names: all applications in it show the same.
+DNS_FALLBACKS = Counter(
+    "hartonomous_dns_fallbacks_total",
+    "Lookups of a backend's host name that failed and were answered with its last good address.",
+    ("host",),
+    registry=None,
+)
+
 
 class ServiceMetrics:
     """The children of one backend service, made once."""
@@ -71,6 +79,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         registry.register(_LogCollector())
+        registry.register(DNS_FALLBACKS)
         self.build = Info("hartonomous_build", "The version that runs.", registry=registry)
         self.build.info({"version": __version__, "python": platform.python_version()})
         self.requests = Counter(

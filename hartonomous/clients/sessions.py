@@ -6,17 +6,19 @@ import io
 
 import aiohttp
 
+from hartonomous.clients.resolver import Resolver
 from hartonomous.config import Service
 
 # llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
 _KEEPALIVE_S = 4.0
+_RESOLVED_FOR_S = 10
 _IN_ONE = 512 * 1024
 
 
 def make_session(config: Service, socket_path: str | None) -> aiohttp.ClientSession:
     """Return a session towards a service, over TCP or a unix socket."""
     return aiohttp.ClientSession(
-        connector=_connector(socket_path),
+        connector=_connector(config, socket_path),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         headers=_headers(config),
@@ -29,11 +31,17 @@ def payload(body: bytes | None) -> bytes | io.BytesIO | None:
     return body if body is None or len(body) <= _IN_ONE else io.BytesIO(body)
 
 
-def _connector(socket_path: str | None) -> aiohttp.BaseConnector:
+def _connector(config: Service, socket_path: str | None) -> aiohttp.BaseConnector:
     # How many calls there are at once is for the admission to say.
     if socket_path is not None:
         return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=_KEEPALIVE_S)
-    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+    return aiohttp.TCPConnector(
+        limit=0,
+        keepalive_timeout=_KEEPALIVE_S,
+        # aiohttp's time to connect begins when the name is resolved.
+        resolver=Resolver(config.connect_timeout_s),
+        ttl_dns_cache=_RESOLVED_FOR_S,
+    )
 
 
 def _headers(config: Service) -> dict[str, str]:
