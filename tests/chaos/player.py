@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -49,16 +51,21 @@ class Player:
             await asyncio.sleep(fault.lasts_s)
             await self._stack.server.start()
         elif fault.where == ENGINE:
-            await self._restart_engine(fault.lasts_s)
+            await self._kill_engine(fault)
         else:
             await self._stack.places[fault.where].spoil(fault.what)
             await asyncio.sleep(self._began + fault.until - time.monotonic())
             await self._stack.places[fault.where].heal()
         self._spans[self._spans.index(span)] = (span[0], time.monotonic(), fault)
 
-    async def _restart_engine(self, away_s: float) -> None:
+    async def _kill_engine(self, fault: Fault) -> None:
+        """Kill its worker, which its keeper starts again, or both, which stay away for a while."""
         engine = self._stack.engine
         assert engine is not None
+        if fault.what == "kill-worker":
+            if worker := engine.worker:  # 0 where it is being started
+                os.kill(worker, signal.SIGKILL)
+            return
         await asyncio.to_thread(engine.kill)
-        await asyncio.sleep(away_s)
+        await asyncio.sleep(fault.lasts_s)
         await asyncio.to_thread(engine.start)

@@ -31,7 +31,7 @@ _NO_LIES = {("generative", "endless")}
 class Fault:
     """What is wrong where, from when on (seconds since the load began), for how long.
 
-    `what` is a fault as `python -m tests.faults` names it, `lie:NAME`, or `kill`.
+    `what` is a fault as `python -m tests.faults` names it, `lie:NAME`, `kill` or `kill-worker`.
     """
 
     at: float
@@ -92,7 +92,10 @@ def _kill(chance: Random, where: str, end: float, place: int, count: int) -> Fau
     """Return one of `count` kills, each in its own part of the time."""
     part = (end - 2 * QUIET_S) / count
     at = QUIET_S + part * (place + chance.uniform(0.2, 0.8))
-    return Fault(round(at, 3), where, "kill", round(chance.uniform(0.1, 1.5), 3))
+    lasts = round(chance.uniform(0.1, 1.5), 3)
+    # The engine's worker is started again by its keeper.
+    what = chance.choice(("kill", "kill-worker")) if where == ENGINE else "kill"
+    return Fault(round(at, 3), where, what, lasts)
 
 
 def _what(chance: Random, service: Service) -> str:
