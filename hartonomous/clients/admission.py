@@ -2,9 +2,9 @@
 
 A call takes a `Place` at an address whose circuit lets it through and which has a slot free, the least busy first.
 Otherwise it waits in line: queries before batches before ingests, each in the order they came. Nobody waits in vain: a
-call is told at once when the line is full (429) or when, by the service's own pace, its turn would come after its
-deadline (503), both with the time after which it makes sense to come again. When every circuit is open, those that wait
-are told as well.
+call is told at once when the line is full (429) or when, by the service's own pace, its turn would come too late before
+its deadline (503), both with the time after which it makes sense to come again. When every circuit is open, those that
+wait are told as well.
 
 Cancelled while it waits, a call leaves the line; cancelled in the moment of its turn, it passes the turn on.
 """
@@ -192,7 +192,7 @@ class Admission:
         if in_line >= self._bounds[call.priority]:
             self._metrics.refused("queue_full").inc()
             raise QueueFullError(f"Too many wait for the {self.name} service.", retry_after=retry_after)
-        if wait_s > call.deadline.remaining:
+        if not self.service_time.is_useful(wait_s, call.deadline.remaining):
             self._metrics.refused("too_late").inc()
             raise BackendUnavailableError(
                 f"The {self.name} service is busy beyond the request's deadline.",

@@ -46,6 +46,14 @@ class ServiceTime:
         """Return the seconds until a call's turn comes, all slots being taken and so many calls ahead of it."""
         return (ahead + 1) * self._mean / max(1, slots)
 
+    def is_useful(self, wait_s: float, remaining_s: float) -> bool:
+        """Whether a call whose turn comes after `wait_s` seconds has time enough left then for its answer.
+
+        Enough is twice of what one takes: at the end of a full line all calls have just what is asked for here, and
+        those that the service works on in vain are at the cost of others.
+        """
+        return wait_s + _PATIENCE * self._mean <= remaining_s
+
     def is_blamed(self, given_s: float) -> bool:
         """Whether a call that got no answer in so many seconds says something about the service.
 

@@ -97,7 +97,7 @@ async def test_a_full_line_is_a_429_with_the_time_after_which_to_come_again() ->
     assert (refused.value.status, refused.value.error_code, refused.value.retry_after) == (429, "queue_full", 21)
     assert stage.sample("refusals_total", reason="queue_full") == 1
     assert stage.sample("queue_length") == 2
-    ingest = stage.entering(priority=Priority.INGEST)  # bounds what it has under way itself
+    ingest = stage.entering(99.0, Priority.INGEST)  # bounds what it has under way itself
     await ticks()
     assert not ingest.done()
     for task in (*line, ingest):
@@ -115,16 +115,16 @@ async def test_a_line_of_length_0_lets_nobody_wait() -> None:
     (await stage.enter()).leave(None)
 
 
-async def test_a_turn_that_would_come_after_the_deadline_is_refused_at_once() -> None:
+async def test_a_turn_that_would_come_too_late_for_an_answer_is_refused_at_once() -> None:
     stage = Stage(slots=2)
     stage.admission.service_time.observe(4.0)
     places = [await stage.enter() for _ in range(2)]
-    line = await stage.waiting(3)  # the next one's turn comes after 4 * 4 / 2 s
+    line = await stage.waiting(3)  # the next one's turn comes after 4 * 4 / 2 s, and it should have 8 s more then
     with pytest.raises(BackendUnavailableError) as refused:
-        await stage.enter(7.5)
+        await stage.enter(15.5)
     assert (refused.value.error_code, refused.value.retry_after) == ("overloaded", 8)
     assert stage.sample("refusals_total", reason="too_late") == 1
-    line.append(stage.entering(8.5))
+    line.append(stage.entering(16.5))
     await ticks()
     assert stage.admission.waiting == 4
     for place in places:
@@ -139,7 +139,7 @@ async def test_what_ingests_wait_for_does_not_count_for_a_query() -> None:
     place = await stage.enter()
     ingests = [stage.entering(priority=Priority.INGEST) for _ in range(5)]
     await ticks()
-    query = stage.entering(5.0)
+    query = stage.entering(12.5)
     await ticks()
     assert stage.admission.waiting == 6
     place.leave(GONE)
@@ -153,7 +153,7 @@ async def test_addresses_whose_circuit_is_open_take_nobody_from_the_line() -> No
     (await stage.enter()).leave(FAILED)
     place = await stage.enter()
     with pytest.raises(BackendUnavailableError) as refused:
-        await stage.enter(3.0)  # with both it would be 2 s
+        await stage.enter(11.0)  # with both it would be 10 s
     assert (refused.value.error_code, refused.value.retry_after) == ("overloaded", 4)
     place.leave(None)
 

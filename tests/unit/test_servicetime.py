@@ -49,6 +49,13 @@ def test_typical_is_what_the_service_is_busy_with_and_not_what_it_is_asked_most_
     assert time.is_blamed(8.5)
 
 
+def test_a_turn_is_of_use_while_there_is_time_for_twice_of_what_a_call_takes() -> None:
+    time = observed(2.0)
+    assert time.is_useful(3.0, 7.0)
+    assert not time.is_useful(3.0, 6.9)
+    assert ServiceTime().is_useful(0.0, 0.001)
+
+
 @pytest.mark.parametrize(
     ("typical", "limit_s", "remaining_s", "expected"),
     [
