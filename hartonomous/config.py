@@ -97,7 +97,7 @@ class Breaker(Section):
 
     failures: Annotated[int, Field(ge=1, le=1_000)] = 5
     open_s: Seconds = 1.0
-    max_open_s: Seconds = 30.0
+    max_open_s: Seconds = 10.0
 
 
 class Service(Section):
@@ -151,7 +151,6 @@ class Generative(ModelService):
     """The generative service; its context size is asked from it unless it is given here."""
 
     concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = None
-    queue: Annotated[int, Field(ge=0, le=65_536)] = 64
     first_byte_timeout_s: Seconds = 300.0
     timeout_s: Seconds = 300.0
     context_tokens: Annotated[int, Field(ge=128)] | None = None

@@ -8,7 +8,7 @@ library's error, a path, a key or a document; what an operator needs goes to the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class HartonomousError(Exception):
@@ -36,6 +36,14 @@ class HartonomousError(Exception):
         self.retry_after = retry_after
         self.headers = headers or {}
         self.error_code = code or self.code
+
+    def __copy__(self) -> Self:
+        """Return the same error for another caller; by default an exception is copied by calling its class with `args`,
+        which are not what our classes are made of."""
+        copied = self.__class__.__new__(self.__class__, *self.args)
+        copied.__dict__.update(self.__dict__)
+        copied.__cause__ = self.__cause__
+        return copied
 
     def as_dict(self) -> dict[str, Any]:
         """Return the inner error object, OpenAI's shape: message, type, param, code."""

@@ -63,14 +63,20 @@ class Monitor:
         self._polled: dict[str, float] = {}
         self._told: dict[str, Status] = {}
         self.first_round = asyncio.Event()
+        self.is_told = True
+        """Whether it tells of what it finds by log and metric: of two monitors of a service only the newer one does."""
 
     def status(self, service: str) -> Status:
-        """Return what is known of a service: any of its addresses up, all down, or nothing recent."""
+        """Return what is known of a service: any of its addresses up, all down, or nothing recent.
+
+        It is down as well while the circuit of each address is open: it answers polls, but not calls.
+        """
         polled = self._polled.get(service)
         if polled is None or self._clock() - polled > 3 * self._config.interval_s:
             return "unknown"
-        up = self._pools[service].up
-        return "unknown" if up is None else "up" if up else "down"
+        pool = self._pools[service]
+        up = pool.up
+        return "unknown" if up is None else "up" if up and not pool.is_open else "down"
 
     def statuses(self) -> dict[str, Status]:
         """Return what is known of every configured service."""
@@ -97,6 +103,8 @@ class Monitor:
         await asyncio.gather(*(self._poll(pool, replica) for replica in pool.replicas))
         self._polled[pool.name] = self._clock()
         status = self.status(pool.name)
+        if not self.is_told:
+            return
         self._gauges[pool.name].set(_GAUGE[status])
         if self._told.get(pool.name) != status:
             self._told[pool.name] = status

@@ -100,6 +100,8 @@ class Reloader:
         if self._serving is not None and settings.certificate is not None:
             self._serving.certificate = settings.certificate
         if old is not None:
+            old.runtime.monitor.is_told = old.runtime.monitor is runtime.monitor
+            runtime.monitor.is_told = True
             self._retire(old)
 
     def _retire(self, tenure: Tenure) -> None:

@@ -40,12 +40,18 @@ UNUSED = Verdict("unused", None)
 
 
 class Place:
-    """A slot at an address, with the right of its circuit to one call; given back by `leave`, once."""
+    """A slot at an address, with the right of its circuit to one call; given back by `leave`, once.
 
-    __slots__ = ("_admission", "_left", "_ticket", "counts", "replica", "started")
+    A look-up has no slot: a busy service answers it all the same, and its success says little about the others' calls.
+    """
 
-    def __init__(self, admission: Admission, replica: Replica, ticket: Ticket) -> None:
+    __slots__ = ("_admission", "_has_slot", "_left", "_ticket", "counts", "replica", "started")
+
+    def __init__(self, admission: Admission, replica: Replica, ticket: Ticket, has_slot: bool) -> None:
         self.replica = replica
+        self._has_slot = has_slot
+        replica.active += has_slot
+        replica.entered += has_slot
         self.started = time.perf_counter()
         self.counts = True
         """Whether a failure counts against the address."""
@@ -58,7 +64,7 @@ class Place:
         if is_stream and self._ticket.is_probe:
             self._ticket.succeeded()
             self._admission.hand_on()
-        if self.replica.adaptive is not None:
+        if self.replica.adaptive is not None and self._has_slot:
             self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active)
 
     def leave(self, verdict: Verdict | None) -> None:
@@ -66,17 +72,21 @@ class Place:
         if self._left:
             return
         self._left = True
-        self.replica.active -= 1
-        if verdict is not None and verdict.is_overload and self.replica.adaptive is not None:
+        self.replica.active -= self._has_slot
+        if verdict is not None and verdict.is_overload and self.replica.adaptive is not None and self._has_slot:
             self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active + 1, failed=True)
         failed = False if verdict is None else verdict.failed
         if failed is None or (failed and not self.counts and not self._ticket.is_probe):
             self._ticket.cancelled()
         elif failed:
             self._ticket.failed()
-        else:
+        elif self._has_slot:
             self._ticket.succeeded()
             self._admission.service_time.observe(time.perf_counter() - self.started)
+        elif self._ticket.is_probe:
+            self._ticket.succeeded()
+        else:
+            self._ticket.cancelled()
         self._admission.hand_on()
 
 
@@ -103,8 +113,10 @@ class Admission:
         """How many calls the addresses that are asked take at once together."""
         return sum(replica.limit for replica in self._asked())
 
-    async def enter(self, call: Call, avoid: Collection[Replica] = ()) -> Place:
+    async def enter(self, call: Call, avoid: Collection[Replica] = (), *, is_lookup: bool = False) -> Place:
         """Return a place, at another address than those to `avoid` if one is free; wait for a turn where none is.
+
+        A look-up waits for nobody.
 
         Raises:
             BackendUnavailableError: every circuit is open, the turn would come too late, or the server stops.
@@ -118,8 +130,10 @@ class Admission:
         asked = self._asked()
         if not asked:
             raise self._all_open()
-        if not any(self._lines[: call.priority + 1]) and (place := self._take(asked, avoid)) is not None:
-            return place
+        if is_lookup or not any(self._lines[: call.priority + 1]):
+            place = self._take(asked, avoid, is_lookup=is_lookup)
+            if place is not None:
+                return place
         return await self._wait(call)
 
     def enter_at_once(self, avoid: Replica) -> Place | None:
@@ -154,18 +168,18 @@ class Admission:
         # Those that are down by the last poll are asked when there is no other.
         return [replica for replica in admitting if replica.up is not False] or admitting
 
-    def _take(self, asked: Sequence[Replica], avoid: Collection[Replica] = ()) -> Place | None:
+    def _take(
+        self, asked: Sequence[Replica], avoid: Collection[Replica] = (), *, is_lookup: bool = False
+    ) -> Place | None:
         """Return a place at one of these addresses, None when all are busy."""
-        free = [replica for replica in asked if replica.is_free]
+        free = [replica for replica in asked if is_lookup or replica.is_free]
         if not free:
             return None
         chosen = min(free, key=lambda replica: (replica in avoid, replica.active))
         ticket = chosen.breaker.admit()
         if ticket is None:
             return None
-        chosen.active += 1
-        chosen.entered += 1
-        return Place(self, chosen, ticket)
+        return Place(self, chosen, ticket, not is_lookup)
 
     async def _wait(self, call: Call) -> Place:
         line = self._lines[call.priority]

@@ -99,6 +99,7 @@ class GenerativeClient:
                 "/apply-template",
                 call,
                 codec.dumps({**self._model(), **request}),
+                is_lookup=True,
                 read=_read_prompt,
                 nonsense="The generative service answered something that is no prompt.",
             )

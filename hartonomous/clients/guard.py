@@ -36,8 +36,11 @@ _HEDGED_FROM = 0.95
 
 @dataclass(slots=True, frozen=True)
 class Request:
-    """One request to a service. `is_idempotent`: sent twice it does no more than once. `is_hedged`: it may be sent to
-    two addresses side by side."""
+    """One request to a service.
+
+    `is_idempotent`: sent twice it does no more than once. `is_hedged`: it may be sent to two addresses side by side.
+    `is_lookup`: it costs the service next to nothing, and none of its slots.
+    """
 
     method: str
     path: str
@@ -45,6 +48,7 @@ class Request:
     call: Call
     is_idempotent: bool
     is_hedged: bool = False
+    is_lookup: bool = False
 
 
 Send = Callable[[Place, Request, bool], Coroutine[Any, Any, T]]
@@ -69,7 +73,7 @@ class Guard:
         Raises what `Admission.enter` and `send` raise.
         """
         self._budget.deposit()
-        place = await self._admission.enter(request.call)
+        place = await self._admission.enter(request.call, is_lookup=request.is_lookup)
         tried: list[Replica] = []
         while True:
             try:
@@ -93,7 +97,7 @@ class Guard:
             raise error
         await asyncio.sleep(wait_s)
         try:
-            place = await self._admission.enter(request.call, avoid=tried)
+            place = await self._admission.enter(request.call, tried, is_lookup=request.is_lookup)
         except (QueueFullError, DeadlineExceededError):
             raise error from None  # of which the caller has heard less than of what happened
         # One poisonous text must not open the circuit for everybody: a call counts once against an address.

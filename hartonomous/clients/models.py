@@ -79,6 +79,7 @@ class ModelInfoCache:
             "GET",
             "/v1/models",
             call,
+            is_lookup=True,
             read=self._read,
             nonsense=f"The {self._pool.name} service answered no list of models.",
         )
@@ -90,7 +91,7 @@ class ModelInfoCache:
     async def _props(self, call: Call) -> dict[str, Any]:
         """Return llama.cpp's `/props`; servers that have none are no less useful."""
         try:
-            return await self._pool.request("GET", "/props", call, read=_props, nonsense="no /props")
+            return await self._pool.request("GET", "/props", call, is_lookup=True, read=_props, nonsense="no /props")
         except BackendError:
             return {}
 

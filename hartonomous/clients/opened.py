@@ -11,7 +11,6 @@ import aiohttp
 
 from hartonomous.clients.admission import Place
 from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError
-from hartonomous.errors import HartonomousError
 
 if TYPE_CHECKING:
     from hartonomous.clients.pool import Pool
@@ -29,7 +28,7 @@ class Opened:
         self.content_type = response.content_type
         self.place = place
         self.is_whole = is_whole
-        self.failure: HartonomousError | None = None
+        self.failure: BaseException | None = None
         """What broke the body, also where its reader has made something else of it."""
         self._pool = pool
         self._response = response
@@ -44,10 +43,12 @@ class Opened:
             try:
                 async with asyncio.timeout(idle_s) as idle:
                     data = await content.readany()
-            except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+            except BaseException as error:
                 # A stream that runs into the request's deadline says nothing about the backend.
                 is_blamed = True if idle.expired() else None if self.is_whole else False
                 self.failure = self._pool.translate(error, self.place, is_blamed)
+                if self.failure is error:
+                    raise
                 raise self.failure from error
             if not data:
                 return

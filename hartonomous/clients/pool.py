@@ -35,7 +35,7 @@ from hartonomous.clients.sessions import make_session, payload
 from hartonomous.clients.status import raise_for_status
 from hartonomous.config import Service
 from hartonomous.core.call import Call
-from hartonomous.errors import BackendError, BackendUnavailableError, HartonomousError
+from hartonomous.errors import BackendError, BackendUnavailableError
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 
@@ -45,6 +45,7 @@ _JSON_HEADERS = {"Content-Type": "application/json"}
 NONSENSE = (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, AttributeError)
 """What reading an answer raises that is not what it should be."""
 
+_FOREIGN = (TimeoutError, aiohttp.ClientError, ConnectionError)
 _POLLED_BYTES = 1024 * 1024
 # What an answer's status tells better.
 _BY_STATUS = frozenset({"2xx", "answered", "failed", "refused", "unavailable", "overloaded"})
@@ -97,9 +98,21 @@ class Pool:
         known = {replica.up for replica in self.replicas}
         return True if True in known else None if None in known else False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the circuit of every address is open: nothing is asked of the service."""
+        return all(replica.breaker.state == "open" for replica in self.replicas)
+
     @overload
     async def request(
-        self, method: str, path: str, call: Call, body: bytes | None = None, *, is_idempotent: bool = True
+        self,
+        method: str,
+        path: str,
+        call: Call,
+        body: bytes | None = None,
+        *,
+        is_idempotent: bool = True,
+        is_lookup: bool = False,
     ) -> Answer: ...
 
     @overload
@@ -112,6 +125,7 @@ class Pool:
         *,
         is_idempotent: bool = True,
         is_hedged: bool = False,
+        is_lookup: bool = False,
         read: Callable[[Answer], T],
         nonsense: str,
     ) -> T: ...
@@ -125,20 +139,22 @@ class Pool:
         *,
         is_idempotent: bool = True,
         is_hedged: bool = False,
+        is_lookup: bool = False,
         read: Callable[[Answer], Any] | None = None,
         nonsense: str = "",
     ) -> Any:
         """Send one request and read the whole answer; any status but 2xx raises.
 
         `read` makes of the answer what is returned. What it raises of Python's own errors becomes a BackendError that
-        says `nonsense`: such an answer is the backend's failure, and asked for once more.
+        says `nonsense`: such an answer is the backend's failure, and asked for once more. A look-up (`is_lookup`) costs
+        the service none of its slots.
 
         Raises:
             BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError,
             NotFoundError, ConflictError, InsufficientStorageError: see `clients.status`.
         """
         hedged = is_hedged and len(self.replicas) > 1
-        request = Request(method, path, body, call, is_idempotent, hedged)
+        request = Request(method, path, body, call, is_idempotent, hedged, is_lookup)
 
         async def send(place: Place, request: Request, may_repeat: bool) -> Any:
             opened = await self._begin(place, request, may_repeat, is_whole=True)
@@ -174,7 +190,7 @@ class Pool:
                     content += piece
                     if len(content) > _POLLED_BYTES:
                         raise AnswerTooLargeError(f"The {self.name} service's health poll has no end.")
-        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+        except _FOREIGN as error:
             raise self.translate(error, None) from error
         raise_for_status(self.name, response.status, bytes(content), response.headers)
         return Answer(response.status, bytes(content), response.headers)
@@ -203,7 +219,7 @@ class Pool:
     def set_slots(self, replica: Replica, slots: int) -> None:
         """Take over what a service says of its slots, where none are configured."""
         if self.config.concurrency is None and slots != replica.slots:
-            replica.slots = slots
+            replica.resize(slots)
             self.admission.hand_on()
 
     def polled(self, replica: Replica, up: bool) -> None:
@@ -248,13 +264,12 @@ class Pool:
                     allow_redirects=False,
                     timeout=self._timeout(min(service.timeout_s, remaining_s) if is_whole else remaining_s),
                 )
-        except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+        except BaseException as error:
             ours = self.translate(error, place)
             self._leave(place, None, verdict(ours))
+            if ours is error:
+                raise
             raise ours from error
-        except BaseException as error:
-            self._leave(place, None, verdict(error))
-            raise
         if response.status < 500:
             place.answering(is_stream=not is_whole)
         opened = Opened(self, response, place, is_whole=is_whole)
@@ -291,11 +306,13 @@ class Pool:
         # A total of 0 would mean none at all.
         return aiohttp.ClientTimeout(total=max(0.001, total_s), sock_connect=self.config.connect_timeout_s)
 
-    def translate(self, error: Exception, place: Place | None, is_blamed: bool | None = None) -> HartonomousError:
-        """Return our error for one of aiohttp's: it names the backend and nothing of the library.
+    def translate(self, error: BaseException, place: Place | None, is_blamed: bool | None = None) -> BaseException:
+        """Return our error for one of aiohttp's: it names the backend and nothing of the library. Others stay.
 
         `is_blamed` says of a timeout whether the backend is to blame; without it the time that it had decides.
         """
+        if not isinstance(error, _FOREIGN):
+            return error
         if self._aborted and place is not None:
             return self._shutting_down()
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

@@ -95,7 +95,7 @@ class Tokenize:
         """Return the tokens, None where the answer is not llama.cpp's; and whether there is no `/tokenize` at all."""
         try:
             # Counting twice does no harm.
-            return _tokens(await self._pool.request("POST", "/tokenize", call, body)), False
+            return _tokens(await self._pool.request("POST", "/tokenize", call, body, is_lookup=True)), False
         except BackendRefusedError as refusal:
             if refusal.answered not in MISSING | FOREIGN:
                 raise

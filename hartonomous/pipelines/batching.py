@@ -216,7 +216,7 @@ class EmbeddingQueue:
         self._pump()
 
     async def _call(self, batch: _Batch) -> None:
-        """Embed a batch and tell everybody in it; never raises."""
+        """Embed a batch and tell everybody in it; raises nothing but a cancellation."""
         started = self._clock()
         try:
             outcomes = await self._embed(
@@ -226,6 +226,10 @@ class EmbeddingQueue:
             for wanted in {wanted for wanted, _ in batch}:
                 if not wanted.done.done():
                     wanted.done.set_exception(own(error))
+        except asyncio.CancelledError:
+            for wanted in {wanted for wanted, _ in batch}:
+                wanted.done.cancel()  # nobody waits for ever for work that has ended
+            raise
         else:
             _settle(batch, outcomes)
         finally:

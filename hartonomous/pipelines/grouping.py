@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from hartonomous.core.call import Call
-from hartonomous.errors import HartonomousError
+from hartonomous.errors import DeadlineExceededError, HartonomousError
 from hartonomous.pipelines.jobs import Jobs
 
 Key = TypeVar("Key", bound=Hashable)
@@ -65,14 +65,21 @@ class Grouper(Generic[Key, Item, Result]):
         self._lanes: dict[Key, _Lane[Item, Result]] = {}
 
     async def do(self, key: Key, item: Item, call: Call, weight: int = 1) -> Result:
-        """Return the result of one item; raises what `work` raises. Cancelled, an item that waits is left out."""
+        """Return the result of one item; raises what `work` raises, and DeadlineExceededError.
+
+        Cancelled or too late, an item that waits is left out.
+        """
         lane = self._lanes.setdefault(key, _Lane(deque()))
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         lane.waiting.append(_Waiting(item, call, weight, answer))
         if lane.running < self._concurrency:
             lane.running += 1
             self._jobs.start(self._run(key, lane))
-        return await answer
+        try:
+            async with asyncio.timeout(call.deadline.remaining):
+                return await answer
+        except TimeoutError as error:
+            raise DeadlineExceededError("The deadline passed while others' documents were worked on too.") from error
 
     async def _run(self, key: Key, lane: _Lane[Item, Result]) -> None:
         """Work on groups until nothing waits."""
@@ -95,7 +102,7 @@ class Grouper(Generic[Key, Item, Result]):
         return group
 
     async def _settle(self, key: Key, group: list[_Waiting[Item, Result]]) -> None:
-        """Give everybody in the group a result or an error; never raises."""
+        """Give everybody in the group a result or an error; raises nothing but a cancellation."""
         try:
             results = await self._work(key, [one.item for one in group], joint([one.call for one in group]))
         except self._blames as error:
@@ -107,6 +114,10 @@ class Grouper(Generic[Key, Item, Result]):
             await self._settle(key, group[middle:])
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             _fail(group, error)
+        except asyncio.CancelledError:
+            for one in group:
+                one.answer.cancel()  # nobody waits for ever for work that has ended
+            raise
         else:
             for one, result in zip(group, results, strict=True):
                 if not one.answer.done():
@@ -121,11 +132,7 @@ def _fail(group: Sequence[_Waiting[Item, Result]], error: Exception) -> None:
 
 def own(error: Exception) -> Exception:
     """Return a copy of an error for one of several callers: each puts the path of its own field into it."""
-    if not isinstance(error, HartonomousError):
-        return error
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
+    return copy.copy(error) if isinstance(error, HartonomousError) else error
 
 
 def joint(calls: Sequence[Call]) -> Call:

@@ -298,6 +298,8 @@ async def _next(
         if not pulling.done():
             pulling.cancel()
             await asyncio.wait({pulling})
+        if not pulling.cancelled():
+            pulling.exception()  # read: where nobody waits for it any more, nobody else will
 
 
 async def _each(documents: Iterable[Document]) -> AsyncIterator[Document | DocumentResult]:

@@ -282,7 +282,6 @@ async def test_a_service_that_takes_less_than_it_says_gets_its_texts_at_last(
             return
         cut = await recut(doc, sizes, counter, cut, refused)
         assert cut[0][: refused[0]] == before[0][: refused[0]]
-        assert len(cut[0]) >= len(before[0])
         check(cut, text)
     assert not refused
 

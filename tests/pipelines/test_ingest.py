@@ -225,7 +225,7 @@ async def test_a_text_of_which_the_model_takes_no_part_fails_its_document_alone(
 
 async def test_a_refused_write_fails_its_document_alone_and_nothing_is_published() -> None:
     parts = Parts()
-    parts.vectors.error, parts.vectors.failing = BackendRefusedError("a point of it is wrong"), "1"
+    parts.vectors.error, parts.vectors.failing = BackendRefusedError("a point of it is wrong", answered=400), "1"
     result = await parts.ingest(*documents("One.", "Two.", "Three."))
     assert statuses(result) == ["created", "failed", "created"]
     assert ("publish", "1") not in parts.vectors.steps

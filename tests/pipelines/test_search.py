@@ -180,7 +180,7 @@ async def test_as_much_of_a_long_question_is_embedded_as_the_model_takes() -> No
 async def test_a_filter_that_the_store_refuses_is_its_questions_fault() -> None:
     bad = {"must": [{"key": "metadata.x", "match": {"value": 1}}]}
     parts = Parts(both())
-    parts.vectors.error, parts.vectors.refuses = BackendRefusedError("refused"), bad
+    parts.vectors.error, parts.vectors.refuses = BackendRefusedError("refused", answered=400), bad
     good, refused = await parts.searcher.search_many([ask(), ask(filter=bad)], call())
     assert isinstance(good, SearchResult)
     assert isinstance(refused, ValidationFailedError)
