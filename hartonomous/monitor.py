@@ -20,12 +20,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
 from hartonomous import codec
+from hartonomous.clients.failures import BackendBusyError
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.replica import Replica
 from hartonomous.config import Health
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
-from hartonomous.errors import BackendError, HartonomousError
+from hartonomous.errors import BackendError, DeadlineExceededError, HartonomousError
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 
@@ -130,7 +131,7 @@ class Monitor:
             if type(slots) is int and slots > 0:
                 pool.set_slots(replica, slots)
         bird = self._canaries.get(replica)
-        if bird is None or not (replica.breaker.due or bird.is_due(replica)):
+        if bird is None or not bird.is_due(replica):
             return
         if (await _props(pool, replica, call)).get("is_sleeping") is not True:
             await bird.sing(replica, call)
@@ -146,15 +147,23 @@ class _Bird:
         self._is_well = True
 
     def is_due(self, replica: Replica) -> bool:
-        """Whether it is time, and the address was used meanwhile; at every poll until it passes once it has failed."""
-        return not self._is_well or (self._clock() >= self._next and replica.entered != self._entered)
+        """Whether it is time, and the address was used meanwhile; at every poll until it passes once it has failed, and
+        whenever the circuit wants a probe."""
+        if _wants_probe(replica) or not self._is_well:
+            return True
+        return self._clock() >= self._next and replica.entered != self._entered
 
     async def sing(self, replica: Replica, call: Call) -> None:
-        """Make the call, as the probe of a circuit whose time has passed; raises what is wrong."""
-        ticket = replica.breaker.admit() if replica.breaker.due else None
+        """Make the call, as the probe of a circuit that wants one; raises what is wrong.
+
+        An address that is busy with calls may let the canary wait for longer than it can: those calls tell how it is.
+        """
+        ticket = replica.breaker.admit() if _wants_probe(replica) else None
         try:
             await self._canary(replica, call)
-        except HartonomousError:
+        except HartonomousError as error:
+            if self._is_well and ticket is None and _is_busy(replica, error):
+                return
             self._is_well = False
             if ticket is not None:
                 ticket.failed()
@@ -168,6 +177,16 @@ class _Bird:
         self._is_well = True
         self._entered = replica.entered
         self._next = self._clock() + self._interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+
+
+def _wants_probe(replica: Replica) -> bool:
+    return replica.breaker.state != "closed" and replica.breaker.admits
+
+
+def _is_busy(replica: Replica, error: HartonomousError) -> bool:
+    if isinstance(error, BackendBusyError):
+        return error.is_overload
+    return isinstance(error, DeadlineExceededError) and replica.active > 0
 
 
 async def _props(pool: Pool, replica: Replica, call: Call) -> Mapping[str, object]:
