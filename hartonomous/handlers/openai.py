@@ -44,7 +44,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """Pass embeddings through."""
     body, call = await read_bytes(request), call_of(request)
-    return await relay(request, runtime_of(request).pools["embedding"], "/v1/embeddings", body, call)
+    pool = runtime_of(request).pools["embedding"]
+    return await relay(request, pool, "/v1/embeddings", body, call, is_idempotent=True)
 
 
 async def rerank(request: web.Request) -> web.Response:

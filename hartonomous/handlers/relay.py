@@ -43,15 +43,19 @@ _TAIL = 32
 _MAX_EVENT = 1024 * 1024
 
 
-async def relay(request: web.Request, pool: Pool, path: str, body: bytes, call: Call) -> web.StreamResponse:
-    """Send `body` to the backend and pass its answer on.
+async def relay(
+    request: web.Request, pool: Pool, path: str, body: bytes, call: Call, *, is_idempotent: bool = False
+) -> web.StreamResponse:
+    """Send `body` to the backend and pass its answer on. What is idempotent is sent again where that may help.
 
     Raises what `Pool.open` and `raise_for_status` raise, as long as nothing has gone to the client, and
     InvalidRequestError when the backend stumbled over a body that is no JSON.
     """
+    if is_idempotent:
+        codec.loads_request(body)  # the backend's 500 to what is no JSON is not its failure, and not to be repeated
     response = web.StreamResponse()
     try:
-        async with pool.open("POST", path, call, body) as opened:
+        async with pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened:
             if not _passes(opened.status):
                 content = await opened.read()
                 codec.loads_request(body)

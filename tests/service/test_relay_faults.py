@@ -53,25 +53,39 @@ async def _outcomes(app: RunningApp, service: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("path", [CHAT, EMBED])
 @pytest.mark.parametrize(
-    ("behaviour", "status", "kind", "code"),
+    ("behaviour", "status", "kind", "code", "attempts"),
     [
-        (fault.reply(500, b"/opt/llama/server.cpp:12 sk-123"), 502, "backend_error", "bad_backend_answer"),
-        (fault.reply(501, b"no"), 502, "backend_error", "bad_backend_answer"),
-        (fault.reply(302, b"", {"Location": "http://127.0.0.1:9/"}), 502, "backend_error", "bad_backend_answer"),
+        (fault.reply(500, b"/opt/llama/server.cpp:12 sk-123"), 502, "backend_error", "bad_backend_answer", 3),
+        (fault.reply(501, b"no"), 502, "backend_error", "bad_backend_answer", 1),
+        (fault.reply(302, b"", {"Location": "http://127.0.0.1:9/"}), 502, "backend_error", "bad_backend_answer", 1),
         (
             fault.reply(500, b'{"error":{"message":"input is too large to process"}}'),
             422,
             "invalid_request_error",
             "input_too_long",
+            1,
         ),
-        (fault.reply(503, b'{"error":{"message":"Loading model"}}'), 503, "backend_unavailable", "backend_unavailable"),
-        (fault.raw(b"garbage\r\n\r\n"), 502, "backend_error", "bad_backend_answer"),
-        (fault.reset(), 502, "backend_error", "bad_backend_answer"),
-        (fault.close(), 502, "backend_error", "bad_backend_answer"),
+        (
+            fault.reply(503, b'{"error":{"message":"Loading model"}}'),
+            503,
+            "backend_unavailable",
+            "backend_unavailable",
+            1,
+        ),
+        (fault.raw(b"garbage\r\n\r\n"), 502, "backend_error", "bad_backend_answer", 3),
+        (fault.reset(), 502, "backend_error", "bad_backend_answer", 3),
+        (fault.close(), 502, "backend_error", "bad_backend_answer", 3),
     ],
 )
 async def test_a_failing_backend_is_answered_as_the_table_says(
-    app: RunningApp, faulty: FaultBackend, path: str, behaviour: fault.Behaviour, status: int, kind: str, code: str
+    app: RunningApp,
+    faulty: FaultBackend,
+    path: str,
+    behaviour: fault.Behaviour,
+    status: int,
+    kind: str,
+    code: str,
+    attempts: int,
 ) -> None:
     faulty.on(path, behaviour)
     got, headers, answer = await _post(app, path)
@@ -80,7 +94,7 @@ async def test_a_failing_backend_is_answered_as_the_table_says(
     assert "sk-123" not in str(answer)
     assert "server.cpp" not in str(answer)
     assert ("Retry-After" in headers) == (status == 503)
-    assert len(faulty.calls(path)) == 1  # what a caller sends to be passed on is never sent twice
+    assert len(faulty.calls(path)) == (1 if path == CHAT else attempts)  # a generation is never sent twice
 
 
 @pytest.mark.parametrize("path", [CHAT, EMBED])
