@@ -266,7 +266,9 @@ class Pool:
                 )
         except BaseException as error:
             ours = self.translate(error, place)
-            self._leave(place, None, verdict(ours))
+            # What several share is given up when the deadline of those who wait for it has passed, which is earlier.
+            late = isinstance(error, asyncio.CancelledError) and (call.wanted or call.deadline).expired
+            self._leave(place, None, verdict(self.translate(TimeoutError(), place) if late else ours))
             if ours is error:
                 raise
             raise ours from error

@@ -182,19 +182,6 @@ async def test_row_07_a_stale_keep_alive_socket_is_replaced_at_once_for_what_may
     assert (len(faulty.calls(CHAT)), faulty.connections) == (asked + 1, kept)
 
 
-@pytest.mark.parametrize("behaviour", [fault.reset(), fault.close()])
-async def test_row_05_a_connection_reset_before_the_headers_is_made_anew_for_what_may_be_repeated(
-    app: RunningApp, faulty: FaultBackend, behaviour: fault.Behaviour
-) -> None:
-    faulty.on(EMBED, behaviour, DEFAULT)
-    assert (await app.post("/rag/ingest", {"documents": DOCUMENTS}))[0] == 200
-    assert len(faulty.calls(EMBED)) == 2
-    faulty.on(EMBED, behaviour)
-    status, answer = await app.post("/rag/ingest", {"documents": [{"id": "d9", "text": "Something else."}]})
-    assert (status, answer["error"]["type"]) == (502, "backend_error")
-    assert len(faulty.calls(EMBED)) == 2 + 3
-
-
 @pytest.mark.parametrize(
     "behaviour",
     [
