@@ -49,6 +49,7 @@ __all__ = [
 START_S = 30.0
 _MEMORY = Path("/dev/shm")
 _MEMORY_BYTES = 1 << 30
+_PREFIX = "hartonomous-tests-"
 
 
 def free_port() -> int:
@@ -163,8 +164,17 @@ def data_folder(otherwise: Path) -> Iterator[Path]:
     if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _MEMORY_BYTES:
         yield otherwise
         return
-    with tempfile.TemporaryDirectory(prefix="hartonomous-", dir=_MEMORY) as folder:
+    _clear_memory()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=_MEMORY) as folder:
         yield Path(folder)
+
+
+def _clear_memory() -> None:
+    """Delete what runs that were killed have left: a folder names its process."""
+    for folder in _MEMORY.glob(f"{_PREFIX}*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
