@@ -94,9 +94,7 @@ SEARCH = Kind(
     "/rag/search",
     lambda n: {"query": f"limes {n}", "mode": "dense", "rerank": False},
 )
-RELAYED = Kind(
-    "relayed embeddings", "embedding", EMBEDDINGS, EMBEDDINGS, lambda n: {"input": f"limes {n}"}, False, False
-)
+RELAYED = Kind("relayed embeddings", "embedding", EMBEDDINGS, EMBEDDINGS, lambda n: {"input": f"limes {n}"}, False)
 RERANK = Kind(
     "rerank", "reranking", "/v1/rerank", "/v1/rerank", lambda n: {"query": f"limes {n}", "documents": [TEXT]}, False
 )
@@ -122,10 +120,10 @@ STREAMED_QUERY = Kind(
 RELAYED_CHAT = Kind("relayed chat", "generative", CHAT, CHAT, _chat, False, False)
 RELAYED_STREAM = Kind("relayed stream", "generative", CHAT, CHAT, lambda n: {**_chat(n), "stream": True}, False, False)
 
-REPEATED = (INGEST, SEARCH, RERANK, LOOKUP, UPSERT)
+PARSED = (INGEST, SEARCH, RERANK, LOOKUP, UPSERT)
+REPEATED = (*PARSED, RELAYED)
 GENERATIONS = (QUERY, STREAMED_QUERY, RELAYED_CHAT, RELAYED_STREAM)
-ONCE = (RELAYED, *GENERATIONS)
-ALL = (*REPEATED, *ONCE)
+ALL = (*REPEATED, *GENERATIONS)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from tests.service.backend_calls import (
     GENERATIONS,
     INGEST,
     LOOKUP,
-    ONCE,
+    RELAYED,
     REPEATED,
     RERANK,
     Kind,
@@ -33,7 +33,7 @@ from tests.service.rag import Rig, RigMaker, sample
 BREAKER = {"failures": 2, "open_s": 60.0, "max_open_s": 60.0}
 FIRST_BYTE_S = 0.2
 # Between two calls of the others the service answers what it is asked beside, so no row of failures comes about.
-ALONE = (RERANK, LOOKUP)
+ALONE = (RELAYED, RERANK, LOOKUP)
 
 
 async def refused_by_the_circuit(rig: Rig, kind: Kind) -> None:
@@ -153,7 +153,7 @@ async def test_row_05_a_connection_reset_before_the_headers_is_made_anew_for_wha
             await refused_by_the_circuit(rig, kind)
 
 
-@pytest.mark.parametrize("kind", ONCE, ids=str)
+@pytest.mark.parametrize("kind", GENERATIONS, ids=str)
 async def test_row_05_a_generation_whose_connection_is_reset_is_not_repeated(rigs: RigMaker, kind: Kind) -> None:
     async with prepared(rigs, kind, breaker=BREAKER) as rig:
         answer, calls = await failing(rig, kind, fault.reset())
@@ -177,7 +177,7 @@ async def test_row_08_a_500_is_asked_for_again_where_that_changes_nothing(rigs: 
             await refused_by_the_circuit(rig, kind)
 
 
-@pytest.mark.parametrize("kind", ONCE, ids=str)
+@pytest.mark.parametrize("kind", GENERATIONS, ids=str)
 async def test_row_08_a_generation_that_fails_is_never_repeated(rigs: RigMaker, kind: Kind) -> None:
     async with prepared(rigs, kind, breaker=BREAKER) as rig:
         answer, calls = await failing(rig, kind, fault.reply(500, b"sk-123"))
