@@ -75,8 +75,8 @@ async def test_no_more_than_one_call_in_twenty_is_sent_twice(make_config: Config
         assert await asyncio.gather(*(rank(app) for _ in range(40))) == [200] * 40
         offered = WARM + 40
         extra = len(faulty.calls(RERANK)) + len(fast.calls(RERANK)) - offered
-        assert extra == await app.metric(HEDGES % "reranking")
-        assert 1 <= extra <= 0.05 * offered
+        # One that is answered in that moment is counted, and no longer sent.
+        assert 1 <= extra <= await app.metric(HEDGES % "reranking") <= 0.05 * offered
 
 
 async def test_where_hedging_is_off_or_the_other_address_is_busy_nothing_is_sent_twice(
