@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
-from hartonomous.clients.pool import Answer, Pool
+from hartonomous.clients.opened import Opened
+from hartonomous.clients.pool import NONSENSE, Answer, Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.clients.tokenize import Tokenize
 from hartonomous.config import Generative
@@ -120,14 +121,21 @@ class GenerativeClient:
     async def chat(self, request: Mapping[str, Any], call: Call) -> Delta:
         """Generate a whole answer: one delta with text, finish reason, usage and model.
 
-        Raises what `Pool.request` raises, and BackendError on a nonsensical answer.
+        It is asked for as a stream: llama.cpp notices at the next token that nobody wants the rest of a stream, of a
+        whole answer it may not notice before the end. Raises what `stream` raises.
         """
-        body = codec.dumps({**self._model(), **request, "stream": False})
-        delta = await self._pool.request(
-            "POST", _PATH, call, body, is_idempotent=False, read=_read_completion, nonsense=_NOT_A_COMPLETION
-        )
-        self._count(delta.usage)
-        return delta
+        whole = Delta()
+        texts: list[str] = []
+        async with aclosing(self.stream(request, call)) as deltas:
+            async for delta in deltas:
+                texts.append(delta.text)
+                whole = Delta(
+                    "",
+                    delta.finish_reason or whole.finish_reason,
+                    delta.usage or whole.usage,
+                    delta.model or whole.model,
+                )
+        return replace(whole, text="".join(texts))
 
     async def stream(self, request: Mapping[str, Any], call: Call) -> AsyncGenerator[Delta]:
         """Generate an answer as it comes. Use within `contextlib.aclosing`.
@@ -136,9 +144,14 @@ class GenerativeClient:
         """
         options = {"stream": True, "stream_options": {"include_usage": True}}
         body = codec.dumps({**self._model(), **request, **options})
-        async with self._pool.open("POST", _PATH, call, body) as opened:
+        # llama.cpp closes the connection after a stream though it does not say so, unless it is asked to.
+        last = replace(call, headers={**call.headers, "Connection": "close"})
+        async with self._pool.open("POST", _PATH, last, body) as opened:
             if opened.status != 200:
                 raise_for_status(self._pool.name, opened.status, await opened.read(), opened.headers)
+            if opened.content_type != codec.SSE:
+                yield await self._whole(opened)
+                return
             parser = SSEParser()
             async with aclosing(opened.pieces()) as pieces:
                 async for data in pieces:
@@ -149,6 +162,16 @@ class GenerativeClient:
                         self._count(delta.usage)
                         yield delta
             raise opened.broken()
+
+    async def _whole(self, opened: Opened) -> Delta:
+        """Return the answer of a server that does not stream."""
+        body = await opened.read()
+        try:
+            delta = _read_completion(body)
+        except NONSENSE as error:
+            raise BackendError(_NOT_A_COMPLETION) from error
+        self._count(delta.usage)
+        return delta
 
     def _model(self) -> dict[str, str]:
         return {} if self._config.model is None else {"model": self._config.model}
@@ -178,8 +201,8 @@ def _read_prompt(answer: Answer) -> str:
     return prompt
 
 
-def _read_completion(answer: Answer) -> Delta:
-    parsed = codec.loads(answer.body)
+def _read_completion(body: bytes) -> Delta:
+    parsed = codec.loads(body)
     choice = parsed["choices"][0]
     text = choice["message"].get("content") or ""
     return Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from hartonomous import codec
 from hartonomous.clients.admission import Place
 from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError
 
@@ -32,6 +33,9 @@ class Opened:
         """What broke the body, also where its reader has made something else of it."""
         self._pool = pool
         self._response = response
+        if self.content_type == codec.SSE and response.connection is not None and response.connection.protocol:
+            # llama.cpp closes it after a stream, though it says Keep-Alive: the next call would meet it closing.
+            response.connection.protocol.force_close()
 
     async def pieces(self) -> AsyncGenerator[bytes]:
         """Yield the body as it comes; between two pieces the backend has `idle_timeout_s`.

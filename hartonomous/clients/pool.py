@@ -32,7 +32,7 @@ from hartonomous.clients.guard import Guard, Request
 from hartonomous.clients.opened import Opened
 from hartonomous.clients.replica import Replica
 from hartonomous.clients.sessions import make_session, payload
-from hartonomous.clients.status import raise_for_status
+from hartonomous.clients.status import raise_for_status, retry_after_s
 from hartonomous.config import Service
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, BackendUnavailableError
@@ -47,6 +47,7 @@ NONSENSE = (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, Att
 
 _FOREIGN = (TimeoutError, aiohttp.ClientError, ConnectionError)
 _POLLED_BYTES = 1024 * 1024
+_TOO_MANY = 429
 # What an answer's status tells better.
 _BY_STATUS = frozenset({"2xx", "answered", "failed", "refused", "unavailable", "overloaded"})
 _GAUGE: Mapping[State, int] = {"closed": 0, "half-open": 1, "open": 2}
@@ -202,8 +203,8 @@ class Pool:
         """Send one request, and hand out its response as soon as its headers are there; it is not sent again then.
 
         They have `first_byte_timeout_s` to come, the body has until the deadline. The status is the caller's to look
-        at, but for the 5xx of an idempotent request, which raises. Leaving the block before the end of the body closes
-        the connection.
+        at. Of an idempotent request the 5xx raise, and a first 429 that says when to come again. Leaving the block
+        before the end of the body closes the connection.
         """
         opened = await self._guard.run(Request(method, path, body, call, is_idempotent), self._open_stream)
         with self._ending(opened):
@@ -211,7 +212,7 @@ class Pool:
 
     async def _open_stream(self, place: Place, request: Request, may_repeat: bool) -> Opened:
         opened = await self._begin(place, request, may_repeat, is_whole=False)
-        if request.is_idempotent and opened.status >= 500 and opened.status != 501:
+        if request.is_idempotent and (_fails(opened.status) or (may_repeat and _is_worth_a_wait(opened, request))):
             with self._ending(opened):
                 raise_for_status(self.name, opened.status, await opened.read(), opened.headers)
         return opened
@@ -332,3 +333,14 @@ class Pool:
     @staticmethod
     def _shutting_down() -> BackendUnavailableError:
         return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+
+
+def _fails(status: int) -> bool:
+    """Whether a status says that the backend failed; 501 says that it does not know the request."""
+    return status >= 500 and status != 501
+
+
+def _is_worth_a_wait(opened: Opened, request: Request) -> bool:
+    """Whether the service is overloaded and says when it will not be, before the deadline."""
+    wait_s = retry_after_s(opened.headers) if opened.status == _TOO_MANY else None
+    return wait_s is not None and wait_s < request.call.deadline.remaining

@@ -42,6 +42,11 @@ def raise_for_status(name: str, status: int, body: bytes, headers: Mapping[str, 
         raise _error(name, status, body, headers)
 
 
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds after which a service asks to be asked again; None where it does not say."""
+    return parse_retry_after(headers.get("Retry-After"), now=time.time())
+
+
 def is_too_long(body: bytes) -> bool:
     """Whether a model service says that the input does not fit its context."""
     return any(text in body for text in _TOO_LONG)
@@ -53,7 +58,7 @@ def _error(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> H
     if name == "qdrant" and (status == 507 or any(text in body for text in _NO_SPACE)):
         return InsufficientStorageError("The vector store has no space left.")
     if status in {429, 503}:
-        wait_s = parse_retry_after(headers.get("Retry-After"), now=time.time())
+        wait_s = retry_after_s(headers)
         return BackendBusyError(f"The {name} service is not available.", wait_s=wait_s, is_overload=status == 429)
     if status in {401, 403}:
         return CredentialsRefusedError(f"The {name} service refused our credentials.")

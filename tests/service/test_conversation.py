@@ -60,7 +60,7 @@ async def test_a_follow_up_is_searched_for_and_answered_as_a_question_that_stand
     assert [source["document_id"] for source in answer["sources"]] == ["borealis"]
     assert next(iter(answer["timings_ms"])) == "rewrite"
     rewriting, generation = prompts(lamps)
-    assert (rewriting["temperature"], rewriting["stream"]) == (0.0, False)
+    assert rewriting["temperature"] == 0.0
     assert rewriting["max_tokens"] <= 64
     assert "User: Tell me about the Borealis lamp." in rewriting["messages"][-1]["content"]
     assert generation["messages"][-1]["content"].endswith(f"Question: {ALONE}")

@@ -168,7 +168,7 @@ async def test_row_31_after_the_drain_time_streams_end_with_an_error_and_a_docum
     events, begun = fault.sse(fault.TOKENS), list[int]()
     faulty.on(CHAT, fault.stream(events[:1], "hang"))
     async with gate(vector_url, lambda method, path, _: method != "GET" and "/points/batch" in path) as store:
-        services = backends(faulty.url, store.url)
+        services = backends(faulty.url, store.url, concurrency=OF_EACH)
         settings = {"default_collection": collection}
         async with serving(tmp_path, backends=services, rag=settings, server={"drain_s": 0.3}) as served:
             document = {"documents": [{"id": "d", "text": "One is a number."}]}

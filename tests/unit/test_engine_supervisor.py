@@ -29,7 +29,7 @@ sys.exit(supervise(command, tell, Restarts(lambda: 0.0)))
 READY = """
 import os, signal, sys, time
 def on_signal(number, frame):
-    print("got", signal.Signals(number).name, flush=True)
+    os.write(1, f"got {signal.Signals(number).name}\\n".encode())  # print may be under way
     os._exit(7)
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, on_signal)
