@@ -138,7 +138,11 @@ class BackendUnavailableError(HartonomousError):
     code = "backend_unavailable"
 
 
-class QueueFullError(BackendUnavailableError):
+class NotAskedError(BackendUnavailableError):
+    """A backend was not even asked: its circuits are open, or the call's turn would come too late."""
+
+
+class QueueFullError(NotAskedError):
     """So many wait for a backend already that another one is better told at once."""
 
     status = 429

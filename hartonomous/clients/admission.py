@@ -23,7 +23,7 @@ from hartonomous.clients.failures import Verdict
 from hartonomous.clients.replica import Replica
 from hartonomous.core.call import Call, Priority
 from hartonomous.core.servicetime import ServiceTime
-from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, QueueFullError
+from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, NotAskedError, QueueFullError
 
 if TYPE_CHECKING:
     from hartonomous.metrics import ServiceMetrics
@@ -208,7 +208,7 @@ class Admission:
             raise QueueFullError(f"Too many wait for the {self.name} service.", retry_after=retry_after)
         if not self.service_time.is_useful(wait_s, call.deadline.remaining):
             self._metrics.refused("too_late").inc()
-            raise BackendUnavailableError(
+            raise NotAskedError(
                 f"The {self.name} service is busy beyond the request's deadline.",
                 code="overloaded",
                 retry_after=retry_after,
@@ -234,4 +234,4 @@ class Admission:
         self._metrics.refused("open").inc()
         wait_s = min(replica.breaker.retry_after_s for replica in self._replicas)
         message = f"The {self.name} service has failed again and again, and is left alone for a moment."
-        return BackendUnavailableError(message, retry_after=max(1, math.ceil(wait_s)))
+        return NotAskedError(message, retry_after=max(1, math.ceil(wait_s)))

@@ -231,7 +231,7 @@ class Pool:
         was_gone, replica.up = replica.up is False, up
         if up:
             replica.breaker.half_open(early=was_gone)
-            self.admission.hand_on()
+        self.admission.hand_on()
 
     async def abort(self) -> None:
         """End every call under way with a BackendUnavailableError, and let no other begin: the server stops."""

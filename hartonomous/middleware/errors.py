@@ -17,6 +17,7 @@ from hartonomous.errors import (
     HartonomousError,
     InvalidRequestError,
     MethodNotAllowedError,
+    NotAskedError,
     NotFoundError,
     PayloadTooLargeError,
 )
@@ -63,8 +64,11 @@ def _answer(request: web.Request, error: HartonomousError) -> web.Response:
 
 
 def _log_fault(request: web.Request, error: HartonomousError) -> None:
-    """A backend's fault is worth a line with its cause; a caller's fault stands in the access record."""
-    if error.status >= 500:
+    """A backend's fault is worth a line with its cause; a caller's fault stands in the access record.
+
+    So does that a backend was not asked: its circuit has had its line, and there may be many such callers.
+    """
+    if error.status >= 500 and not isinstance(error, NotAskedError):
         cause = error.__cause__
         logger.bind(
             request_id=request[REQUEST_ID],

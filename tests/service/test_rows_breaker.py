@@ -61,12 +61,15 @@ async def opened(app: RunningApp, backend: FaultBackend) -> Breaker:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """What is logged of circuits: their states, one after the other."""
+    """What is logged of circuits and failures: the states of the circuits and "failed", one after the other."""
     states: list[str] = []
 
     def keep(message: Any) -> None:
-        if message.record["message"] == "circuit changed":
-            states.append(message.record["extra"]["state"])
+        record = message.record
+        if record["message"] == "circuit changed":
+            states.append(record["extra"]["state"])
+        elif record["level"].name == "WARNING" and "generative" in record["message"]:
+            states.append("failed")
 
     sink = logger.add(keep, level="DEBUG")
     yield states
@@ -90,11 +93,11 @@ async def test_row_22_a_flapping_backend_is_left_alone_for_longer_each_time_and_
         assert await app.metric(changes) == 4
     assert all(open_s <= 0.05 * 2**number for number, open_s in enumerate(times))
     assert times[3] > 0.1  # at least half of 0.4 s, less what has passed since
-    assert lines == ["open", "half-open", "closed"] * 4
+    assert lines == ["failed", "open", "failed", "half-open", "closed"] * 4
 
 
 async def test_an_open_circuit_answers_without_asking_the_backend_and_at_once(
-    make_config: ConfigMaker, faulty: FaultBackend
+    make_config: ConfigMaker, faulty: FaultBackend, lines: list[str]
 ) -> None:
     async with served(make_config, faulty, breaker=quick(open_s=20.0, max_open_s=30.0)) as app:
         faulty.on(CHAT, DOWN)
@@ -109,6 +112,7 @@ async def test_an_open_circuit_answers_without_asking_the_backend_and_at_once(
         assert statistics.quantiles(seconds)[0] < 0.01  # the others say how busy the machine is
         assert len(faulty.calls(CHAT)) == 1
         assert await app.metric('hartonomous_backend_refusals_total{reason="open",service="generative"}') == 20
+        assert lines == ["open", "failed"]  # and no line for each that was refused
         address = f'{{address="{faulty.url}",service="generative"}}'
         assert await app.metric("hartonomous_breaker_state" + address) == 2
 
