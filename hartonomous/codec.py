@@ -45,6 +45,14 @@ def loads_request(data: bytes) -> Any:
         raise InvalidRequestError(f"The body is not valid JSON (line {error.lineno}, column {error.colno}).") from error
 
 
+def media_type(header: str | None) -> str:
+    """Return the media type that a `Content-Type` names, in small letters; "" where there is none.
+
+    aiohttp's own `content_type` reads the parameters as well, and raises an IndexError at some of them.
+    """
+    return (header or "").partition(";")[0].strip().lower()
+
+
 def error_body(error: HartonomousError, request_id: str) -> bytes:
     """Encode the body of an error response, OpenAI's shape with our request id beside it."""
     return dumps({"error": error.as_dict(), "request_id": request_id})

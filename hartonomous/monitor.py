@@ -168,7 +168,7 @@ class _Bird:
             if ticket is not None:
                 ticket.failed()
             raise
-        except asyncio.CancelledError:
+        except BaseException:
             if ticket is not None:
                 ticket.cancelled()
             raise

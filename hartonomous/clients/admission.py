@@ -82,7 +82,8 @@ class Place:
             self._ticket.failed()
         elif self._has_slot:
             self._ticket.succeeded()
-            self._admission.service_time.observe(time.perf_counter() - self.started)
+            if verdict is None:  # a refusal is quick, and says nothing of how long the others take
+                self._admission.service_time.observe(time.perf_counter() - self.started)
         elif self._ticket.is_probe:
             self._ticket.succeeded()
         else:

@@ -25,7 +25,7 @@ from hartonomous.clients.replica import Replica
 from hartonomous.config import Embedding
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
-from hartonomous.errors import BackendError, BackendUnavailableError
+from hartonomous.errors import BackendError, BackendUnavailableError, NotAskedError
 from hartonomous.metrics import Metrics
 
 # Vectors are kept as float32, which ends at 3.4e38.
@@ -135,6 +135,8 @@ class EmbeddingClient:
                 read=read,
                 nonsense="The embedding service answered something that is no list of embeddings.",
             )
+        except NotAskedError:
+            raise
         except (BackendError, BackendUnavailableError):
             self._info.forget()  # it may come back with another model
             raise

@@ -86,9 +86,9 @@ _SLOW = Verdict("timeout", True, attempts=2)
 _IMPATIENT = Verdict("timeout", None)
 _LOADING = Verdict("unavailable", True)
 _ASKED_TO_WAIT = Verdict("unavailable", True, attempts=ATTEMPTS)
-_OVERLOADED = Verdict("overloaded", None)
+OVERLOADED = Verdict("overloaded", None)
 _TOLD_TO_WAIT = Verdict("overloaded", None, attempts=ATTEMPTS)
-_ANSWERED = Verdict("answered", False)
+ANSWERED = Verdict("answered", False)
 
 # The first that an error is an instance of.
 _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
@@ -97,7 +97,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
     (BrokenOffError, Verdict("broken", True, attempts=ATTEMPTS, at_once=True)),
     (BackendFailedError, Verdict("failed", True, attempts=ATTEMPTS)),
     (CredentialsRefusedError, Verdict("refused", None)),
-    (BackendRefusedError, _ANSWERED),
+    (BackendRefusedError, ANSWERED),
     (AnswerTooLargeError, Verdict("too_large", None)),
     # A 2xx that is no answer: HTML, half a document, a wrong number of vectors.
     (BackendError, Verdict("nonsense", True, attempts=2)),
@@ -113,10 +113,10 @@ def verdict(error: BaseException) -> Verdict:
         return _SLOW if error.is_blamed else _IMPATIENT
     if isinstance(error, BackendBusyError):
         if error.is_overload:
-            return _OVERLOADED if error.wait_s is None else _TOLD_TO_WAIT
+            return OVERLOADED if error.wait_s is None else _TOLD_TO_WAIT
         # llama.cpp that loads its model says no more than that, and is not hammered.
         return _LOADING if error.wait_s is None else _ASKED_TO_WAIT
     for kind, found in _BY_TYPE:
         if isinstance(error, kind):
             return found
-    return _ANSWERED if isinstance(error, HartonomousError) else _CANCELLED
+    return ANSWERED if isinstance(error, HartonomousError) else _CANCELLED

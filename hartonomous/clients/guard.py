@@ -26,7 +26,7 @@ from hartonomous.clients.replica import Replica
 from hartonomous.core.call import Call
 from hartonomous.core.hedging import HedgeBudget, LatencyWindow
 from hartonomous.core.retry import RetryBudget, backoff
-from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, HartonomousError, QueueFullError
+from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, HartonomousError, NotAskedError
 from hartonomous.metrics import ServiceMetrics
 
 T = TypeVar("T")
@@ -83,23 +83,20 @@ class Guard:
             except HartonomousError as error:
                 tried.append(place.replica)
                 place = await self._enter_again(error, tried, request)
-            except asyncio.CancelledError as error:
+            except BaseException as error:
                 place.leave(verdict(error))  # it may not even have begun
                 raise
 
     async def _enter_again(self, error: HartonomousError, tried: Sequence[Replica], request: Request) -> Place:
-        """Wait, and return the place for another attempt; raise `error` where there must be none, or is none.
-
-        Raises BackendUnavailableError when every circuit has opened meanwhile.
-        """
+        """Wait, and return the place for another attempt; raise `error` where there must be none, or is none."""
         wait_s = self._wait_before(error, len(tried), request)
         if wait_s is None:
             raise error
         await asyncio.sleep(wait_s)
         try:
             place = await self._admission.enter(request.call, tried, is_lookup=request.is_lookup)
-        except (QueueFullError, DeadlineExceededError):
-            raise error from None  # of which the caller has heard less than of what happened
+        except (NotAskedError, DeadlineExceededError):
+            raise error from error.__cause__  # it tells more than that there was no other attempt
         # One poisonous text must not open the circuit for everybody: a call counts once against an address.
         place.counts = place.replica not in tried
         return place

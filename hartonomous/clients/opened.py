@@ -26,7 +26,7 @@ class Opened:
     def __init__(self, pool: Pool, response: aiohttp.ClientResponse, place: Place, *, is_whole: bool) -> None:
         self.status = response.status
         self.headers = response.headers
-        self.content_type = response.content_type
+        self.content_type = codec.media_type(response.headers.get("Content-Type"))
         self.place = place
         self.is_whole = is_whole
         self.failure: BaseException | None = None

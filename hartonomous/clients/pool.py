@@ -21,6 +21,8 @@ from hartonomous import codec
 from hartonomous.clients.admission import Admission, Place
 from hartonomous.clients.breaker import Breaker, State
 from hartonomous.clients.failures import (
+    ANSWERED,
+    OVERLOADED,
     AnswerTooLargeError,
     BrokenOffError,
     SlowAnswerError,
@@ -159,7 +161,7 @@ class Pool:
 
         async def send(place: Place, request: Request, may_repeat: bool) -> Any:
             opened = await self._begin(place, request, may_repeat, is_whole=True)
-            with self._ending(opened):
+            with self._ending(opened, request.call):
                 answer = Answer(opened.status, await opened.read(), opened.headers)
                 raise_for_status(self.name, answer.status, answer.body, answer.headers)
                 try:
@@ -207,13 +209,13 @@ class Pool:
         before the end of the body closes the connection.
         """
         opened = await self._guard.run(Request(method, path, body, call, is_idempotent), self._open_stream)
-        with self._ending(opened):
+        with self._ending(opened, call):
             yield opened
 
     async def _open_stream(self, place: Place, request: Request, may_repeat: bool) -> Opened:
         opened = await self._begin(place, request, may_repeat, is_whole=False)
         if request.is_idempotent and (_fails(opened.status) or (may_repeat and _is_worth_a_wait(opened, request))):
-            with self._ending(opened):
+            with self._ending(opened, request.call):
                 raise_for_status(self.name, opened.status, await opened.read(), opened.headers)
         return opened
 
@@ -256,6 +258,8 @@ class Pool:
             first_byte_s = self.admission.service_time.first_byte_limit(service.first_byte_timeout_s, remaining_s)
         self._metrics.in_flight.inc()
         try:
+            if self._aborted:
+                raise self._shutting_down()
             async with asyncio.timeout(first_byte_s):
                 response = await self._session.request(
                     request.method,
@@ -267,27 +271,26 @@ class Pool:
                 )
         except BaseException as error:
             ours = self.translate(error, place)
-            # What several share is given up when the deadline of those who wait for it has passed, which is earlier.
-            late = isinstance(error, asyncio.CancelledError) and (call.wanted or call.deadline).expired
-            self._leave(place, None, verdict(self.translate(TimeoutError(), place) if late else ours))
+            self._leave(place, None, verdict(self.translate(TimeoutError(), place) if _is_late(error, call) else ours))
             if ours is error:
                 raise
             raise ours from error
-        if response.status < 500:
+        if response.status < 300:
             place.answering(is_stream=not is_whole)
         opened = Opened(self, response, place, is_whole=is_whole)
         self._open.add(opened)
         return opened
 
     @contextmanager
-    def _ending(self, opened: Opened) -> Iterator[None]:
+    def _ending(self, opened: Opened, call: Call) -> Iterator[None]:
         """Close a response at the end of the block, and say what came of it."""
         found: Verdict | None = None
         try:
             yield
-            found = verdict(opened.failure) if opened.failure is not None else None
+            found = verdict(opened.failure) if opened.failure is not None else _of_status(opened.status)
         except BaseException as error:
-            found = verdict(error)
+            late = opened.is_whole and _is_late(error, call)
+            found = verdict(self.translate(TimeoutError(), opened.place) if late else error)
             raise
         finally:
             self._open.discard(opened)
@@ -344,3 +347,14 @@ def _is_worth_a_wait(opened: Opened, request: Request) -> bool:
     """Whether the service is overloaded and says when it will not be, before the deadline."""
     wait_s = retry_after_s(opened.headers) if opened.status == _TOO_MANY else None
     return wait_s is not None and wait_s < request.call.deadline.remaining
+
+
+def _of_status(status: int) -> Verdict | None:
+    """Return what follows from an answer that was passed on, whatever its status; None for a good one."""
+    return None if status < 300 else OVERLOADED if status == _TOO_MANY else ANSWERED
+
+
+def _is_late(error: BaseException, call: Call) -> bool:
+    """Whether a call was given up because it took too long: what several share ends with the deadline of those who wait
+    for it, which is earlier than its own."""
+    return isinstance(error, asyncio.CancelledError) and (call.wanted or call.deadline).expired

@@ -151,6 +151,8 @@ def _look_up_in_thread(key: _Key, answer: asyncio.Future[_Found]) -> None:
             found = _look_up(*key)
         except OSError as failure:
             error = failure
+        except Exception as failure:  # noqa: BLE001 - whoever waits is told
+            error = OSError(str(failure))
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_settle, answer, found, error)
 

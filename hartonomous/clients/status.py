@@ -33,6 +33,8 @@ _TOO_LONG = (
     b"context_length_exceeded",
     b"maximum context length",
 )
+# llama.cpp's 500 to what it does not take: images without a projector, messages and tools of a shape that is none.
+_NOT_TAKEN = (b"input is not supported", b"Failed to parse messages", b"Failed to parse tools")
 _NO_SPACE = (b"No space left", b"no space left", b"out of disk")
 
 
@@ -55,6 +57,8 @@ def is_too_long(body: bytes) -> bool:
 def _error(name: str, status: int, body: bytes, headers: Mapping[str, str]) -> HartonomousError:
     if is_too_long(body):
         return ValidationFailedError(f"The input is too long for the {name} service.", code="input_too_long")
+    if name != "qdrant" and any(text in body for text in _NOT_TAKEN):
+        return ValidationFailedError(f"The {name} service does not take this request.", code="not_supported")
     if name == "qdrant" and (status == 507 or any(text in body for text in _NO_SPACE)):
         return InsufficientStorageError("The vector store has no space left.")
     if status in {429, 503}:

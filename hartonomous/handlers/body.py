@@ -61,7 +61,7 @@ async def read_bytes(request: web.Request) -> bytes:
         PayloadTooLargeError: beyond the limit.
         RequestTimedOutError: nothing more of it came for 30 s, or it is not complete at the deadline.
     """
-    if hdrs.CONTENT_TYPE in request.headers and request.content_type != codec.JSON:
+    if hdrs.CONTENT_TYPE in request.headers and media_type_of(request) != codec.JSON:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
     refuse_compressed(request)
     limit = request[RUNTIME].config.server.max_body_bytes
@@ -101,6 +101,11 @@ async def read_piece(request: web.Request) -> bytes:
 def timed_out() -> RequestTimedOutError:
     """Return the error of a body that does not come."""
     return RequestTimedOutError("The body did not come in time.", headers={"Connection": "close"})
+
+
+def media_type_of(request: web.Request) -> str:
+    """Return the media type of the body; "" where the client names none."""
+    return codec.media_type(request.headers.get(hdrs.CONTENT_TYPE))
 
 
 async def read_json(request: web.Request) -> Any:

@@ -12,7 +12,7 @@ from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import UnsupportedMediaTypeError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import json_response, retry_headers, runtime_of
-from hartonomous.handlers.body import read_json, validate
+from hartonomous.handlers.body import media_type_of, read_json, validate
 from hartonomous.handlers.ingest_request import chunking_of, document_of, refuse_query
 from hartonomous.handlers.ingest_stream import ingest_stream
 from hartonomous.handlers.operations import Operation
@@ -27,13 +27,13 @@ _LINES = frozenset((codec.NDJSON, "application/ndjson", "application/jsonl"))
 
 async def ingest(request: web.Request) -> web.StreamResponse:
     """Take documents into a collection."""
-    if request.content_type in _LINES:
+    if media_type_of(request) in _LINES:
         return await ingest_stream(request)
-    if hdrs.CONTENT_TYPE in request.headers and request.content_type not in {codec.JSON, MULTIPART}:
+    if hdrs.CONTENT_TYPE in request.headers and media_type_of(request) not in {codec.JSON, MULTIPART}:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}, {codec.NDJSON} or {MULTIPART}.")
     call_of(request)  # whose header is refused before anything is read
     refuse_query(request)
-    return await (_ingest_files(request) if request.content_type == MULTIPART else _ingest_json(request))
+    return await (_ingest_files(request) if media_type_of(request) == MULTIPART else _ingest_json(request))
 
 
 async def _ingest_json(request: web.Request) -> web.Response:

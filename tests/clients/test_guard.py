@@ -227,7 +227,7 @@ async def test_one_poisonous_call_does_not_open_a_circuit() -> None:
     with pytest.raises(BackendFailedError):
         await rig.run()
     assert rig.circuits == ["closed"]
-    with pytest.raises(BackendUnavailableError, match="left alone"):
+    with pytest.raises(BackendFailedError):
         await rig.run()  # a second one does: it is the second failure in a row that counts
     assert rig.circuits == ["open"]
     assert len(rig.backend.attempts) == 4
@@ -308,7 +308,7 @@ async def test_a_call_that_is_cancelled_in_line_was_never_sent() -> None:
 
 async def test_a_probe_that_is_cancelled_leaves_the_probe_to_the_next() -> None:
     rig = Rig(failed(), failures=1)
-    with pytest.raises(BackendUnavailableError):
+    with pytest.raises(BackendFailedError):
         await rig.run()
     rig.now += 1.0
     rig.backend.gate = asyncio.Event()

@@ -120,8 +120,8 @@ async def test_the_circuit_of_the_embedding_service_closes_without_any_caller(
     breaker = {"failures": 1, "open_s": 0.05, "max_open_s": 0.1}
     async with served(make_config, faulty, FAST | {"canary_interval_s": 1000.0}, breaker=breaker) as app:
         circuit = app.runtime.pools["embedding"].replicas[0].breaker
-        faulty.on(EMBED, fault.reply(500))
-        assert (await app.post(EMBED, BODY))[0] == 502
+        faulty.on(EMBED, fault.reply(503))
+        assert (await app.post(EMBED, BODY))[0] == 503
         assert circuit.state == "open"
         await eventually(lambda: canaries(faulty) == 2, "canaries as probes")
         faulty.on(EMBED, fault.DEFAULT)

@@ -324,3 +324,18 @@ async def test_row_34_a_client_that_leaves_while_its_call_is_queued_leaves_the_l
         await eventually(lambda: pool.replicas[0].active == 0, "nothing is left")
         faulty.on(CHAT, fault.DEFAULT)
         assert (await _post(app, CHAT))[0] == 200
+
+
+@pytest.mark.parametrize("header", ["application/json;charset*", "application/json; 0*"])
+async def test_a_content_type_that_nobody_can_read_costs_no_slot_and_is_no_fault_of_ours(
+    app: RunningApp, faulty: FaultBackend, header: str
+) -> None:
+    faulty.on(CHAT, fault.reply(200, b"{}", {"Content-Type": header}))
+    for _ in range(3):
+        assert (await _post(app, CHAT))[0] == 200
+    assert app.runtime.pools["generative"].replicas[0].active == 0
+    headers = {"Content-Type": header}
+    async with app.session.post(app.url + "/rag/search", data=b'{"query": ""}', headers=headers) as response:
+        assert response.status == 422
+    async with app.session.post(app.url + "/rag/ingest", data=b"{}", headers=headers) as response:
+        assert response.status == 422

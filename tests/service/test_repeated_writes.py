@@ -86,7 +86,9 @@ async def test_row_28_of_two_processes_that_ingest_one_id_at_the_same_time_one_s
             )
             assert [answer.status for answer in answers] == [200, 200]
             path = f"/rag/collections/{collection_name}/documents/a"
-            assert (await app.get(path))[1]["text"] in {text(7, version) for version in versions}
+            status, answer = await app.get(path)
+            assert status == 200, answer
+            assert answer["text"] in {text(7, version) for version in versions}
         done.set()
         assert await reader > ROUNDS
         await eventually(lambda: not app.runtime.ingestor.jobs.active_count)

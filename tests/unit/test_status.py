@@ -45,6 +45,7 @@ def test_success_raises_nothing(status: int) -> None:
         ("generative", 400, CONTEXT, ValidationFailedError, 422),
         ("generative", 400, OPENAI_CONTEXT, ValidationFailedError, 422),
         ("embedding", 500, b"", BackendFailedError, 502),
+        ("generative", 500, b'{"error":{"message":"Failed to parse messages: x"}}', ValidationFailedError, 422),
         ("embedding", 502, b"", BackendFailedError, 502),
         ("embedding", 401, b"", CredentialsRefusedError, 502),
         ("qdrant", 403, b"", CredentialsRefusedError, 502),
