@@ -143,7 +143,6 @@ class Reloaded:
     restart_required: list[str]
 
 
-CONFIG = web.AppKey("CONFIG", Config)
 METRICS = web.AppKey("METRICS", Metrics)
 STATE = web.AppKey("STATE", State)
 OPENAPI = web.AppKey("OPENAPI", bytes)
