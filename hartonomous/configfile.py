@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,6 +136,14 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         ConfigError: it cannot be read, or something in it is wrong.
     """
     return parse(_text_of(path), environ, str(path))
+
+
+def digest(key: str, path: Path) -> bytes:
+    """Return what tells a file's content from another; `key` is the key path that names it. Raises ConfigError."""
+    try:
+        return blake2b(path.read_bytes(), digest_size=20).digest()
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be read: {error.strerror}", param=key) from error
 
 
 def load_template(path: Path | None) -> Template:

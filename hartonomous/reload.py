@@ -16,6 +16,7 @@ from hartonomous.errors import ConfigError
 from hartonomous.keys import Reloaded, Runtime, State, Tenure
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines.jobs import Jobs
 from hartonomous.settings import Settings
 from hartonomous.tls import ServingContext
 
@@ -42,6 +43,7 @@ class Reloader:
         self._serving = serving
         self._settings: Settings | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._jobs = Jobs()
         self._retiring: dict[asyncio.Task[None], Tenure] = {}
 
     async def start(self, settings: Settings) -> None:
@@ -50,11 +52,14 @@ class Reloader:
         self._tell_success(settings)
 
     async def reload(self) -> Reloaded:
-        """Serve what the configuration file says now.
+        """Serve what the configuration file says now. Once begun it is done, also when its caller leaves.
 
         Raises:
             ConfigError: the file, or something that it names, is wrong; the old configuration serves on.
         """
+        return await self._jobs.run(self._reload_in_turn())
+
+    async def _reload_in_turn(self) -> Reloaded:
         async with self._one_at_a_time:
             try:
                 reloaded = await self._reload()
@@ -67,7 +72,8 @@ class Reloader:
         return reloaded
 
     async def close(self) -> None:
-        """Close the runtime, and those of before, whatever still uses them."""
+        """Close the runtime, and those of before, whatever still uses them; a reload under way is finished first."""
+        await self._jobs.drain()
         async with self._one_at_a_time:
             if self._state.tenure is not None:
                 self._retire(self._state.tenure)

@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from hartonomous import tls
 from hartonomous.config import Config, Section
-from hartonomous.configfile import load, load_template
+from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
-from hartonomous.errors import ConfigError
 
 TEMPLATE = "rag.generation.template"
 TOKENIZER = "backends.embedding.tokenizer"
@@ -74,7 +72,7 @@ def complete(config: Config) -> Settings:
     template = load_template(generation.template)
     served = None if certificate is None else tls.read(certificate)
     files = {TEMPLATE: generation.template, TOKENIZER: config.backends.embedding.tokenizer}
-    digests = {name: _digest(name, path) for name, path in files.items() if path is not None}
+    digests = {name: digest(name, path) for name, path in files.items() if path is not None}
     return Settings(config, template, served, digests | (served.digests if served is not None else {}))
 
 
@@ -98,10 +96,3 @@ def _tls(digests: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def _but_tls(digests: Mapping[str, bytes]) -> dict[str, bytes]:
     return {path: digest for path, digest in digests.items() if not path.startswith("server.tls.")}
-
-
-def _digest(name: str, path: Path) -> bytes:
-    try:
-        return blake2b(path.read_bytes(), digest_size=20).digest()
-    except OSError as error:
-        raise ConfigError(f"{name}: {path} cannot be read: {error.strerror}", param=name) from error

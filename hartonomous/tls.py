@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 from hartonomous.config import Tls
+from hartonomous.configfile import digest
 from hartonomous.errors import ConfigError
 from hartonomous.log import logger
 
@@ -79,7 +79,8 @@ def read(config: Tls) -> Certificate:
         ConfigError: one cannot be read, they do not go together, or no client could accept the certificate.
     """
     files = {"certificate": config.certificate, "key": config.key, "client_ca": config.client_ca}
-    digests = {f"server.tls.{name}": _digest(name, path) for name, path in files.items() if path is not None}
+    named = {f"server.tls.{name}": path for name, path in files.items() if path is not None}
+    digests = {key: digest(key, path) for key, path in named.items()}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -113,20 +114,13 @@ def _validity(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[float, fl
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(back, there)
     answering = server.wrap_bio(there, back, server_side=True)
-    for side in (asking, answering, asking, answering):
+    for side in (asking, answering, asking, answering, asking):  # the last one is for TLS 1.2
         try:
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
     found: dict[str, Any] = asking.getpeercert() or {}
     return ssl.cert_time_to_seconds(found["notBefore"]), ssl.cert_time_to_seconds(found["notAfter"])
-
-
-def _digest(name: str, path: Path) -> bytes:
-    try:
-        return blake2b(path.read_bytes(), digest_size=20).digest()
-    except OSError as error:
-        raise _wrong(name, path, f"cannot be read: {error.strerror}") from error
 
 
 @contextmanager

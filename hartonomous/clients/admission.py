@@ -2,7 +2,7 @@
 
 A call takes a `Place` at an address whose circuit lets it through and which has a slot free, the least busy first.
 Otherwise it waits in line: queries before batches before ingests, each in the order they came. Nobody waits in vain: a
-call is told at once when the line is full (429) or when, by the service's own pace, its turn would come too late before
+call is told at once when the line is full (429) or when, by the service's own pace, its turn would come too late for
 its deadline (503), both with the time after which it makes sense to come again. When every circuit is open, those that
 wait are told as well.
 

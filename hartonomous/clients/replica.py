@@ -8,7 +8,7 @@ from hartonomous.core.adaptive import AdaptiveLimit
 
 class Replica:
     """One address. It takes `limit` calls at once, of which `active` are under way; `up` is None while not known;
-    `entered` counts all calls there have been."""
+    `entered` counts all calls there have been, but for look-ups."""
 
     __slots__ = ("active", "adaptive", "breaker", "entered", "slots", "up", "url")
 

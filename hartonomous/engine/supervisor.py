@@ -144,6 +144,7 @@ def _become(argv: Sequence[str], parent: int, told: int) -> NoReturn:
     """Turn this process, just forked, into the worker."""
     try:
         die_with_parent(parent, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that waits ends it as SIGTERM does, not by an exception
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.set_inheritable(told, True)
         os.execve(argv[0], list(argv), os.environ | {READY_FD: str(told)})  # noqa: S606 - our own, and no shell in between
