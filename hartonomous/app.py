@@ -21,7 +21,8 @@ from hartonomous.clients.pool import Pool
 from hartonomous.config import Config, Health
 from hartonomous.errors import ConfigError
 from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
-from hartonomous.keys import METRICS, OPENAPI, RELOAD, SERVING, STATE, Runtime, State
+from hartonomous.keyring import Keyring
+from hartonomous.keys import GUARDS, METRICS, OPENAPI, RELOAD, SERVING, STATE, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.access import access
@@ -67,6 +68,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     app[METRICS] = Metrics()
     app[STATE] = State(time.monotonic())
     app[OPENAPI] = openapi.document(OPERATIONS, config)
+    app[GUARDS] = {operation.handler: operation.guard for operation in OPERATIONS}
     if settings.certificate is not None:
         app[SERVING] = ServingContext.of(settings.certificate)
     reloader = _reloader(app, path)
@@ -147,6 +149,7 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
         sweeper=Sweeper(vectors, schema),
         traffic=traffic,
         monitor=monitor,
+        keyring=Keyring(config.auth),
         openapi=parts.take("openapi", openapi.limits(config), lambda _: openapi.document(OPERATIONS, config), stack),
     )
 

@@ -7,19 +7,28 @@ sizes end in `_bytes`. Models are strict (the text "8700" is no port) and refuse
 from __future__ import annotations
 
 import ipaddress
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from hartonomous.core import template as prompt
-from hartonomous.fields import Fraction, RedisUrl, Seconds, Secret, StoreUrl, Url
+from hartonomous.fields import FilePath, Fraction, Listener, Network, RedisUrl, Seconds, Secret, Section, StoreUrl, Url
+from hartonomous.security import Audit, Auth, ClientTls, Cors, Limits, Tls
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 # What a service that does not say how many slots it has takes at once.
 _SLOTS = 8
 
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+IndexedField = Annotated[str, Field(pattern=r"^metadata\.[^\s\[\]]{1,128}$")]
 IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
 ServiceName = Literal["embedding", "reranking", "generative", "qdrant"]
 
@@ -33,60 +42,50 @@ def _no_own_options(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Tls(Section):
-    """PEM files: the certificate (with those between it and its root), its key, and who may sign clients' certificates.
-
-    With a `client_ca` only clients are served that show a certificate which it signed.
-    """
-
-    certificate: Annotated[Path, Field(strict=False)]
-    key: Annotated[Path, Field(strict=False)]
-    client_ca: Annotated[Path, Field(strict=False)] | None = None
-
-
 class Server(Section):
     """The listening socket and what holds for every request. Without `tls` it speaks plain HTTP.
 
-    `processes` says how many processes serve the same collections, on this host and on others. A stop begins with
-    `notice_s` in which work is still taken although `/ready` says no.
+    `processes` says how many processes serve the same collections, on this host and on others; those of this host that
+    read the same file tell each other of reloads in `runtime_directory`. A stop begins with `notice_s` in which work is
+    still taken although `/ready` says no. The address of a caller is what a proxy of `trusted_proxies` says it is.
+    `/admin` and `/metrics` are served at `admin` instead, if there is one.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8700
+    mode: Literal["production", "development"] = "production"
     tls: Tls | None = None
+    admin: Listener | None = None
+    cors: Cors = Cors()
+    trusted_proxies: tuple[Network, ...] = ()
     processes: Annotated[int, Field(ge=1, le=65_536)] = 1
+    runtime_directory: FilePath | None = None
     request_timeout_s: Seconds = 300.0
     notice_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
     drain_s: Seconds = 30.0
     keepalive_s: Seconds = 75.0
+    header_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 30.0
+    write_timeout_s: Seconds = 60.0
     max_connections: Annotated[int, Field(ge=16, le=1_000_000)] = 4_096
+    max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1_024)] = 16 * 1024 * 1024
     max_line_bytes: Annotated[int, Field(ge=1_024)] = 4 * 1024 * 1024
     max_file_bytes: Annotated[int, Field(ge=1_024)] = 32 * 1024 * 1024
     max_files: Annotated[int, Field(ge=1, le=10_000)] = 100
     max_spool_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
 
-    @model_validator(mode="after")
-    def _only_loopback_without_keys(self) -> Self:
-        try:
-            loopback = ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            loopback = self.host == "localhost"
-        if not loopback:
-            raise ValueError("without keys only a loopback address can be served: host must be 127.0.0.1 or ::1")
-        return self
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can connect."""
+        return _is_loopback(self.host)
 
 
 class Log(Section):
-    """The log of the process: JSON lines on standard error."""
+    """The log of the process: JSON lines on standard error. So many of the newest are kept for `/admin/logs`."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    kept_records: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
 
 
 class Breaker(Section):
@@ -107,6 +106,7 @@ class Service(Section):
     """
 
     api_key: Secret | None = None
+    tls: ClientTls = ClientTls()
     concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = 8
     adaptive_concurrency: bool = False
     queue: Annotated[int, Field(ge=0, le=65_536)] = 256
@@ -135,7 +135,7 @@ class Embedding(ModelService):
 
     hedging: bool = True
     batch_size: Annotated[int, Field(ge=1, le=2_048)] = 64
-    tokenizer: Annotated[Path, Field(strict=False)] | None = None
+    tokenizer: FilePath | None = None
     query_prefix: str = ""
     document_prefix: str = ""
 
@@ -169,7 +169,7 @@ class Collections(Section):
     shards: Annotated[int, Field(ge=1, le=1_024)] | None = None
     replicas: Annotated[int, Field(ge=1, le=64)] | None = None
     write_consistency: Annotated[int, Field(ge=1, le=64)] | None = None
-    indexes: dict[Annotated[str, Field(pattern=r"^metadata\.[^\s\[\]]{1,128}$")], IndexKind] = {}
+    indexes: dict[IndexedField, IndexKind] = Field(default_factory=dict)
 
 
 class Qdrant(Service):
@@ -276,9 +276,9 @@ class Generation(Section):
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
     max_sources: Annotated[int, Field(ge=1, le=100)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
-    options: Annotated[dict[str, Any], AfterValidator(_no_own_options)] = {}
+    options: Annotated[dict[str, Any], AfterValidator(_no_own_options)] = Field(default_factory=dict)
     system: Annotated[str, Field(min_length=1)] | None = None
-    template: Annotated[Path, Field(strict=False)] | None = None
+    template: FilePath | None = None
     rewrite: bool = True
     grounding: Literal["words", "embedding"] = "words"
 
@@ -348,6 +348,7 @@ class Redis(Section):
     url: RedisUrl | None = None
     username: Annotated[str, Field(min_length=1)] | None = None
     password: Secret | None = None
+    tls: ClientTls = ClientTls()
     timeout_s: Seconds = 0.5
 
 
@@ -363,12 +364,23 @@ class Health(Section):
 class Config(Section):
     """The whole file."""
 
+    auth: Auth = Auth()
     server: Server = Server()
+    limits: Limits = Limits()
+    audit: Audit = Audit()
     log: Log = Log()
     backends: Backends
     rag: Rag = Rag()
     redis: Redis = Redis()
     health: Health = Health()
+
+    @field_validator("server")
+    @classmethod
+    def _only_loopback_without_keys(cls, value: Server, info: ValidationInfo) -> Server:
+        auth = info.data.get("auth")
+        if auth is not None and not auth.keys and not value.is_loopback:
+            raise ValueError("without keys only a loopback address can be served: host must be 127.0.0.1 or ::1")
+        return value
 
     @model_validator(mode="after")
     def _processes_share_their_answers(self) -> Self:

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from hartonomous.config import Config, PromptTexts, Section
+from hartonomous.config import Config, PromptTexts
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template
 from hartonomous.errors import ConfigError
+from hartonomous.fields import Section
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _Path = tuple[str, ...]

@@ -58,6 +58,14 @@ class InvalidRequestError(HartonomousError):
     code = "invalid_json"
 
 
+class AuthenticationError(HartonomousError):
+    """No key, or none that is known."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
 class PermissionDeniedError(HartonomousError):
     """The caller may not do this."""
 

@@ -1,21 +1,31 @@
-"""The kinds of values that stand in a configuration: durations, addresses, secrets."""
+"""What a configuration is made of: the base of its sections, and the kinds of values: durations, addresses, secrets."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 # A header carries a secret, so it is one word.
 _SECRET = re.compile(r"[!-~]+")
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[A-Za-z0-9._~/-]*)?")
 _REDIS_URL = re.compile(r"rediss?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[0-9]{1,4})?|unix:///\S+")
 
+_LISTENER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_ORIGIN = re.compile(r"(https?)://((?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?)")
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
 
 def _check_url(value: str) -> str:
@@ -59,7 +69,43 @@ def _read_secret(value: object) -> object:
     return SecretStr(secret)
 
 
+def _check_origin(value: str) -> str:
+    """Return an origin as browsers send it: a scheme, a host and a port that is not the scheme's own, nothing else."""
+    found = _ORIGIN.fullmatch(value)
+    if found is None or not _is_port(urlsplit(value)) or value.endswith({"http": ":80", "https": ":443"}[found[1]]):
+        raise ValueError(
+            "expected an origin as browsers send it, like https://app.example.org or http://localhost:3000"
+        )
+    return value
+
+
+def _check_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("expected an address or a network like 10.0.0.0/8") from None
+
+
+def _check_listener(value: str) -> str:
+    if value.startswith("unix:/"):
+        return value
+    parts = urlsplit(f"//{value}")
+    if not _LISTENER.fullmatch(value) or not _is_port(parts):
+        raise ValueError("expected host:port, or unix:/ and the path of a socket")
+    return value
+
+
+def _check_path(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("not a file name")
+    return value
+
+
 Url = Annotated[str, AfterValidator(_check_url)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
+Listener = Annotated[str, AfterValidator(_check_listener)]
+Origin = Annotated[str, AfterValidator(_check_origin)]
+Network = Annotated[str, AfterValidator(_check_network)]
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_check_path)]

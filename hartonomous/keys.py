@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,9 @@ from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config
+from hartonomous.core.access import Caller, Scope
 from hartonomous.core.call import Call
+from hartonomous.keyring import Keyring
 from hartonomous.metrics import Metrics
 from hartonomous.monitor import Monitor
 from hartonomous.pipelines.answering import CachedAnswerer
@@ -47,7 +49,23 @@ class Runtime:
     sweeper: Sweeper
     traffic: Traffic
     monitor: Monitor
+    keyring: Keyring
     openapi: bytes
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True, frozen=True)
+class Guard:
+    """What a caller needs for a handler, and whether it belongs to the operator's side (`server.admin`).
+
+    Without a scope anyone is answered. `event` is the audit trail's word for what is done, None where nothing is noted.
+    """
+
+    scope: Scope | None
+    event: str | None = None
+    is_operators: bool = False
 
 
 class Tenure:
@@ -146,9 +164,11 @@ class Reloaded:
 METRICS = web.AppKey("METRICS", Metrics)
 STATE = web.AppKey("STATE", State)
 OPENAPI = web.AppKey("OPENAPI", bytes)
+GUARDS: web.AppKey[Mapping[Handler, Guard]] = web.AppKey("GUARDS")
 SERVING = web.AppKey("SERVING", ServingContext)
 RELOAD: web.AppKey[Callable[[], Coroutine[None, None, Reloaded]]] = web.AppKey("RELOAD")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)
+CALLER = web.RequestKey("CALLER", Caller)
 RUNTIME = web.RequestKey("RUNTIME", Runtime)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hartonomous import tls
-from hartonomous.config import Config, Section
+from hartonomous.config import Config
 from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
+from hartonomous.fields import Section
 
 TEMPLATE = "rag.generation.template"
 TOKENIZER = "backends.embedding.tokenizer"

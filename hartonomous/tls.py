@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hartonomous.config import Tls
 from hartonomous.configfile import digest
 from hartonomous.errors import ConfigError
 from hartonomous.log import logger
+from hartonomous.security import Tls
 
 # Of TLS 1.2; those of 1.3 are OpenSSL's own, which are the profile's.
 _CIPHERS = (

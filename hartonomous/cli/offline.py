@@ -15,6 +15,7 @@ from hartonomous.cli.common import INTERRUPTED, complain, whole
 from hartonomous.cli.serve import DEFAULT_CONFIG
 from hartonomous.config import COLLECTION_PATTERN, Chunking, Config
 from hartonomous.configfile import load
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import ConfigError, HartonomousError
@@ -86,6 +87,6 @@ async def _connected(name: str, config: Config, command: Command) -> int:
     from hartonomous.wiring import open_storage
 
     request_id = f"{name}-{os.urandom(8).hex()}"
-    call = Call(request_id, Deadline(_ENDLESS_S), {"X-Request-ID": request_id})
+    call = Call(request_id, Deadline(_ENDLESS_S), {"X-Request-ID": request_id}, EVERYTHING)
     async with AsyncExitStack() as stack:
         return await command(open_storage(config, Metrics(), stack), config, call)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
+from hartonomous.core.access import NOTHING, Grant
 from hartonomous.core.cachecontrol import ANYTHING, CacheControl
 from hartonomous.core.deadline import Deadline
 
@@ -23,16 +24,16 @@ class Priority(IntEnum):
 class Call:
     """The context of one request, given to pipelines and clients.
 
-    `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one. `grant` stands for what
-    the caller may see: answers are shared only between callers with the same one. `cache` says which stored answers the
-    caller takes. `wanted` is set where the work goes on for others when the caller who began it has no time left: by
-    then that one wants it.
+    `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one. `grant` is what the
+    caller may see, nothing unless it is said: answers are shared only between callers with the same one. `cache` says
+    which stored answers the caller takes. `wanted` is set where the work goes on for others when the caller who began
+    it has no time left: by then that one wants it.
     """
 
     request_id: str
     deadline: Deadline
     headers: Mapping[str, str] = field(default_factory=dict)
-    grant: str = ""
+    grant: Grant = NOTHING
     cache: CacheControl = ANYTHING
     wanted: Deadline | None = None
     priority: Priority = Priority.QUERY

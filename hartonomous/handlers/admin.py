@@ -51,6 +51,8 @@ OPERATIONS = (
         "administration",
         answer=shapes.ReloadAnswer,
         errors=(422,),
+        scope="admin",
+        event="reload",
     ),
     Operation(
         "POST",
@@ -62,5 +64,7 @@ OPERATIONS = (
         shapes.SweepAnswer,
         body_required=False,
         errors=(404, 409, 422, 429, 502, 503, 504),
+        scope="admin",
+        event="sweep",
     ),
 )

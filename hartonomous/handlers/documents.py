@@ -137,6 +137,8 @@ OPERATIONS = (
         "collections",
         status=204,
         errors=_ERRORS,
+        scope="admin",
+        event="delete",
     ),
     Operation(
         "GET",
@@ -165,5 +167,7 @@ OPERATIONS = (
         "collections",
         status=204,
         errors=_ERRORS,
+        scope="ingest",
+        event="delete",
     ),
 )

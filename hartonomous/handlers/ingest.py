@@ -107,5 +107,7 @@ OPERATIONS: Sequence[Operation] = (
             for name, schema in IngestParameters.model_json_schema()["properties"].items()
         },
         errors=(409, 422, 429, 502, 503, 504, 507),
+        scope="ingest",
+        event="ingest",
     ),
 )

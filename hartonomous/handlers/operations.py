@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from hartonomous.core.access import Scope
+from hartonomous.keys import Guard, Handler
 
 
 @dataclass(slots=True, frozen=True)
@@ -20,6 +19,7 @@ class Operation:
     unless `body_required`.
     `headers` are further parameters of the request, as OpenAPI describes them.
     `errors` are the statuses that the operation itself can answer beside those that all can.
+    `scope` is what a key needs, None where anyone is answered; `event` is the audit trail's word for what is done.
     """
 
     method: str
@@ -37,3 +37,10 @@ class Operation:
     query: Mapping[str, Any] = field(default_factory=dict)
     headers: Sequence[Mapping[str, Any]] = ()
     errors: Sequence[int] = ()
+    scope: Scope | None = "query"
+    event: str | None = None
+
+    @property
+    def guard(self) -> Guard:
+        """What the middlewares must know of it."""
+        return Guard(self.scope, self.event, is_operators=self.scope in {"admin", "metrics"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 from typing_extensions import TypedDict
 
 from hartonomous import __version__
-from hartonomous.errors import PermissionDeniedError
 from hartonomous.handlers.answers import json_response
 from hartonomous.handlers.operations import Operation
 from hartonomous.keys import METRICS, RUNTIME, STATE
@@ -60,9 +58,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Answer Prometheus' text, to this host alone."""
-    if not _is_local(request.remote):
-        raise PermissionDeniedError("Metrics are served to this host alone.")
+    """Answer Prometheus' text."""
     try:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     except (TypeError, ValueError):
@@ -75,20 +71,19 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=request[RUNTIME].openapi, content_type="application/json")
 
 
-def _is_local(remote: str | None) -> bool:
-    try:
-        return not remote or ipaddress.ip_address(remote).is_loopback
-    except ValueError:
-        return False
-
-
 _TEXT = ("text/plain", OPENMETRICS.partition(";")[0])
 
 OPERATIONS = (
     Operation(
-        "GET", "/health", health, "Liveness, and what is known of the backends", "operations", answer=HealthAnswer
+        "GET",
+        "/health",
+        health,
+        "Liveness, and what is known of the backends",
+        "operations",
+        answer=HealthAnswer,
+        scope=None,
     ),
-    Operation("GET", "/ready", ready, "Readiness", "operations", answer=ReadyAnswer, errors=(503,)),
-    Operation("GET", "/metrics", metrics, "Prometheus metrics", "operations", answer=str, media=_TEXT, errors=(403,)),
-    Operation("GET", "/openapi.json", openapi, "This document", "operations", answer=dict[str, Any]),
+    Operation("GET", "/ready", ready, "Readiness", "operations", answer=ReadyAnswer, errors=(503,), scope=None),
+    Operation("GET", "/metrics", metrics, "Prometheus metrics", "operations", answer=str, media=_TEXT, scope="metrics"),
+    Operation("GET", "/openapi.json", openapi, "This document", "operations", answer=dict[str, Any], scope=None),
 )

@@ -1,70 +1,65 @@
-"""The fifth floor: who may come in.
+"""The floor that knows who comes in: a key's caller, or a local one where there are no keys (`middleware.local`).
 
-Without keys only this host is served: the socket listens on loopback (the configuration sees to it), and what a browser
-or a local proxy would carry in from outside is refused, so that no web page can reach a keyless server by asking the
-user's browser to do it (DNS rebinding, cross-site requests) and no proxy opens it by accident.
+No key, an unknown one and one that was revoked are answered alike. What a path needs stands in its `Guard`; a path that
+there is not needs a key as well, so that nobody can look around.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from hartonomous.errors import PermissionDeniedError
+from hartonomous.core.access import LOCAL, NOBODY, Caller
+from hartonomous.errors import AuthenticationError, InvalidRequestError
+from hartonomous.keyring import Keyring
+from hartonomous.keys import CALLER, GUARDS, STATE
+from hartonomous.middleware.local import check_local
 
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
-_OWN_SITE = frozenset(("same-origin", "none"))
+_KEY_HEADER = "X-API-Key"
 
 
 @web.middleware
 async def auth(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Let local callers in.
+    """Let in who may come in.
 
     Raises:
-        PermissionDeniedError: the request came through a proxy, for another host, or from a web page.
+        AuthenticationError: no key, or none that is known.
+        PermissionDeniedError: the key lacks the scope; without keys, the request is not a local one.
     """
-    headers = request.headers
-    for name in _FORWARDED:
-        if name in headers:
-            raise _refused("came through a proxy")
-    if not _names_this_host(request):
-        raise _refused("names another host")
-    if not all(_is_own(origin, request) for origin in headers.getall("Origin", ())):
-        raise _refused("came from a web page")
-    if not _OWN_SITE.issuperset(headers.getall("Sec-Fetch-Site", ())):
-        raise _refused("came from a web page")
+    request[CALLER] = _caller(request)
     return await handler(request)
 
 
-def _names_this_host(request: web.Request) -> bool:
-    if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
-        return True  # HTTP/1.0, as health checks speak it and no browser does
-    return _is_loopback(_host_name(request.host))
+def _caller(request: web.Request) -> Caller:
+    keyring = request.app[STATE].current.keyring
+    if not keyring:
+        check_local(request)
+        return LOCAL
+    guard = request.app[GUARDS].get(request.match_info.handler)
+    if guard is not None and guard.scope is None:
+        return NOBODY
+    caller = _keyed(request, keyring)
+    if guard is not None and guard.scope is not None:
+        caller.check(guard.scope)
+    return caller
 
 
-def _is_own(origin: str, request: web.Request) -> bool:
-    return origin.lower() in {f"http://{request.host}".lower(), f"https://{request.host}".lower()}
+def _keyed(request: web.Request, keyring: Keyring) -> Caller:
+    caller = keyring.caller(_key(request))
+    if caller is None:
+        raise AuthenticationError("A valid API key is required.", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
+    return caller
 
 
-def _refused(why: str) -> PermissionDeniedError:
-    return PermissionDeniedError(f"Without keys only local requests are served; this one {why}.", code="local_only")
-
-
-def _host_name(host: str) -> str:
-    """Return the name or address of a `Host` header without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
-
-
-def _is_loopback(name: str) -> bool:
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def _key(request: web.Request) -> str:
+    """Return the key that the request carries, "" without one."""
+    given = request.headers.getall(_KEY_HEADER, [])
+    for value in request.headers.getall(hdrs.AUTHORIZATION, ()):
+        scheme, _, key = value.partition(" ")
+        given = [*given, key.strip() if scheme.lower() == "bearer" else ""]
+    if len(set(given)) > 1:
+        raise InvalidRequestError("The request carries different keys.", code="different_keys")
+    return given[0] if given else ""

@@ -16,7 +16,7 @@ from aiohttp import web
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import InvalidRequestError
-from hartonomous.keys import CALL, REQUEST_ID, RUNTIME
+from hartonomous.keys import CALL, CALLER, REQUEST_ID, RUNTIME
 
 HEADER = "X-Request-ID"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -46,7 +46,7 @@ def _id_of(request: web.Request) -> str:
 
 
 def call_of(request: web.Request) -> Call:
-    """Return the request's `Call`: its deadline is the server's own limit, or the caller's if that is lower.
+    """Return the `Call` of a request that was let in: its deadline is the server's limit, or the caller's lower one.
 
     Raises:
         InvalidRequestError: the timeout header is no positive whole number.
@@ -57,7 +57,8 @@ def call_of(request: web.Request) -> Call:
         trace = request.headers.get("traceparent", "")
         if _TRACEPARENT.match(trace):
             headers["traceparent"] = trace
-        call = request[CALL] = Call(request[REQUEST_ID], Deadline(_seconds(request)), headers)
+        deadline, grant = Deadline(_seconds(request)), request[CALLER].grant
+        call = request[CALL] = Call(request[REQUEST_ID], deadline, headers, grant)
     return call
 
 

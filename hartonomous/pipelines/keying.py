@@ -73,7 +73,7 @@ class AnswerKeys:
             codec.canonical(
                 {
                     "request": request,
-                    "grant": call.grant,
+                    "grant": call.grant.patterns,
                     "generation": generation,
                     "models": models,
                     "made_by": info.fingerprint,

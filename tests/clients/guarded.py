@@ -9,6 +9,7 @@ from hartonomous.clients.admission import Admission, Place
 from hartonomous.clients.breaker import Breaker
 from hartonomous.clients.failures import Verdict
 from hartonomous.clients.replica import Replica
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call, Priority
 from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
@@ -73,7 +74,7 @@ class Stage:
 
 def call(seconds: float = 30.0, priority: Priority = Priority.QUERY) -> Call:
     """Return a call that has so many seconds."""
-    return Call("test", Deadline(seconds), priority=priority)
+    return Call("test", Deadline(seconds), grant=EVERYTHING, priority=priority)
 
 
 async def ticks(count: int = 5) -> None:

@@ -15,10 +15,23 @@ ROOT = Path(hartonomous.__file__).parent
 # Each floor may import the floors below it, and itself.
 FLOORS = (
     {"core", "errors", "codec"},
-    {"config", "configfile", "fields", "metrics", "log", "supervision", "tls", "settings", "tracing", "audit"},
+    {
+        "config",
+        "configfile",
+        "fields",
+        "security",
+        "metrics",
+        "log",
+        "supervision",
+        "tls",
+        "settings",
+        "tracing",
+        "audit",
+    },
     {"clients", "parsing", "cache"},
     {"monitor", "pipelines"},
     {"evaluation"},
+    {"keyring"},
     {"keys"},
     {"middleware", "handlers"},
     {"app", "wiring", "parts", "reload"},
@@ -27,7 +40,7 @@ FLOORS = (
     {"__main__"},
 )
 BESIDE = {"engine", "sending", "trial"}
-BESIDE_MAY_IMPORT = {"core", "errors", "codec", "config", "configfile", "fields", "log", "supervision"}
+BESIDE_MAY_IMPORT = {"core", "errors", "codec", "config", "configfile", "fields", "security", "log", "supervision"}
 SPEAKS_HTTP = {"keys", "middleware", "handlers", "app", "listening", "server", "engine", "trial"}
 MAX_LINES = 420
 

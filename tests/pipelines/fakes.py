@@ -15,6 +15,7 @@ from hartonomous.clients.schema import CollectionInfo
 from hartonomous.clients.vectors import BestVectors, Search
 from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.config import EmbeddingCache
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -27,7 +28,7 @@ OTHER = EmbeddingFingerprint("another", 2, "", "")
 
 def call(seconds: float = 60.0) -> Call:
     """Return the context of a request with so much time left."""
-    return Call("request-1", Deadline(seconds))
+    return Call("request-1", Deadline(seconds), grant=EVERYTHING)
 
 
 def questions() -> QuestionVectors:

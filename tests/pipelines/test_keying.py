@@ -9,6 +9,7 @@ import pytest
 
 from hartonomous.cache.generations import OwnGenerations
 from hartonomous.clients.models import ModelInfo
+from hartonomous.core.access import Grant
 from hartonomous.errors import BackendUnavailableError
 from hartonomous.pipelines.keying import AnswerKeys
 from hartonomous.pipelines.query import QueryRequest
@@ -40,7 +41,7 @@ class Parts:
         schema, embedding, generative, reranking = (cast("Any", service) for service in services)
         keys = AnswerKeys(schema, embedding, generative, reranking, self.generations, self.settings, is_alone=True)
         wanted: dict[str, Any] = {"query": "words", "collection": "docs", "top_k": 5} | search
-        return await keys.key(QueryRequest(SearchRequest(**wanted)), replace(call(), grant=grant))
+        return await keys.key(QueryRequest(SearchRequest(**wanted)), replace(call(), grant=Grant.of([grant])))
 
 
 async def test_equal_requests_have_one_key_whatever_the_order_of_their_fields() -> None:

@@ -13,6 +13,7 @@ from hartonomous.clients import collections
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import Schema
 from hartonomous.config import Collections, Qdrant
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -25,7 +26,7 @@ OTHER = EmbeddingFingerprint("other", 8, "", "")
 
 def call(seconds: float = 60.0) -> Call:
     """Return a call with so much time left."""
-    return Call("test", Deadline(seconds), {"X-Request-ID": "test"})
+    return Call("test", Deadline(seconds), {"X-Request-ID": "test"}, EVERYTHING)
 
 
 class Killed(BaseException):

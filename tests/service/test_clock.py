@@ -32,6 +32,7 @@ ASK_THE_WALL_CLOCK = {
     "core/walltime.py": "what is compared over processes",
     "engine/journal.py": "the stamps of files",
     "evaluation/runs.py": "shown in the report",
+    "keyring.py": "when a key expires is a date",
     "handlers/openai.py": "shown to the caller",
     "handlers/ragmodel.py": "shown to the caller",
     "pipelines/documents.py": "shown to the caller",

@@ -9,6 +9,7 @@ import pytest
 from hartonomous.clients.failures import UnreachableError
 from hartonomous.clients.pool import Pool
 from hartonomous.config import Service
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
@@ -18,7 +19,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def call() -> Call:
-    return Call("test", Deadline(10))
+    return Call("test", Deadline(10), grant=EVERYTHING)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Reranking
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fusion import sigmoid
@@ -34,7 +35,7 @@ class Clock:
 
 
 def call() -> Call:
-    return Call("test", Deadline(60.0))
+    return Call("test", Deadline(60.0), grant=EVERYTHING)
 
 
 def ranked(*scores: float) -> Behaviour:

@@ -20,8 +20,8 @@ import yaml
 
 from hartonomous import log, tls
 from hartonomous.cli import check
-from hartonomous.config import Tls
 from hartonomous.errors import ConfigError
+from hartonomous.security import Tls
 from tests.service import fault_backend as fault
 from tests.service.application import eventually
 from tests.service.fault_backend import FaultBackend

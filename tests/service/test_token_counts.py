@@ -17,6 +17,7 @@ from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metada
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.config import Embedding
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
@@ -67,7 +68,7 @@ def random_texts(count: int) -> list[str]:
 
 
 def call(seconds: float = 60.0) -> Call:
-    return Call("test", Deadline(seconds))
+    return Call("test", Deadline(seconds), grant=EVERYTHING)
 
 
 class Clock:

@@ -20,6 +20,7 @@ from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
 from hartonomous.clients.versions import AttributeChange, DocumentChangedError, Publication
 from hartonomous.config import Qdrant
+from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint, point_id
@@ -40,7 +41,7 @@ _BM25 = Bm25Encoder("english")
 
 
 def _call() -> Call:
-    return Call("test", Deadline(60.0))
+    return Call("test", Deadline(60.0), grant=EVERYTHING)
 
 
 @pytest.fixture

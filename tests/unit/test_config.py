@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from hartonomous.config import Config, Section
+from hartonomous.config import Config
 from hartonomous.configfile import load, parse
 from hartonomous.errors import ConfigError
+from hartonomous.fields import Section
 
 ETC = Path(__file__).parents[2] / "etc"
 MINIMAL = """\
@@ -60,6 +61,8 @@ def _fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def _section(annotation: Any) -> type[Section] | None:
+    if get_origin(annotation) is tuple:
+        return None
     for kind in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind

@@ -1,0 +1,48 @@
+"""The keys that a server knows: a key to the caller whose it is."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hartonomous.core import apikey
+from hartonomous.core.access import Caller, Grant
+from hartonomous.security import ApiKey, Auth
+
+
+@dataclass(slots=True, frozen=True)
+class _Known:
+    digest: bytes
+    caller: Caller
+    expires: float
+
+
+class Keyring:
+    """Looks keys up by their ids. It is made once for a configuration."""
+
+    def __init__(self, auth: Auth) -> None:
+        self._pepper = b"" if auth.pepper is None else auth.pepper.get_secret_value().encode()
+        self._keys = {key.id: _known(key) for key in auth.keys}
+        # What is compared with where there is no such key, so that it takes as long.
+        self._nobody = _Known(os.urandom(32), Caller(None), 0.0)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def caller(self, key: str) -> Caller | None:
+        """Return whose key this is; None when it is unknown, malformed or has expired."""
+        known = self._keys.get(apikey.id_of(key) or "", self._nobody)
+        is_right = hmac.compare_digest(apikey.digest(key, self._pepper), known.digest)
+        return known.caller if is_right and time.time() < known.expires else None
+
+
+def _known(key: ApiKey) -> _Known:
+    expires = datetime.max.replace(tzinfo=UTC) if key.expires is None else key.expires
+    return _Known(
+        digest=apikey.digest_of(key.hash),
+        caller=Caller(key.id, frozenset(key.scopes), Grant.of(key.collections)),
+        expires=expires.timestamp(),
+    )

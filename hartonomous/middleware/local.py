@@ -1,0 +1,65 @@
+"""Without keys only this host is served.
+
+The socket listens on loopback (the configuration sees to it), and what a browser or a local proxy would carry in from
+outside is refused, so that no web page can reach a keyless server by asking the user's browser to do it (DNS rebinding,
+cross-site requests) and no proxy opens it by accident.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from aiohttp import hdrs, web
+
+from hartonomous.errors import PermissionDeniedError
+
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
+_OWN_SITE = frozenset(("same-origin", "none"))
+
+
+def check_local(request: web.Request) -> None:
+    """Let local callers in.
+
+    Raises:
+        PermissionDeniedError: the request came through a proxy, for another host, or from a web page.
+    """
+    headers = request.headers
+    for name in _FORWARDED:
+        if name in headers:
+            raise _refused("came through a proxy")
+    if not _names_this_host(request):
+        raise _refused("names another host")
+    if not all(_is_own(origin, request) for origin in headers.getall("Origin", ())):
+        raise _refused("came from a web page")
+    if not _OWN_SITE.issuperset(headers.getall("Sec-Fetch-Site", ())):
+        raise _refused("came from a web page")
+
+
+def _names_this_host(request: web.Request) -> bool:
+    if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
+        return True  # HTTP/1.0, as health checks speak it and no browser does
+    return _is_loopback(_host_name(request.host))
+
+
+def _is_own(origin: str, request: web.Request) -> bool:
+    return origin.lower() in {f"http://{request.host}".lower(), f"https://{request.host}".lower()}
+
+
+def _refused(why: str) -> PermissionDeniedError:
+    return PermissionDeniedError(f"Without keys only local requests are served; this one {why}.", code="local_only")
+
+
+def _host_name(host: str) -> str:
+    """Return the name or address of a `Host` header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_loopback(name: str) -> bool:
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
