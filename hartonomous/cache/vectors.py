@@ -1,7 +1,8 @@
 """The vectors of questions, kept for a while: an embedding call holds only texts that nobody has asked for before.
 
 A text is known by the embedding fingerprint (model, dimension, prefixes) and itself, so another model finds nothing of
-the old one. What somebody else is having embedded right now is waited for. Vectors are kept as float32, in which
+the old one, and by the caller's grant: no tenant is answered sooner because another one has asked the same. What
+somebody else with the same grant is having embedded right now is waited for. Vectors are kept as float32, in which
 services send them, and handed out as that, whether they were there or not: equal questions get equal hits.
 """
 
@@ -12,10 +13,12 @@ from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
+from hartonomous import codec
 from hartonomous.cache.flights import Flight, Flights, own
 from hartonomous.cache.memory import MemoryCache
 from hartonomous.clients.embedding import Vector
 from hartonomous.config import EmbeddingCache
+from hartonomous.core.access import Grant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import HartonomousError
@@ -44,7 +47,7 @@ class QuestionVectors:
         self, fingerprint: EmbeddingFingerprint, texts: Sequence[str], batch_size: int, embed: Embed, call: Call
     ) -> list[Outcome]:
         """Return the vector of each text, or its error, in order; at most `batch_size` go into one `embed`."""
-        keys = _keys(fingerprint, texts)
+        keys = _keys(fingerprint, call.grant, texts)
         by_key = dict(zip(keys, texts, strict=True))
         known = zip(by_key, await self._cache.multi_get(list(by_key)), strict=True)
         outcomes: dict[str, Outcome] = {key: _floats(value) for key, value in known if value is not None}
@@ -91,8 +94,8 @@ class QuestionVectors:
         yield outcomes | made
 
 
-def _keys(fingerprint: EmbeddingFingerprint, texts: Iterable[str]) -> list[str]:
-    start = blake2b(fingerprint.digest().encode(), digest_size=20)
+def _keys(fingerprint: EmbeddingFingerprint, grant: Grant, texts: Iterable[str]) -> list[str]:
+    start = blake2b(codec.canonical([fingerprint.digest(), grant.patterns]), digest_size=20)
     keys = []
     for text in texts:
         digest = start.copy()

@@ -25,6 +25,7 @@ from hartonomous.clients.marks import (
 )
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask, nonsense
+from hartonomous.clients.reach import name_of, path_to
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -47,21 +48,25 @@ class Collections:
     async def fetch(self, name: str, call: Call) -> Raw | None:
         """Return what there is under a name or an alias, or None."""
         try:
-            result = await ask(self._pool, "GET", f"/collections/{name}", call)
+            result = await ask(self._pool, "GET", path_to(name, call), call)
         except NotFoundError:
             return None
         return result if isinstance(result, dict) else nonsense()
 
     async def names(self, call: Call) -> list[str]:
-        """Return the names of all collections, without aliases."""
+        """Return the names of the collections that the caller may see, without aliases."""
         result = await ask(self._pool, "GET", "/collections", call)
         try:
-            return [str(entry["name"]) for entry in result["collections"]]
+            names = [str(entry["name"]) for entry in result["collections"]]
         except (TypeError, KeyError):
             nonsense()
+        return [name for name in names if call.grant.allows(name_of(name))]
 
     async def aliases(self, call: Call) -> dict[str, str]:
-        """Return all aliases and the collections that they stand for."""
+        """Return all aliases and the collections that they stand for, also those that the caller may not see.
+
+        They are not to be told to anybody: they say what is taken.
+        """
         result = await ask(self._pool, "GET", "/aliases", call)
         try:
             return {str(entry["alias_name"]): str(entry["collection_name"]) for entry in result["aliases"]}
@@ -85,24 +90,26 @@ class Collections:
 
         Raises NotFoundError when the collection is gone, ConflictError when a collection has the alias' name.
         """
+        for name in (alias, target):
+            call.grant.check(name_of(name))
         action = {"create_alias": {"alias_name": alias, "collection_name": target}}
         await self._pool.request("POST", "/collections/aliases", call, codec.dumps({"actions": [action]}))
 
     async def delete(self, name: str, call: Call) -> bool:
         """Delete a collection with its aliases; return whether there was one. An alias is not followed."""
         try:
-            return bool(await ask(self._pool, "DELETE", f"/collections/{name}", call))
+            return bool(await ask(self._pool, "DELETE", path_to(name, call), call))
         except NotFoundError:
             return False
 
     async def set_mark(self, name: str, mark: Mapping[str, Any], call: Call) -> None:
         """Replace the mark of a collection; NotFoundError when it is gone."""
         body = codec.dumps({"metadata": as_metadata(mark)})
-        await self._pool.request("PATCH", f"/collections/{name}", call, body)
+        await self._pool.request("PATCH", path_to(name, call), call, body)
 
     async def set_note(self, name: str, note: Mapping[str, Any] | None, call: Call) -> None:
         """Replace or take away the note of a reindex; NotFoundError when the collection is gone."""
-        await self._pool.request("PATCH", f"/collections/{name}", call, codec.dumps({"metadata": as_note(note)}))
+        await self._pool.request("PATCH", path_to(name, call), call, codec.dumps({"metadata": as_note(note)}))
 
     async def create(
         self, name: str, fingerprint: EmbeddingFingerprint, language: str, state: State | None, call: Call

@@ -14,6 +14,7 @@ from hartonomous import codec
 from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask
+from hartonomous.clients.reach import path_to
 from hartonomous.config import Collections
 from hartonomous.core.call import Call
 from hartonomous.errors import ConflictError
@@ -43,7 +44,7 @@ async def create_collection(
     """
     body = codec.dumps(_description(dimension, metadata, settings))
     try:
-        return bool(await ask(pool, "PUT", f"/collections/{collection}", call, body))
+        return bool(await ask(pool, "PUT", path_to(collection, call), call, body))
     except ConflictError:
         return False
 
@@ -75,7 +76,7 @@ async def create_index(pool: Pool, collection: str, field: str, kind: str, call:
     """
     body = codec.dumps({"field_name": field, "field_schema": kind})
     try:
-        await ask(pool, "PUT", f"/collections/{collection}/index?wait=true", call, body)
+        await ask(pool, "PUT", path_to(collection, call, "/index?wait=true"), call, body)
     except BackendRefusedError:
         return False
     return True

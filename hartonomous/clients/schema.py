@@ -6,7 +6,7 @@ after a crash between the two finds a physical collection that is empty and ours
 once make the same one. One that has points and no alias is nobody's to take: what a crash left of a deletion, or what
 was kept at a reindex. A new one then gets the next name.
 
-Looking costs one call, and none for two seconds after.
+Looking costs one call, and none for two seconds after. What is known answers nobody whose grant does not reach it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from hartonomous.clients.marks import (
     too_many,
 )
 from hartonomous.clients.pool import Pool
+from hartonomous.clients.reach import name_of
 from hartonomous.clients.targets import Targets
 from hartonomous.clients.versions import OnChange
 from hartonomous.config import Qdrant
@@ -61,8 +62,10 @@ class Schema:
     async def describe(self, collection: str, call: Call) -> CollectionInfo | None:
         """Return the collection, at most two seconds old, or None when there is none.
 
-        Raises ConflictError when there is one that is not ours or was made by a newer version.
+        Raises PermissionDeniedError when the caller may not see it, ConflictError when there is one that is not ours or
+        was made by a newer version.
         """
+        call.grant.check(name_of(collection))
         known = self._known.get(collection)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
@@ -80,10 +83,13 @@ class Schema:
         return info
 
     async def list(self, call: Call) -> list[CollectionInfo]:
-        """Return our collections by name; those of others, or of a newer version, are left out."""
+        """Return our collections that the caller may see, by name; those of a newer version are left out.
+
+        No other one is looked at.
+        """
         names = {*await self._collections.names(call), *await self._collections.aliases(call)}
         found = []
-        for name in sorted(filter(is_name, names)):
+        for name in sorted(name for name in names if is_name(name) and call.grant.allows(name)):
             raw = await self._collections.fetch(name, call)
             try:
                 if raw is not None:

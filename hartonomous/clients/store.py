@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hartonomous import codec
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask, nonsense
+from hartonomous.clients.reach import path_to
 from hartonomous.core.call import Call
 
 Record = tuple[str, Any]
@@ -30,13 +31,13 @@ class PointStore:
         self._write_options = write_options
 
     async def _post(self, collection: str, what: str, body: Mapping[str, Any], call: Call) -> Any:
-        return await ask(self._pool, "POST", path(collection, what), call, codec.dumps(body))
+        return await ask(self._pool, "POST", path_to(collection, call, f"/points/{what}"), call, codec.dumps(body))
 
     async def _batch(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
         await self._post_batch(collection, codec.dumps({"operations": operations}), call)
 
     async def _post_batch(self, collection: str, body: bytes, call: Call) -> None:
-        await ask(self._pool, "POST", path(collection, f"batch?{self._write_options}"), call, body)
+        await ask(self._pool, "POST", path_to(collection, call, f"/points/batch?{self._write_options}"), call, body)
 
     async def _count(self, collection: str, filter_json: Mapping[str, Any], call: Call) -> int:
         result = await self._post(collection, "count", {"filter": filter_json, "exact": True}, call)
@@ -80,8 +81,3 @@ class PointStore:
         if following is not None and not isinstance(following, str):
             nonsense()
         return records, following
-
-
-def path(collection: str, what: str = "") -> str:
-    """Return the path of a call about a collection's points."""
-    return f"/collections/{collection}/points/{what}" if what else f"/collections/{collection}/points"

@@ -40,11 +40,11 @@ class Grant:
         """Whether a collection of this name may be seen."""
         return collection in self.names or collection.startswith(self.prefixes)
 
-    def check(self, collection: str) -> None:
-        """Raise PermissionDeniedError when a collection of this name may not be seen."""
+    def check(self, collection: str, *, param: str = "collection") -> None:
+        """Raise PermissionDeniedError when a collection of this name may not be seen; `param` is where it was named."""
         if not self.allows(collection):
             raise PermissionDeniedError(
-                "The key does not reach this collection.", param="collection", code="collection_denied"
+                "The key does not reach this collection.", param=param, code="collection_denied"
             )
 
 

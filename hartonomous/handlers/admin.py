@@ -16,7 +16,7 @@ from hartonomous.middleware.request_id import call_of
 
 
 async def sweep(request: web.Request) -> web.Response:
-    """Remove what is older than the grace time, of one collection or of all."""
+    """Remove what is older than the grace time, of one collection or of all that the key may see."""
     runtime, call = runtime_of(request), call_of(request)
     # Clients that send no body may name a type for it all the same.
     data = await read_bytes(request) if request.body_exists else b""
@@ -28,6 +28,8 @@ async def sweep(request: web.Request) -> web.Response:
             f"older_than_s must be at least {least:g}: what is younger may be an ingest under way.",
             param="older_than_s",
         )
+    if body.collection is not None:
+        call.grant.check(body.collection)
     swept = await runtime.sweeper.sweep(body.collection, older_than_s, call)
     return json_response(views.sweep_answer(swept, call.request_id))
 

@@ -15,6 +15,7 @@ from hartonomous.errors import NotFoundError, ValidationFailedError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import json_response, runtime_of
 from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.reach import reached
 from hartonomous.keys import Runtime
 from hartonomous.middleware.request_id import call_of
 
@@ -23,7 +24,7 @@ _MAX_PAGE = 1_000
 
 
 async def list_collections(request: web.Request) -> web.Response:
-    """List the collections."""
+    """List the collections that the key may see."""
     runtime, call = runtime_of(request), call_of(request)
     infos = await runtime.schema.list(call)
     counted = await asyncio.gather(*(_counted(info, runtime, call) for info in infos))
@@ -49,7 +50,7 @@ async def _counted(info: CollectionInfo, runtime: Runtime, call: Call) -> dict[s
 async def delete_collection(request: web.Request) -> web.Response:
     """Delete a collection with everything in it."""
     runtime, call = runtime_of(request), call_of(request)
-    if not await runtime.schema.drop(_collection(request), call):
+    if not await runtime.schema.drop(_collection(request, call), call):
         raise _no_collection()
     return web.Response(status=204)
 
@@ -81,11 +82,11 @@ async def delete_document(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-def _collection(request: web.Request) -> str:
+def _collection(request: web.Request, call: Call) -> str:
     name = request.match_info["name"]
     if not _COLLECTION.match(name):
         raise ValidationFailedError("The collection's name has the wrong form.", param="collection")
-    return name
+    return reached(name, runtime_of(request), call)
 
 
 def _document_id(request: web.Request) -> str:
@@ -96,7 +97,7 @@ def _document_id(request: web.Request) -> str:
 
 
 async def _existing(request: web.Request, runtime: Runtime, call: Call) -> str:
-    name = _collection(request)
+    name = _collection(request, call)
     if await runtime.schema.describe(name, call) is None:
         raise _no_collection()
     return name

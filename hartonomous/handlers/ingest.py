@@ -16,6 +16,7 @@ from hartonomous.handlers.body import media_type_of, read_json, validate
 from hartonomous.handlers.ingest_request import chunking_of, document_of, refuse_query
 from hartonomous.handlers.ingest_stream import ingest_stream
 from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import DocumentBody, IngestBody, IngestParameters, UploadFields
 from hartonomous.handlers.uploads import MULTIPART, Upload, received
 from hartonomous.middleware.request_id import call_of
@@ -39,7 +40,7 @@ async def ingest(request: web.Request) -> web.StreamResponse:
 async def _ingest_json(request: web.Request) -> web.Response:
     runtime, call = runtime_of(request), call_of(request).of_priority(Priority.INGEST)
     body = validate(IngestBody, await read_json(request))
-    collection = body.collection or runtime.config.rag.default_collection
+    collection = reached(body.collection, runtime, call)
     chunking = body.chunking or runtime.config.rag.chunking
     documents = [document_of(document, index, f"documents.{index}") for index, document in enumerate(body.documents)]
     result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
@@ -48,8 +49,8 @@ async def _ingest_json(request: web.Request) -> web.Response:
 
 async def _ingest_files(request: web.Request) -> web.Response:
     runtime, call = runtime_of(request), call_of(request).of_priority(Priority.INGEST)
-    async with received(request) as upload:
-        collection = upload.fields.collection or runtime.config.rag.default_collection
+    async with received(request, call.grant) as upload:
+        collection = reached(upload.fields.collection, runtime, call)
         chunking = chunking_of(upload.fields, runtime.config)
         documents, refused = _documents_of(upload)
         result = IngestResult([], 0)

@@ -83,13 +83,14 @@ def _result(index: int, score: float, body: RerankBody) -> dict[str, Any]:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """List the models: generative, then `rag:`, then embedding and reranking."""
+    """List the models: generative, then the `rag:` ones that the key may see, then embedding and reranking."""
     return json_response({"object": "list", "data": await _models(request)})
 
 
 async def get_model(request: web.Request) -> web.Response:
     """Describe one model."""
     name = request.match_info["id"]
+    ragmodel.collection_of(name, call_of(request).grant)
     for model in await _models(request):
         if model["id"] == name:
             return json_response(model)

@@ -17,6 +17,7 @@ from hartonomous.handlers.answers import Timer, cost_headers, json_response, run
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.caching import CACHE_CONTROL, cache_headers, with_wishes
 from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
 from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
 from hartonomous.keys import Runtime
@@ -31,19 +32,25 @@ async def search(request: web.Request) -> web.Response:
     """Retrieve chunks."""
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
     body = validate(SearchBody, await read_json(request))
-    result = await runtime.searcher.search(search_request(body, runtime), call)
+    result = await runtime.searcher.search(_search_request(body, runtime, call), call)
     answer = views.search_answer(result, timer.ms, call.request_id)
     return json_response(answer, headers=cost_headers(answer["timings_ms"], result.degraded))
 
 
-def search_request(body: SearchBody, runtime: Runtime) -> SearchRequest:
-    """Return what the search pipeline takes. Raises ValidationFailedError for a filter that is not allowed."""
+def _search_request(body: SearchBody, runtime: Runtime, call: Call) -> SearchRequest:
+    """Return what the search pipeline takes.
+
+    Raises:
+        PermissionDeniedError: a collection that the caller may not see.
+        ValidationFailedError: a filter that is not allowed.
+    """
+    collection = reached(body.collection, runtime, call)
     if body.filter is not None:
         filters.check(body.filter)
     rag = runtime.config.rag
     return SearchRequest(
         query=body.query,
-        collection=body.collection or rag.default_collection,
+        collection=collection,
         top_k=body.top_k or rag.retrieval.top_k,
         mode=body.mode,
         filter=body.filter,
@@ -58,7 +65,7 @@ async def query(request: web.Request) -> web.StreamResponse:
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
     call = with_wishes(request, runtime, call)
     body = validate(QueryBody, await read_json(request))
-    question = _query_request(body, runtime)
+    question = _query_request(body, runtime, call)
     if body.stream:
         return await _stream_query(request, runtime, question, call, timer)
     result = await runtime.answerer.answer(question, call)
@@ -67,9 +74,9 @@ async def query(request: web.Request) -> web.StreamResponse:
     return json_response(answer, headers=cost_headers(timings, result.degraded) | cache_headers(runtime, result))
 
 
-def _query_request(body: QueryBody, runtime: Runtime) -> QueryRequest:
+def _query_request(body: QueryBody, runtime: Runtime, call: Call) -> QueryRequest:
     return QueryRequest(
-        search=search_request(body, runtime),
+        search=_search_request(body, runtime, call),
         history=[{"role": turn.role, "content": turn.content} for turn in body.messages],
         system=body.system,
         max_tokens=body.max_tokens,
@@ -118,7 +125,7 @@ async def batch_query(request: web.Request) -> web.StreamResponse:
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
     call = with_wishes(request, runtime, call).of_priority(Priority.BATCH)
     body = validate(BatchQueryBody, await read_json(request))
-    questions, refused = _batch(body.queries, runtime)
+    questions, refused = _batch(body.queries, runtime, call)
     outcomes = _outcomes(runtime, questions, refused, call)
     if body.stream:
         return await _stream_batch(request, outcomes, call)
@@ -130,12 +137,14 @@ async def batch_query(request: web.Request) -> web.StreamResponse:
     return json_response(answer, headers=cost_headers({"total": timer.ms}, sorted(degraded)))
 
 
-def _batch(queries: Sequence[Any], runtime: Runtime) -> tuple[list[tuple[int, QueryRequest]], list[BatchItem]]:
-    """Return the questions that are valid, by their places, and the refusals of the others."""
+def _batch(
+    queries: Sequence[Any], runtime: Runtime, call: Call
+) -> tuple[list[tuple[int, QueryRequest]], list[BatchItem]]:
+    """Return the questions that are valid and allowed, by their places, and the refusals of the others."""
     questions, refused = [], []
     for index, value in enumerate(queries):
         try:
-            questions.append((index, _query_request(validate(QueryBody, value), runtime)))
+            questions.append((index, _query_request(validate(QueryBody, value), runtime, call)))
         except HartonomousError as error:
             refused.append(BatchItem(index, error))
     return questions, refused

@@ -17,6 +17,7 @@ from aiohttp import web
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from hartonomous.config import COLLECTION_PATTERN
+from hartonomous.core.access import Grant
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.handlers import views
@@ -87,12 +88,13 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
 
     Raises:
         ValidationFailedError: tools, several choices, images, or no user message at the end.
+        PermissionDeniedError: a collection that the caller may not see.
         NotFoundError: no such collection.
     """
     runtime, timer = runtime_of(request), Timer()
     call = with_wishes(request, runtime, call)
     body = validate(ChatBody, parsed)
-    question = _query_request(body, runtime)
+    question = _query_request(body, runtime, call)
     completion = _Completion(body, call)
     try:
         if body.stream:
@@ -175,9 +177,21 @@ async def _end(stream: EventStream, completion: _Completion, result: QueryResult
     await stream.done()
 
 
-def _query_request(body: ChatBody, runtime: Runtime) -> QueryRequest:
-    collection = body.model.removeprefix(PREFIX)
-    if not _COLLECTION.match(collection):
+def collection_of(model: str, grant: Grant) -> str | None:
+    """Return the collection that a model's name stands for, None when it stands for none.
+
+    Raises PermissionDeniedError when it is outside of the grant.
+    """
+    collection = model.removeprefix(PREFIX)
+    if collection == model or not _COLLECTION.match(collection):
+        return None
+    grant.check(collection, param="model")
+    return collection
+
+
+def _query_request(body: ChatBody, runtime: Runtime, call: Call) -> QueryRequest:
+    collection = collection_of(body.model, call.grant)
+    if collection is None:
         raise _no_model()
     if body.tools:
         raise ValidationFailedError("tools are not taken by a rag: model.", param="tools")

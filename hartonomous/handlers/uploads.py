@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 
 from hartonomous import codec
 from hartonomous.config import Server
+from hartonomous.core.access import Grant
 from hartonomous.core.formats import ENDINGS, Format
 from hartonomous.core.multipart import MultipartParser, Part, boundary_of, malformed, parameters
 from hartonomous.errors import (
@@ -70,10 +71,11 @@ class Upload:
 
 
 @asynccontextmanager
-async def received(request: web.Request) -> AsyncIterator[Upload]:
+async def received(request: web.Request, grant: Grant) -> AsyncIterator[Upload]:
     """Receive a form; its files are there until the context is left.
 
     Raises:
+        PermissionDeniedError: its collection is outside of the grant; what comes after that field is not read.
         InvalidRequestError: the body is no multipart, or `metadata` no JSON.
         ValidationFailedError: an unknown, repeated or wrong field, no file or too many, an encoded part.
         PayloadTooLargeError: more than all files could be together, or a field over its limit.
@@ -88,7 +90,7 @@ async def received(request: web.Request) -> AsyncIterator[Upload]:
         raise _too_large(limit)
     folder = _folder()
     try:
-        form = _Form(server, Path(folder.name))
+        form = _Form(server, Path(folder.name), grant)
         await _receive(request, MultipartParser(boundary), form, limit)
         yield form.upload()
     finally:
@@ -121,15 +123,20 @@ async def _receive(request: web.Request, parser: MultipartParser, form: _Form, l
 class _Form:
     """What has come of a form so far."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, grant: Grant) -> None:
         self._server = server
+        self._grant = grant
         self._folder = folder
         self._fields: dict[str, bytearray] = {}
         self._files: list[UploadedFile] = []
         self._field: str | None = None
 
     async def begin(self, part: Part) -> None:
-        """Begin a file or a field. Raises ValidationFailedError, InvalidRequestError."""
+        """Begin a file or a field, the one before being whole.
+
+        Raises ValidationFailedError, InvalidRequestError, PermissionDeniedError.
+        """
+        self._end_field()
         value, names = parameters(part.headers.get("content-disposition", ""))
         if value != "form-data":
             raise malformed("A part of the body is no form data.")
@@ -138,6 +145,12 @@ class _Form:
             await self._begin_file(part, _file_name(names))
         else:
             self._field = self._begin_field(part, names.get("name", ""))
+
+    def _end_field(self) -> None:
+        """Refuse a collection as soon as its name is known."""
+        if self._field == "collection":
+            given = {"collection": _value("collection", self._fields["collection"])}
+            self._grant.check(validated(UploadFields, given, "The form").collection or "")
 
     def _begin_field(self, part: Part, name: str) -> str:
         param = shown(name)

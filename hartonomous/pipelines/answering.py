@@ -66,7 +66,11 @@ class CachedAnswerer:
         self._codec = TypeAdapter(QueryResult)
 
     async def look_up(self, request: QueryRequest, call: Call) -> Place:
-        """Find the place of a request, before anything is searched for it."""
+        """Find the place of a request, before anything is searched for it.
+
+        Raises PermissionDeniedError for a collection that the caller may not see: it finds no answers there either.
+        """
+        call.grant.check(request.search.collection)
         if call.cache.no_store:
             return Place(None)
         key = await self._keys.key(request, call)

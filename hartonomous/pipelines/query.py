@@ -115,8 +115,9 @@ class Answerer:
     async def prepare(self, request: QueryRequest, call: Call) -> QueryRequest:
         """Return the request with a question that stands alone, to be searched for and given to `answer_found`.
 
-        Raises our errors when the deadline has passed.
+        Raises PermissionDeniedError before anything is asked of a service, our errors when the deadline has passed.
         """
+        call.grant.check(request.search.collection)
         alone = await self._conversation.stand_alone(request.search.query, request.history, request.model, call)
         return replace(request, search=replace(request.search, query=alone.query), alone=alone)
 

@@ -26,9 +26,10 @@ class Sweeper:
         self._schema = schema
 
     async def sweep(self, collection: str | None, older_than_s: float, call: Call) -> dict[str, Swept]:
-        """Remove what is older than so many seconds, of one collection or of all; return what it was, by collection.
+        """Remove what is older than so many seconds, of one collection or of all that the caller may see.
 
-        Of a chunk the age counts from the beginning of its ingest, of a reindex from its last sign of life.
+        Returns what it was, by collection. Of a chunk the age counts from the beginning of its ingest, of a reindex
+        from its last sign of life.
 
         Raises:
             NotFoundError: there is no such collection.
