@@ -29,6 +29,7 @@ from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
+from hartonomous.middleware.expectation import end_uninvited, expectation, unanswered
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
 from hartonomous.parts import Parts
@@ -42,7 +43,7 @@ from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, errors, drain, auth)
+MIDDLEWARES = (request_id, access, errors, drain, auth, expectation)
 
 OPERATIONS = (
     *ingest.OPERATIONS,
@@ -74,9 +75,10 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     reloader = _reloader(app, path)
     app[RELOAD] = reloader.reload
     for operation in OPERATIONS:
-        app.router.add_route(operation.method, _pattern(operation.path), operation.handler)
+        app.router.add_route(operation.method, _pattern(operation.path), operation.handler, expect_handler=unanswered)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(end_connection)
+    app.on_response_prepare.append(end_uninvited)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app
 

@@ -122,6 +122,14 @@ class UnsupportedMediaTypeError(HartonomousError):
     code = "unsupported_media_type"
 
 
+class ExpectationFailedError(HartonomousError):
+    """The header `Expect` says something else than `100-continue`."""
+
+    status = 417
+    type = "invalid_request_error"
+    code = "expectation_failed"
+
+
 class ValidationFailedError(HartonomousError):
     """Well-formed JSON that breaks the schema; `param` names the first bad field."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hartonomous.core import apikey
@@ -15,7 +15,7 @@ from hartonomous.security import ApiKey, Auth
 
 @dataclass(slots=True, frozen=True)
 class _Known:
-    digest: bytes
+    digest: bytes = field(repr=False)
     caller: Caller
     expires: float
 
@@ -34,8 +34,11 @@ class Keyring:
 
     def caller(self, key: str) -> Caller | None:
         """Return whose key this is; None when it is unknown, malformed or has expired."""
-        known = self._keys.get(apikey.id_of(key) or "", self._nobody)
-        is_right = hmac.compare_digest(apikey.digest(key, self._pepper), known.digest)
+        key_id = apikey.id_of(key)
+        known = self._keys.get(key_id or "", self._nobody)
+        # What is no key by its form may be of any length, and no text.
+        given = apikey.digest("" if key_id is None else key, self._pepper)
+        is_right = hmac.compare_digest(given, known.digest)
         return known.caller if is_right and time.time() < known.expires else None
 
 

@@ -20,6 +20,7 @@ from hartonomous.errors import (
     ValidationFailedError,
 )
 from hartonomous.keys import RUNTIME
+from hartonomous.middleware.expectation import invite
 from hartonomous.middleware.request_id import call_of
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -93,6 +94,7 @@ async def read_piece(request: web.Request) -> bytes:
     """
     try:
         async with asyncio.timeout(call_of(request).deadline.bound(IDLE_S)):
+            await invite(request)
             return await request.content.readany()
     except TimeoutError as error:
         raise timed_out() from error

@@ -44,6 +44,7 @@ from hartonomous.handlers.stream import ClientGoneError, ClientStream
 from hartonomous.keys import RUNTIME, STATE
 from hartonomous.log import logger
 from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
+from hartonomous.middleware.expectation import invite
 from hartonomous.pipelines.documents import Document, DocumentResult
 
 # How often who waits for the client looks whether the deadline has passed or the server is to stop.
@@ -175,6 +176,7 @@ class _IngestStream:
         self._server = request[RUNTIME].config.server
         self._call = call
         self._body = _Body(request, call, self.client, self.spool)
+        self._request = request
         self._counts = views.no_documents()
         self._ended_by: HartonomousError | None = None
 
@@ -207,6 +209,7 @@ class _IngestStream:
         """Yield what is on the lines; what ends them early is kept, so that what is under way is finished."""
         # Asked for the first one: the pipeline is ready, and what fails from now on has no status of its own.
         await self.client.begin()
+        await invite(self._request)
         group.create_task(self._send())
         limit = self._server.max_line_bytes
         try:

@@ -12,11 +12,12 @@ from aiohttp import hdrs, web
 
 from hartonomous.core.access import LOCAL, NOBODY, Caller
 from hartonomous.errors import AuthenticationError, InvalidRequestError
-from hartonomous.keyring import Keyring
-from hartonomous.keys import CALLER, GUARDS, STATE
-from hartonomous.middleware.local import check_local
+from hartonomous.keys import CALLER, GUARDS, STATE, Guard, Runtime
+from hartonomous.middleware.local import check_local, is_from_this_host
 
 _KEY_HEADER = "X-API-Key"
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_OPEN = Guard(None)
 
 
 @web.middleware
@@ -28,38 +29,54 @@ async def auth(
     Raises:
         AuthenticationError: no key, or none that is known.
         PermissionDeniedError: the key lacks the scope; without keys, the request is not a local one.
+        InvalidRequestError: it carries different keys.
     """
-    request[CALLER] = _caller(request)
+    # The current runtime, not the request's own: a key that was revoked is dead at once.
+    request[CALLER] = _caller(request, request.app[STATE].current)
     return await handler(request)
 
 
-def _caller(request: web.Request) -> Caller:
-    keyring = request.app[STATE].current.keyring
-    if not keyring:
+def _caller(request: web.Request, runtime: Runtime) -> Caller:
+    if not runtime.keyring:
         check_local(request)
         return LOCAL
-    guard = request.app[GUARDS].get(request.match_info.handler)
-    if guard is not None and guard.scope is None:
+    guard = request.app[GUARDS].get(request.match_info.handler) or _guard_of_error(request)
+    scope = None if guard is None else guard.scope
+    if guard is not None and scope is None:
         return NOBODY
-    caller = _keyed(request, keyring)
-    if guard is not None and guard.scope is not None:
-        caller.check(guard.scope)
-    return caller
-
-
-def _keyed(request: web.Request, keyring: Keyring) -> Caller:
-    caller = keyring.caller(_key(request))
+    if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_from_this_host(request):
+        return NOBODY
+    caller = runtime.keyring.caller(_key(request))
     if caller is None:
-        raise AuthenticationError("A valid API key is required.", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
+        raise AuthenticationError("A valid API key is required.", headers=_CHALLENGE)
+    if scope is not None:
+        caller.check(scope)
     return caller
+
+
+def _guard_of_error(request: web.Request) -> Guard | None:
+    """Return the guard of a path that is open to all and has no such method: who may see the path may see that.
+
+    Of every other path that has none, and of those that there are not, there is no guard.
+    """
+    if not isinstance(request.match_info.http_exception, web.HTTPMethodNotAllowed):
+        return None
+    guards = request.app[GUARDS]
+    for resource in request.app.router.resources():
+        if resource.canonical == request.path:
+            found = [guards.get(route.handler) for route in resource]
+            return _OPEN if all(guard is not None and guard.scope is None for guard in found) else None
+    return None
 
 
 def _key(request: web.Request) -> str:
-    """Return the key that the request carries, "" without one."""
-    given = request.headers.getall(_KEY_HEADER, [])
-    for value in request.headers.getall(hdrs.AUTHORIZATION, ()):
+    """Return the key that the request carries, "" without one. An `Authorization` of another scheme has none."""
+    headers = request.headers
+    authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(headers.getall(_KEY_HEADER, ()))
+    for value in authorizations:
         scheme, _, key = value.partition(" ")
-        given = [*given, key.strip() if scheme.lower() == "bearer" else ""]
-    if len(set(given)) > 1:
+        if scheme.lower() == "bearer":
+            given.add(key.strip())
+    if len(given) > 1 or len(set(authorizations)) > 1:
         raise InvalidRequestError("The request carries different keys.", code="different_keys")
-    return given[0] if given else ""
+    return given.pop() if given else ""

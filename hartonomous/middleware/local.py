@@ -38,6 +38,20 @@ def check_local(request: web.Request) -> None:
 def _names_this_host(request: web.Request) -> bool:
     if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
         return True  # HTTP/1.0, as health checks speak it and no browser does
+def is_from_this_host(request: web.Request) -> bool:
+    """Whether somebody on this host asks, and asks for itself: no proxy, and no browser for a web page.
+
+    Who is connected to a socket of the file system is on this host.
+    """
+    if request.remote is None or (request.remote and not _is_loopback(request.remote)):
+        return False
+    try:
+        check_local(request)
+    except PermissionDeniedError:
+        return False
+    return True
+
+
     return _is_loopback(_host_name(request.host))
 
 
@@ -60,6 +74,8 @@ def _is_loopback(name: str) -> bool:
     if name.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
