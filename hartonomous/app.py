@@ -25,6 +25,7 @@ from hartonomous.keyring import Keyring
 from hartonomous.keys import GUARDS, METRICS, OPENAPI, RELOAD, SERVING, STATE, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
+from hartonomous.middleware import cors
 from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
 from hartonomous.middleware.drain import drain, end_connection
@@ -43,7 +44,7 @@ from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, errors, drain, auth, expectation)
+MIDDLEWARES = (request_id, access, errors, drain, cors.cors, auth, expectation)
 
 OPERATIONS = (
     *ingest.OPERATIONS,
@@ -78,6 +79,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
         app.router.add_route(operation.method, _pattern(operation.path), operation.handler, expect_handler=unanswered)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(end_connection)
+    cors.setup(app)
     app.on_response_prepare.append(end_uninvited)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app

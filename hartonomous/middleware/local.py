@@ -12,6 +12,7 @@ import ipaddress
 from aiohttp import hdrs, web
 
 from hartonomous.errors import PermissionDeniedError
+from hartonomous.middleware.origins import is_named
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 _OWN_SITE = frozenset(("same-origin", "none"))
@@ -29,6 +30,8 @@ def check_local(request: web.Request) -> None:
             raise _refused("came through a proxy")
     if not _names_this_host(request):
         raise _refused("names another host")
+    if is_named(request):
+        return  # a web page that was let in by its name
     if not all(_is_own(origin, request) for origin in headers.getall("Origin", ())):
         raise _refused("came from a web page")
     if not _OWN_SITE.issuperset(headers.getall("Sec-Fetch-Site", ())):

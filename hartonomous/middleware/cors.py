@@ -1,0 +1,69 @@
+"""The floor that lets the configured web pages in: preflights, and what a browser must be told with every answer.
+
+aiohttp-cors decides what a preflight and an answer are told. By itself it knows the resources of a router, and so
+nothing of a path that there is not or of a method that a path does not take, whose errors a page could not read; it
+keeps the origins it began with, and it never says `Vary: Origin`. So it is asked through a router adapter of our own
+(`origins.EveryPath`), for which every path is alike and the origins are those of the configuration that serves now, and
+what varies is said here. A preflight is answered before anybody looks for a key: it never carries one.
+
+What belongs to the operator (`Guard.is_operators`) is not for web pages. Nothing is said to those of other origins:
+the browser keeps the answer from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+from aiohttp_cors import CorsConfig
+
+from hartonomous.errors import PermissionDeniedError
+from hartonomous.middleware.origins import PREFLIGHT, EveryPath, cors_of, is_operators, preflighted
+
+_PRIVATE_NETWORK = "Access-Control-{}-Private-Network"
+
+
+def setup(app: web.Application) -> None:
+    """Let the application's answers say what browsers need; `cors` belongs among its middlewares."""
+    CorsConfig(app, router_adapter=EveryPath(app)).add(app.router)
+    app.on_response_prepare.append(_vary)
+
+
+@web.middleware
+async def cors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer a preflight.
+
+    Raises:
+        PermissionDeniedError: the origin, the method or a header is none that is allowed.
+    """
+    if not await _is_for_us(request):
+        return await handler(request)
+    try:
+        response = await request.app[PREFLIGHT](request)
+    except web.HTTPForbidden as error:
+        raise PermissionDeniedError(
+            "Web pages of this origin may not send such a request.", code="cors_refused"
+        ) from error
+    # Who names the origin of a public page means it, also where this server stands in a private network.
+    if request.headers.get(_PRIVATE_NETWORK.format("Request")) == "true":
+        response.headers[_PRIVATE_NETWORK.format("Allow")] = "true"
+    return response
+
+
+async def _is_for_us(request: web.Request) -> bool:
+    """Whether it is a preflight, for something that web pages may ask for."""
+    method = preflighted(request)
+    if method is None or not cors_of(request).origins:
+        return False
+    return not is_operators(request, await request.app.router.resolve(request.clone(method=method)))
+
+
+async def _vary(request: web.Request, response: web.StreamResponse) -> None:
+    """Say that the answer is another one for another origin: a signal handler for `on_response_prepare`."""
+    if not cors_of(request).origins:
+        return
+    named = [name.strip() for value in response.headers.getall(hdrs.VARY, ()) for name in value.split(",")]
+    if "*" not in named and hdrs.ORIGIN.lower() not in map(str.lower, named):
+        response.headers[hdrs.VARY] = ", ".join([*named, hdrs.ORIGIN])
