@@ -40,6 +40,7 @@ from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.reload import Reloader
 from hartonomous.settings import TOKENIZER, Settings, complete, read
+from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
@@ -73,7 +74,8 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     app[GUARDS] = {operation.handler: operation.guard for operation in OPERATIONS}
     if settings.certificate is not None:
         app[SERVING] = ServingContext.of(settings.certificate)
-    reloader = _reloader(app, path)
+    siblings = None if path is None else Siblings(path, config.server.runtime_directory)
+    reloader = _reloader(app, path, siblings)
     app[RELOAD] = reloader.reload
     for operation in OPERATIONS:
         app.router.add_route(operation.method, _pattern(operation.path), operation.handler, expect_handler=unanswered)
@@ -90,7 +92,7 @@ def _pattern(path: str) -> str:
     return f"{path[:-4]}{{id:.+}}" if path.endswith("{id}") else path
 
 
-def _reloader(app: web.Application, path: Path | None) -> Reloader:
+def _reloader(app: web.Application, path: Path | None, siblings: Siblings | None) -> Reloader:
     parts, metrics = Parts(), app[METRICS]
 
     def read_again() -> Settings:
@@ -101,13 +103,14 @@ def _reloader(app: web.Application, path: Path | None) -> Reloader:
     async def make(settings: Settings, stack: AsyncExitStack) -> Runtime:
         return await _make_runtime(settings, metrics, parts, stack)
 
-    return Reloader(app[STATE], metrics, read_again, make, app.get(SERVING))
+    return Reloader(app[STATE], metrics, read_again, make, app.get(SERVING), siblings)
 
 
 async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(reloader.close)
         await reloader.start(settings)
+        _background(stack, reloader.follow())
         _background(stack, _measure_lag(app[METRICS]))
         loop = asyncio.get_running_loop()
         app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))

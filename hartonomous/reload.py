@@ -18,6 +18,7 @@ from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.jobs import Jobs
 from hartonomous.settings import Settings
+from hartonomous.siblings import LOOK_S, Siblings
 from hartonomous.tls import ServingContext
 
 # How long after the limit of a poll its result is there at the latest.
@@ -32,15 +33,24 @@ class Reloader:
     """Holds what the server serves with. One reload at a time: who comes meanwhile reads what is there afterwards.
 
     `read` reads the configuration again, in a thread. `serving` is the context of the listening socket, None without
-    TLS.
+    TLS. `siblings` are the other processes that serve the same file, None without a file.
     """
 
-    def __init__(self, state: State, metrics: Metrics, read: Read, make: Make, serving: ServingContext | None) -> None:
+    def __init__(
+        self,
+        state: State,
+        metrics: Metrics,
+        read: Read,
+        make: Make,
+        serving: ServingContext | None,
+        siblings: Siblings | None,
+    ) -> None:
         self._state = state
         self._metrics = metrics
         self._read = read
         self._make = make
         self._serving = serving
+        self._siblings = siblings
         self._settings: Settings | None = None
         self._one_at_a_time = asyncio.Lock()
         self._jobs = Jobs()
@@ -50,14 +60,39 @@ class Reloader:
         """Make the first runtime. Raises ConfigError."""
         await self._swap(settings)
         self._tell_success(settings)
+        if self._siblings is not None:
+            await self._catch_up(settings)
 
     async def reload(self) -> Reloaded:
-        """Serve what the configuration file says now. Once begun it is done, also when its caller leaves.
+        """Serve what the configuration file says now, here and in the other processes of this host.
+
+        Once begun it is done, also when its caller leaves.
 
         Raises:
-            ConfigError: the file, or something that it names, is wrong; the old configuration serves on.
+            ConfigError: the file, or something that it names, is wrong; the old configuration serves on, everywhere.
         """
-        return await self._jobs.run(self._reload_in_turn())
+        return await self._jobs.run(self._reload_and_tell())
+
+    async def follow(self) -> None:
+        """Reload whenever another process has; it has no end of its own."""
+        while self._siblings is not None:
+            await asyncio.sleep(LOOK_S)
+            if self._siblings.have_reloaded():
+                with suppress(Exception):  # told where it was raised
+                    await self._jobs.run(self._reload_in_turn())
+
+    async def _catch_up(self, settings: Settings) -> None:
+        """Reload if the file has changed since `settings` were read: what others told before nobody heard here."""
+        with suppress(ConfigError):
+            read, _ = (await asyncio.to_thread(self._read)).bound_by(settings)
+            if read.changes(settings):
+                await self._reload_in_turn()
+
+    async def _reload_and_tell(self) -> Reloaded:
+        reloaded = await self._reload_in_turn()
+        if self._siblings is not None:
+            self._siblings.tell()
+        return reloaded
 
     async def _reload_in_turn(self) -> Reloaded:
         async with self._one_at_a_time:

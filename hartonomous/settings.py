@@ -21,7 +21,7 @@ TEMPLATE = "rag.generation.template"
 TOKENIZER = "backends.embedding.tokenizer"
 
 # What the listening socket and aiohttp's server were made with.
-_FIXED = ("host", "port", "keepalive_s", "max_connections")
+_FIXED = ("host", "port", "admin", "mode", "runtime_directory", "keepalive_s", "max_connections")
 
 
 @dataclass(slots=True, frozen=True)

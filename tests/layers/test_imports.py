@@ -34,8 +34,8 @@ FLOORS = (
     {"keyring"},
     {"keys"},
     {"middleware", "handlers"},
-    {"app", "wiring", "parts", "reload"},
-    {"server", "listening"},
+    {"app", "wiring", "parts", "reload", "siblings"},
+    {"server", "listening", "connection"},
     {"cli"},
     {"__main__"},
 )
