@@ -6,7 +6,7 @@ import datetime
 from collections import Counter
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from hartonomous.core import apikey
 from hartonomous.core.access import Scope
@@ -15,6 +15,8 @@ from hartonomous.fields import FilePath, Origin, Secret, Section
 # The name of a collection, or the beginning of one and a star.
 _PATTERN = r"^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}\*?|\*)$"
 
+_SHORTEST_PEPPER = 16
+
 _Count = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
 _Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 
@@ -22,7 +24,10 @@ _Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 def _moment(value: object) -> object:
     """Return the moment that YAML's date or time means: in UTC unless it says otherwise, a day at its beginning."""
     if isinstance(value, str):
-        value = datetime.datetime.fromisoformat(value)
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("expected a date, or a moment like 2027-12-31T12:00:00Z") from None
     if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC)
     if isinstance(value, datetime.datetime) and value.tzinfo is None:
@@ -111,7 +116,7 @@ class ApiKey(Section):
     """
 
     id: Annotated[str, Field(pattern=f"^{apikey.ID_PATTERN}$")]
-    hash: Annotated[str, AfterValidator(_check_hash)]
+    hash: Annotated[str, AfterValidator(_check_hash), Field(repr=False)]
     owner: Annotated[str, Field(pattern=f"^{apikey.ID_PATTERN}$")] | None = None
     scopes: tuple[Scope, ...] = ()
     collections: tuple[Annotated[str, Field(pattern=_PATTERN)], ...] = ()
@@ -126,14 +131,27 @@ class Auth(Section):
     keys: tuple[ApiKey, ...] = ()
     metrics_on_loopback: bool = False
 
-    @model_validator(mode="after")
-    def _keys_can_be_told_apart(self) -> Self:
-        for key_id, count in Counter(key.id for key in self.keys).items():
+    @field_validator("pepper")
+    @classmethod
+    def _pepper_cannot_be_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value) < _SHORTEST_PEPPER:
+            raise ValueError(f"a pepper has at least {_SHORTEST_PEPPER} characters")
+        return value
+
+    @field_validator("keys")
+    @classmethod
+    def _keys_go_together(cls, value: tuple[ApiKey, ...], info: ValidationInfo) -> tuple[ApiKey, ...]:
+        limits: dict[str, KeyLimits | None] = {}
+        for key_id, count in Counter(key.id for key in value).items():
             if count > 1:
                 raise ValueError(f"the key {key_id!r} stands here twice")
-        if self.keys and self.pepper is None:
-            raise ValueError("keys need a pepper")
-        return self
+        for key in value:
+            owner = key.owner or key.id
+            if limits.setdefault(owner, key.limits) != key.limits:
+                raise ValueError(f"the keys of {owner!r} share their limits, and here they have different ones")
+        if value and info.data.get("pepper", ...) is None:
+            raise ValueError("keys need a pepper (auth.pepper)")
+        return value
 
 
 class Audit(Section):
