@@ -15,6 +15,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hartonomous.audit import Trail
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
@@ -22,12 +23,14 @@ from hartonomous.config import Config, Health
 from hartonomous.errors import ConfigError
 from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
 from hartonomous.keyring import Keyring
-from hartonomous.keys import GUARDS, METRICS, OPENAPI, RELOAD, SERVING, STATE, Runtime, State
+from hartonomous.keys import GUARDS, METRICS, OPENAPI, RELOAD, SERVING, STATE, TRAIL, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
 from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
+from hartonomous.middleware.address_limit import address_limit
+from hartonomous.middleware.audit import audit
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
 from hartonomous.middleware.expectation import end_uninvited, expectation, unanswered
@@ -45,7 +48,7 @@ from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, errors, drain, cors.cors, auth, expectation)
+MIDDLEWARES = (request_id, access, audit, errors, drain, cors.cors, address_limit, auth, key_limit, expectation)
 
 OPERATIONS = (
     *ingest.OPERATIONS,
@@ -72,6 +75,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     app[STATE] = State(time.monotonic())
     app[OPENAPI] = openapi.document(OPERATIONS, config)
     app[GUARDS] = {operation.handler: operation.guard for operation in OPERATIONS}
+    app[TRAIL] = Trail(config.audit, app[METRICS], config.log.kept_records)
     if settings.certificate is not None:
         app[SERVING] = ServingContext.of(settings.certificate)
     siblings = None if path is None else Siblings(path, config.server.runtime_directory)
@@ -112,6 +116,9 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
         await reloader.start(settings)
         _background(stack, reloader.follow())
         _background(stack, _measure_lag(app[METRICS]))
+        app[TRAIL].open()
+        stack.callback(app[TRAIL].close)
+        _background(stack, app[TRAIL].run())
         loop = asyncio.get_running_loop()
         app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         yield

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
+from hartonomous.audit import Trail
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
@@ -171,4 +173,9 @@ RELOAD: web.AppKey[Callable[[], Coroutine[None, None, Reloaded]]] = web.AppKey("
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)
 CALLER = web.RequestKey("CALLER", Caller)
+TRAIL = web.AppKey("TRAIL", Trail)
 RUNTIME = web.RequestKey("RUNTIME", Runtime)
+# What handlers know for the audit trail.
+NOTES: web.RequestKey[dict[str, Any]] = web.RequestKey("NOTES")
+# There as long as the client of a stream need not read: the server has its hands full.
+HELD = web.RequestKey("HELD", bool)

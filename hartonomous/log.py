@@ -6,6 +6,8 @@ context with `logger.bind(key=value)` or keyword arguments; the message itself i
 
 A log that cannot be written (a full disk, a closed pipe) stops nobody: its lines are counted (`lost`), and the first
 one that can be written again comes after a line that says how many were lost.
+
+The newest records are `kept` in memory as well, for `/admin/logs`.
 """
 
 from __future__ import annotations
@@ -22,10 +24,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 from loguru import logger
 
+from hartonomous.core.kept import Kept, KeptRecord
+
 if TYPE_CHECKING:
     from loguru import Message
 
-__all__ = ["configure", "logger", "lost"]
+__all__ = ["configure", "encoded", "kept", "logger", "lost"]
+
+kept = Kept(2_000)
+"""The newest records of the process."""
 
 # What JSON leaves as it is and a terminal or a line reader does not: DEL, the C1 controls, Unicode's line ends and
 # the marks that turn the direction of the text.
@@ -57,12 +64,18 @@ def format_record(record: Any) -> str:
         "level": record["level"].name,
         "logger": record["name"],
         "message": record["message"],
+        "pid": record["process"].id,
         **record["extra"],
     }
     exception = record["exception"]
     if exception is not None:
         fields["exception"] = "".join(traceback.format_exception(exception.type, exception.value, exception.traceback))
-    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", _encode(fields)) + "\n"
+    return encoded(fields) + "\n"
+
+
+def encoded(fields: dict[str, Any]) -> str:
+    """Return the JSON of `fields` in printable characters on one line, whatever they hold."""
+    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", _encode(fields))
 
 
 def _encode(fields: dict[str, Any]) -> str:
@@ -97,7 +110,10 @@ class _Lines:
         """Write a record, and before it how many were lost."""
         if self._untold and self._put(self._told(message.record)):
             self._untold = 0
-        if not self._put(format_record(message.record)):
+        record = message.record
+        line = format_record(record)
+        kept.append(KeptRecord(record["time"].timestamp(), record["level"].no, _request_id(record["extra"]), line[:-1]))
+        if not self._put(line):
             self._untold += 1
             _Lines.total += 1
 
@@ -114,6 +130,11 @@ class _Lines:
     def _told(self, record: Any) -> str:
         fields = {"time": record["time"].isoformat(timespec="milliseconds"), "level": "WARNING", "logger": __name__}
         return _encode({**fields, "message": "log lines were lost", "lines": self._untold}) + "\n"
+
+
+def _request_id(extra: dict[str, Any]) -> str | None:
+    name = extra.get("request_id")
+    return name if isinstance(name, str) else None
 
 
 def _writer(stream: TextIO) -> Callable[[str], int]:
@@ -139,9 +160,13 @@ def lost() -> int:
     return _Lines.total
 
 
-def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Send all records of `level` and above to `stream` (default: standard error), one JSON line each."""
+def configure(level: str = "INFO", stream: TextIO | None = None, kept_records: int = 2_000) -> None:
+    """Send all records of `level` and above to `stream` (default: standard error), one JSON line each.
+
+    So many of the newest are kept in memory.
+    """
     logger.remove()
+    kept.resize(kept_records)
     sink = _Lines(stream or sys.stderr)
     logger.add(sink, level=level, format="{message}", diagnose=False, backtrace=False, catch=False)
     logging.basicConfig(handlers=[_Bridge()], level=logging.INFO, force=True)

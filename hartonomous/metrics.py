@@ -266,3 +266,11 @@ class Metrics:
 
     def _cache(self, name: str) -> CacheMetrics:
         return CacheMetrics(self, name)
+        self.audit_lines = Counter(
+            "hartonomous_audit_lines_total", "Lines that the audit trail has taken.", registry=registry
+        )
+        self.audit_lost = Counter(
+            "hartonomous_audit_lines_lost_total",
+            "Lines of the audit trail that could not be written.",
+            registry=registry,
+        )

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from hartonomous.keys import METRICS, REQUEST_ID
+from hartonomous.keys import CALLER, METRICS, REQUEST_ID
 from hartonomous.log import logger
 
-_CLIENT_LEFT = 499
+CLIENT_LEFT = 499
+"""The status of a request whose client did not wait for the answer."""
+
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
@@ -25,7 +27,7 @@ async def access(
     """Count and log the request."""
     metrics = request.app[METRICS]
     started = time.perf_counter()
-    status = _CLIENT_LEFT
+    status = CLIENT_LEFT
     metrics.in_flight.inc()
     try:
         response = await handler(request)
@@ -35,8 +37,7 @@ async def access(
     finally:
         took = time.perf_counter() - started
         metrics.in_flight.dec()
-        route = _template(request)
-        method = request.method if request.method in _METHODS else "other"
+        route, method, caller = template_of(request), method_of(request), request.get(CALLER)
         metrics.route_latency(route).observe(took)
         metrics.route_requests(route, method, str(status)).inc()
         logger.bind(
@@ -46,9 +47,16 @@ async def access(
             status=status,
             duration_ms=round(took * 1000, 2),
             remote=request.remote,
+            key=None if caller is None else caller.key_id,
         ).info("request")
 
 
-def _template(request: web.Request) -> str:
+def method_of(request: web.Request) -> str:
+    """Return the method of a request, "other" for one that HTTP does not know."""
+    return request.method if request.method in _METHODS else "other"
+
+
+def template_of(request: web.Request) -> str:
+    """Return the template of a request's route."""
     resource = request.match_info.route.resource
     return "unmatched" if resource is None else resource.canonical

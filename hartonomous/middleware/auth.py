@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
+from hartonomous.core import apikey
 from hartonomous.core.access import LOCAL, NOBODY, Caller
 from hartonomous.errors import AuthenticationError, InvalidRequestError
 from hartonomous.keys import CALLER, GUARDS, STATE, Guard, Runtime
+from hartonomous.middleware.audit import note
 from hartonomous.middleware.local import check_local, is_from_this_host
 
 _KEY_HEADER = "X-API-Key"
@@ -46,9 +48,12 @@ def _caller(request: web.Request, runtime: Runtime) -> Caller:
         return NOBODY
     if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_from_this_host(request):
         return NOBODY
-    caller = runtime.keyring.caller(_key(request))
+    key = _key(request)
+    caller = runtime.keyring.caller(key)
     if caller is None:
+        note(request, claimed_key=apikey.id_of(key))
         raise AuthenticationError("A valid API key is required.", headers=_CHALLENGE)
+    request[CALLER] = caller  # who is refused is known by name
     if scope is not None:
         caller.check(scope)
     return caller

@@ -23,6 +23,7 @@ from hartonomous.errors import (
 )
 from hartonomous.keys import REQUEST_ID
 from hartonomous.log import logger
+from hartonomous.middleware.audit import note
 
 
 @web.middleware
@@ -52,6 +53,7 @@ def _ours(request: web.Request, error: Exception) -> HartonomousError:
 
 
 def _answer(request: web.Request, error: HartonomousError) -> web.Response:
+    note(request, code=error.error_code)
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

@@ -1,0 +1,163 @@
+"""The audit trail's chain: each line has a number, the hash of the line before it, and its own.
+
+A line is a JSON object. `seq` counts from 1, `prev` is the SHA-256 of the line before (all of its bytes but the line
+end; 64 zeros for the first), and `hash`, its last member, is the SHA-256 of everything before `,"hash":`. So a line
+that was changed shows it by itself, also the last one; and one that was taken out, put in or moved does not fit between
+its neighbours.
+
+What was torn (a crash or a full disk in the middle of a line) is closed by a line end; the next line's `prev` is the
+hash of the torn part, and its event is `recovered`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+from hartonomous import codec
+
+RECOVERED = "recovered"
+
+_NAME = re.compile(r"(?P<chain>audit-[0-9]+)(?:\.(?P<number>[0-9]+))?\.jsonl")
+_HASH = re.compile(rb',"hash":"([0-9a-f]{64})"\}\Z')
+
+
+@dataclass(slots=True, frozen=True)
+class Link:
+    """Where a chain has come to: the number of its last line, and what the next line carries as `prev`."""
+
+    seq: int = 0
+    digest: str = "0" * 64
+
+
+@dataclass(slots=True, frozen=True)
+class Record:
+    """What of a line the chain is made of; `digest` is the hash of the whole line."""
+
+    seq: int
+    prev: str
+    time: str
+    event: str
+    digest: str
+
+    @property
+    def link(self) -> Link:
+        """The chain as far as this line."""
+        return Link(self.seq, self.digest)
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """What is to be said of a line: that the trail is not what was written, or (`is_note`) how it came about."""
+
+    line: int
+    sentence: str
+    is_note: bool = False
+
+
+def digest(line: bytes) -> str:
+    """Return the hash that the next line carries of this one."""
+    return sha256(line).hexdigest()
+
+
+def sealed(fields: bytes) -> bytes:
+    """Return a JSON object (no line end) with its own hash as the last member."""
+    body = fields.removesuffix(b"}")
+    return b'%b,"hash":"%b"}' % (body, sha256(body).hexdigest().encode())
+
+
+def record_of(line: bytes) -> Record | None:
+    """Return what a line (without its end) says; None when it is not what was once written."""
+    found = _HASH.search(line)
+    if found is None or sha256(line[: found.start()]).hexdigest().encode() != found[1]:
+        return None
+    try:
+        fields = codec.loads(line)
+        seq, prev, time, event = (fields[name] for name in ("seq", "prev", "time", "event"))
+    except (codec.NotJsonError, KeyError, TypeError):
+        return None
+    if not (isinstance(seq, int) and all(isinstance(text, str) for text in (prev, time, event))):
+        return None
+    return Record(seq, prev, time, event, digest(line))
+
+
+def place_of(name: str) -> tuple[str, int | None] | None:
+    """Return the chain of a file and its number in it (None: the one that is written), None of any other file."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    return found["chain"], None if found["number"] is None else int(found["number"])
+
+
+class Checker:
+    """Goes through the lines of a chain in order and says what does not fit.
+
+    `head` is the line that the writer knew to be on the disk: a chain that ends before it was cut off. With
+    `is_partial` the chain need not begin at its first line.
+    """
+
+    def __init__(self, head: Link | None, *, is_partial: bool = False) -> None:
+        self.link = Link()
+        self.count = 0
+        self.first: str | None = None
+        self.last: str | None = None
+        self._head = head
+        self._is_partial = is_partial
+        self._broken: tuple[int, str] | None = None
+
+    def line(self, number: int, line: bytes) -> Iterator[Finding]:
+        """Check the next line, without its end; `number` is its place in its file."""
+        record = record_of(line)
+        if record is None:
+            if self._broken is not None:
+                yield from self._changed()
+            self._broken = (number, digest(line))
+            return
+        if self._is_partial and not self.count and self._broken is None:
+            self.link = Link(record.seq - 1, record.prev)
+        yield from self._follows(number, record)
+        if self._head is not None and record.seq == self._head.seq and record.digest != self._head.digest:
+            yield Finding(number, "changed: the head remembers another line here")
+        self.count += 1
+        self.first, self.last = self.first or record.time, record.time
+
+    def end(self, number: int, *, is_open: bool) -> Iterator[Finding]:
+        """Say what is wrong with the chain's end; `is_open` says that its last line has no line end."""
+        if self._broken is not None and is_open:
+            yield Finding(self._broken[0], "torn: a crash, or it is being written", is_note=True)
+        elif self._broken is not None:
+            yield from self._changed()
+        if self._head is not None and self._head.seq > self.link.seq:
+            yield Finding(number, f"missing: {_lines(self.link.seq + 1, self._head.seq)} at the end")
+
+    def _follows(self, number: int, record: Record) -> Iterator[Finding]:
+        expected = self.link.seq + 1
+        if self._broken is not None:
+            torn = self._broken
+            if record.event == RECOVERED and (record.seq, record.prev) == (expected, torn[1]):
+                yield Finding(torn[0], "torn, as the next line tells: a crash, or a full disk", is_note=True)
+                self._broken, self.link = None, record.link
+                return
+            yield from self._changed()
+            expected = self.link.seq + 1
+        elif record.seq == expected and record.prev != self.link.digest:
+            yield Finding(number, "changed: the line before it was another when this one was written")
+        if record.seq < expected:
+            what = "doubled" if record.link == self.link else "out of order"
+            yield Finding(number, f"{what}: line {record.seq} of the chain stands after line {self.link.seq}")
+            return
+        if record.seq > expected:
+            yield Finding(number, f"missing: {_lines(expected, record.seq - 1)} of the chain before it")
+        self.link = record.link
+
+    def _changed(self) -> Iterator[Finding]:
+        assert self._broken is not None
+        number, digest_now = self._broken
+        self._broken, self.link = None, Link(self.link.seq + 1, digest_now)
+        yield Finding(number, "changed: its hash is another")
+
+
+def _lines(first: int, last: int) -> str:
+    return f"line {first}" if first == last else f"lines {first} to {last}"

@@ -1,0 +1,94 @@
+"""The floor that notes in the audit trail what was done and who was refused, once for each request, after the answer.
+
+It stands outside `errors`, so that it sees the answer that the caller had. Handlers add what only they know by `note`:
+names, ids and counts, never a text of a prompt or a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from hartonomous.errors import ConfigError
+from hartonomous.keys import CALLER, GUARDS, NOTES, RELOAD, REQUEST_ID, TRAIL
+from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
+
+_DENIED = frozenset((401, 403, 429))
+_REFUSALS = {401: "authentication_failed", 403: "permission_denied"}
+
+
+@web.middleware
+async def audit(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Note the request, if it is of those that are noted."""
+    request[NOTES] = {}
+    status = CLIENT_LEFT
+    try:
+        response = await handler(request)
+        if request.transport is not None:
+            status = response.status
+        return response
+    finally:
+        tell(request, status)
+
+
+def note(request: web.Request, **facts: Any) -> None:
+    """Add facts to what the trail will say of this request. `failed=True`: it failed, whatever its status is."""
+    request[NOTES].update(facts)
+
+
+def tell(request: web.Request, status: int) -> None:
+    """Write the line of a request, the first time that it is called for it; for an answer without end at its start."""
+    notes = request[NOTES]
+    event = _event(request, status)
+    if event is None or notes.get("is_told"):
+        return
+    caller, has_failed = request.get(CALLER), notes.pop("failed", False)
+    request.app[TRAIL].write(
+        event,
+        key=None if caller is None else caller.key_id,
+        remote=request.remote,
+        method=method_of(request),
+        route=template_of(request),
+        outcome="failed" if has_failed else _outcome(status),
+        status=status,
+        request_id=request[REQUEST_ID],
+        **notes,
+    )
+    notes["is_told"] = True
+
+
+def _event(request: web.Request, status: int) -> str | None:
+    """Return the word for what happened; None when it is none of the trail's business.
+
+    Who was turned away before it was known who that is (429) does not fill the trail.
+    """
+    if status in _REFUSALS:
+        return _REFUSALS[status]
+    guard = request.app[GUARDS].get(request.match_info.handler)
+    return None if guard is None or CALLER not in request else guard.event
+
+
+def _outcome(status: int) -> str:
+    if status in _DENIED:
+        return "denied"
+    return "ok" if status < 400 else "failed"
+
+
+async def reload_noted(app: web.Application, cause: str) -> None:
+    """Reload, and note that nobody's request asked for it but a signal or another process.
+
+    Raises what the reload raises.
+    """
+    facts: dict[str, Any] = {"outcome": "failed"}
+    try:
+        reloaded = await app[RELOAD]()
+        facts = {"outcome": "ok", "changed": reloaded.changed, "restart_required": reloaded.restart_required}
+    except ConfigError as error:
+        facts["code"] = error.error_code
+        raise
+    finally:
+        app[TRAIL].write("reload", key=None, remote=None, request_id=None, cause=cause, **facts)
