@@ -29,7 +29,6 @@ from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
 from hartonomous.middleware.access import access
 from hartonomous.middleware.auth import auth
-from hartonomous.middleware.address_limit import address_limit
 from hartonomous.middleware.audit import audit
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
@@ -48,7 +47,7 @@ from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, audit, errors, drain, cors.cors, address_limit, auth, key_limit, expectation)
+MIDDLEWARES = (request_id, access, audit, errors, drain, cors.cors, auth, expectation)
 
 OPERATIONS = (
     *ingest.OPERATIONS,
