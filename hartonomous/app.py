@@ -126,13 +126,21 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
 async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> Runtime:
     config, template = read.config, read.template
     backends, settings = config.backends, config.rag
-    storage = open_storage(config, metrics, stack, parts, read.digests.get(TOKENIZER))
+    storage = open_storage(config, metrics, stack, parts, read.digests.get(TOKENIZER), read.trusts)
     await storage.tokens.check()
     embedding, vectors, schema, traffic = storage.embedding, storage.vectors, storage.schema, storage.traffic
     search = open_search(config, storage, metrics, stack)
     searcher, reranking = search.searcher, search.reranking
     pools = storage.pools | {
-        "generative": open_pool("generative", backends.generative.urls, backends.generative, metrics, parts, stack),
+        "generative": open_pool(
+            "generative",
+            backends.generative.urls,
+            backends.generative,
+            metrics,
+            parts,
+            stack,
+            read.trusts.get("generative"),
+        ),
         **search.pools,
     }
     generative = parts.take(

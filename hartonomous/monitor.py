@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
 from hartonomous import codec
-from hartonomous.clients.failures import BackendBusyError
+from hartonomous.clients.failures import BackendBusyError, tls_problem
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.replica import Replica
 from hartonomous.config import Health
@@ -62,7 +62,7 @@ class Monitor:
             for replica in self._pools[name].replicas
         }
         self._polled: dict[str, float] = {}
-        self._told: dict[str, Status] = {}
+        self._told: dict[str, tuple[Status, str | None]] = {}
         self.first_round = asyncio.Event()
         self.is_told = True
         """Whether it tells of what it finds by log and metric: of two monitors of a service only the newer one does."""
@@ -101,28 +101,33 @@ class Monitor:
             await asyncio.sleep(self._config.interval_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
     async def _poll_service(self, pool: Pool) -> None:
-        await asyncio.gather(*(self._poll(pool, replica) for replica in pool.replicas))
+        found = await asyncio.gather(*(self._poll(pool, replica) for replica in pool.replicas))
         self._polled[pool.name] = self._clock()
         status = self.status(pool.name)
         if not self.is_told:
             return
         self._gauges[pool.name].set(_GAUGE[status])
-        if self._told.get(pool.name) != status:
-            self._told[pool.name] = status
-            logger.bind(service=pool.name, status=status).log(
-                "INFO" if status == "up" else "WARNING", "backend health changed"
-            )
+        self._tell(pool.name, status, next(filter(None, found), None))
 
-    async def _poll(self, pool: Pool, replica: Replica) -> None:
+    def _tell(self, service: str, status: Status, problem: str | None) -> None:
+        if self._told.get(service) != (status, problem):
+            self._told[service] = (status, problem)
+            why = {} if problem is None else {"tls": problem}
+            level = "INFO" if status == "up" else "WARNING"
+            logger.bind(service=service, status=status, **why).log(level, "backend health changed")
+
+    async def _poll(self, pool: Pool, replica: Replica) -> str | None:
+        """Ask an address how it is; return what is wrong with its TLS."""
         call = Call("health", Deadline(self._config.timeout_s), {"X-Request-ID": "health"})
         try:
             for path in _PATHS.get(pool.name, _MODEL_PATHS):
                 await pool.poll(path, replica, call)
             await self._look_closer(pool, replica, call)
-        except HartonomousError:
+        except HartonomousError as error:
             pool.polled(replica, False)
-        else:
-            pool.polled(replica, True)
+            return tls_problem(error)
+        pool.polled(replica, True)
+        return None
 
     async def _look_closer(self, pool: Pool, replica: Replica, call: Call) -> None:
         """Ask an address that is up what it has not told yet."""

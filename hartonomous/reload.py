@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
-from hartonomous import log
+from hartonomous import clienttls, log
 from hartonomous.errors import ConfigError
 from hartonomous.keys import Reloaded, Runtime, State, Tenure
 from hartonomous.log import logger
@@ -163,6 +163,7 @@ class Reloader:
         if settings.certificate is not None:
             self._metrics.certificate_ends_at.set(settings.certificate.not_after)
             settings.certificate.warn()
+        clienttls.warn(settings.trusts)
 
     def _tell_failure(self, error: Exception) -> None:
         self._metrics.config_reloads.labels("failed").inc()

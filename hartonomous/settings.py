@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hartonomous import tls
+from hartonomous import clienttls, tls
 from hartonomous.config import Config
 from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
@@ -26,11 +26,15 @@ _FIXED = ("host", "port", "admin", "mode", "runtime_directory", "keepalive_s", "
 
 @dataclass(slots=True, frozen=True)
 class Settings:
-    """A configuration, the prompt's texts, the certificate, and a digest of each file that counts by its key path."""
+    """A configuration, the prompt's texts, the certificate, and a digest of each file that counts by its key path.
+
+    `trusts` are what connections over TLS to other services are made with.
+    """
 
     config: Config
     template: Template
     certificate: tls.Certificate | None
+    trusts: clienttls.Trusts
     digests: Mapping[str, bytes]
 
     def changes(self, old: Settings) -> list[str]:
@@ -74,7 +78,10 @@ def complete(config: Config) -> Settings:
     served = None if certificate is None else tls.read(certificate)
     files = {TEMPLATE: generation.template, TOKENIZER: config.backends.embedding.tokenizer}
     digests = {name: digest(name, path) for name, path in files.items() if path is not None}
-    return Settings(config, template, served, digests | (served.digests if served is not None else {}))
+    trusts = clienttls.read(config)
+    for read_for in (served, *trusts.values()):
+        digests |= {} if read_for is None else read_for.digests
+    return Settings(config, template, served, trusts, digests)
 
 
 def _differences(old: Section, new: Section, path: str = "") -> Iterator[str]:

@@ -21,6 +21,7 @@ from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
+from hartonomous.clienttls import Trust, Trusts
 from hartonomous.config import Config, Parsing, Qdrant, Service
 from hartonomous.core.template import Template
 from hartonomous.metrics import Metrics
@@ -49,6 +50,7 @@ class Storage:
     generations: Generations
     shared: SharedCache | None
     parts: Parts
+    trusts: Trusts
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,16 +63,22 @@ class Search:
 
 
 def open_pool(
-    name: str, urls: tuple[str, ...], service: Service, metrics: Metrics, parts: Parts, stack: AsyncExitStack
+    name: str,
+    urls: tuple[str, ...],
+    service: Service,
+    metrics: Metrics,
+    parts: Parts,
+    stack: AsyncExitStack,
+    trust: Trust | None = None,
 ) -> Pool:
-    """Return the connections of a service; nothing is connected yet."""
+    """Return the connections of a service; nothing is connected yet. `trust` is for its addresses over TLS."""
 
     def make(own: AsyncExitStack) -> Pool:
-        pool = Pool(name, urls, service, metrics)
+        pool = Pool(name, urls, service, metrics, None if trust is None else trust.context)
         own.push_async_callback(pool.close)
         return pool
 
-    return parts.take(f"{name} pool", (urls, service), make, stack)
+    return parts.take(f"{name} pool", (urls, service, trust), make, stack)
 
 
 def open_storage(
@@ -79,20 +87,25 @@ def open_storage(
     stack: AsyncExitStack,
     parts: Parts | None = None,
     tokenizer: bytes | None = None,
+    trusts: Trusts | None = None,
 ) -> Storage:
     """Return what ingests are made with. What is being written when the stack is closed is finished first.
 
-    `parts` are those that another runtime may share; `tokenizer` is a digest of the tokenizer's file.
+    `parts` are those that another runtime may share; `tokenizer` is a digest of the tokenizer's file, and
+    `trusts` are what the services over TLS are connected with.
 
     Raises:
         ConfigError: the language is not known.
     """
-    parts = Parts() if parts is None else parts
+    parts, trusts = Parts() if parts is None else parts, trusts or {}
     backends, rag = config.backends, config.rag
     Bm25Encoder.for_language(rag.retrieval.language)  # an unknown one fails the start, not a request
     pools = {
-        "embedding": open_pool("embedding", backends.embedding.urls, backends.embedding, metrics, parts, stack),
-        "qdrant": open_pool("qdrant", (backends.qdrant.url,), backends.qdrant, metrics, parts, stack),
+        name: open_pool(name, urls, service, metrics, parts, stack, trusts.get(name))
+        for name, urls, service in (
+            ("embedding", backends.embedding.urls, backends.embedding),
+            ("qdrant", (backends.qdrant.url,), backends.qdrant),
+        )
     }
     service, pool = backends.embedding, pools["embedding"]
     embedding = parts.take(
@@ -101,7 +114,7 @@ def open_storage(
     tokens = parts.take("tokens", (pool, service, tokenizer), lambda _: TokenCounter(pool, service), stack)
     changes = parts.take("changes", None, lambda _: Changes(), stack)
     vectors, schema = _open_vectors(pools["qdrant"], backends.qdrant, changes, parts, stack)
-    shared = open_shared(config, metrics, changes, parts, stack)
+    shared = open_shared(config, metrics, changes, parts, stack, trusts.get("redis"))
     generations = shared or _open_generations(changes, parts, stack)
     traffic = parts.take("traffic", None, lambda _: Traffic(), stack)
     parser = _open_parser(rag.parsing, parts, stack)
@@ -115,7 +128,7 @@ def open_storage(
 
     made_of = (embedding, tokens, vectors, schema, parser, traffic, rag)
     ingestor = parts.take("ingestor", made_of, make_ingestor, stack)
-    return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic, generations, shared, parts)
+    return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic, generations, shared, parts, trusts)
 
 
 def _open_vectors(
@@ -151,20 +164,25 @@ def _open_parser(config: Parsing, parts: Parts, stack: AsyncExitStack) -> Parser
 
 
 def open_shared(
-    config: Config, metrics: Metrics, changes: Changes, parts: Parts, stack: AsyncExitStack
+    config: Config,
+    metrics: Metrics,
+    changes: Changes,
+    parts: Parts,
+    stack: AsyncExitStack,
+    trust: Trust | None = None,
 ) -> SharedCache | None:
     """Return what processes share in Redis, if answers are kept there; nothing is connected yet."""
     if not config.rag.cache.answers.enabled or config.redis.url is None:
         return None
 
     def make(own: AsyncExitStack) -> SharedCache:
-        shared = SharedCache(config.redis, metrics)
+        shared = SharedCache(config.redis, metrics, trust=trust)
         own.push_async_callback(shared.close)
         changes.add(shared)
         own.callback(changes.remove, shared)
         return shared
 
-    return parts.take("redis", (config.redis, changes), make, stack)
+    return parts.take("redis", (config.redis, changes, trust), make, stack)
 
 
 def open_answers(
@@ -236,7 +254,9 @@ def open_search(config: Config, storage: Storage, metrics: Metrics, stack: Async
     service, settings, parts = config.backends.reranking, config.rag.retrieval, storage.parts
     pools, reranking = {}, None
     if service is not None:
-        pool = pools["reranking"] = open_pool("reranking", service.urls, service, metrics, parts, stack)
+        pool = pools["reranking"] = open_pool(
+            "reranking", service.urls, service, metrics, parts, stack, storage.trusts.get("reranking")
+        )
         reranking = parts.take("reranker", (pool, service), lambda _: RerankingClient(pool, service, metrics), stack)
     kept, limit_s = config.rag.cache.embeddings, config.server.request_timeout_s
     # With another embedding service its vectors are others, even under the same name.

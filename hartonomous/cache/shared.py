@@ -20,12 +20,11 @@ from typing import TypeVar
 
 from aiocache.backends.redis import RedisCache
 from aiocache.serializers import NullSerializer
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from hartonomous.cache.generations import fresh
+from hartonomous.cache.redis_pool import redis_pool
+from hartonomous.clienttls import Trust
 from hartonomous.config import Redis
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
@@ -35,7 +34,6 @@ Result = TypeVar("Result")
 _NAMESPACE = "hartonomous"
 _EPOCH = "epoch"
 _PAUSE_S = 1.0
-_CONNECTIONS = 32
 
 
 class AwayError(Exception):
@@ -45,11 +43,17 @@ class AwayError(Exception):
 class SharedCache:
     """The connections to Redis: aiocache's RedisCache, with bounded waiting and a memory of failures."""
 
-    def __init__(self, config: Redis, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: Redis,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        trust: Trust | None = None,
+    ) -> None:
         self._timeout_s = config.timeout_s
         self._up = metrics.redis_up
         self._clock = clock
-        self._cache = _connect(config)
+        self._cache = _connect(config, trust)
         self._away_until: float | None = None
         # Failures so far, and how many of them were followed by a new epoch.
         self._owed = self._paid = 0
@@ -184,20 +188,8 @@ def _stamp_key(collection: str) -> str:
     return f"generation:{collection}"
 
 
-def _connect(config: Redis) -> RedisCache:
-    assert config.url is not None
-    password = None if config.password is None else config.password.get_secret_value()
-    # A retry would hide that Redis was started anew.
-    pool = BlockingConnectionPool.from_url(
-        config.url,
-        max_connections=_CONNECTIONS,
-        timeout=config.timeout_s,
-        username=config.username,
-        password=password,
-        socket_timeout=config.timeout_s,
-        socket_connect_timeout=config.timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
+def _connect(config: Redis, trust: Trust | None) -> RedisCache:
+    pool = redis_pool(config, trust)
     # aiocache knows host and port alone; a URL may name a unix socket or want TLS.
     return RedisCache(
         serializer=NullSerializer(encoding=None),

@@ -83,10 +83,12 @@ def run(name: str, args: argparse.Namespace, command: Command) -> int:
 async def _connected(name: str, config: Config, command: Command) -> int:
     from contextlib import AsyncExitStack
 
+    from hartonomous import clienttls
     from hartonomous.metrics import Metrics
     from hartonomous.wiring import open_storage
 
     request_id = f"{name}-{os.urandom(8).hex()}"
     call = Call(request_id, Deadline(_ENDLESS_S), {"X-Request-ID": request_id}, EVERYTHING)
     async with AsyncExitStack() as stack:
-        return await command(open_storage(config, Metrics(), stack), config, call)
+        storage = open_storage(config, Metrics(), stack, trusts=clienttls.read(config))
+        return await command(storage, config, call)

@@ -7,6 +7,7 @@ search, upsert by id; never a generation), at most `attempts` times in all, for 
 from __future__ import annotations
 
 import math
+import ssl
 from dataclasses import dataclass
 
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, HartonomousError
@@ -105,6 +106,17 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
     (BackendUnavailableError, _CANCELLED),
     (DeadlineExceededError, _CANCELLED),
 )
+
+
+def tls_problem(error: BaseException | None) -> str | None:
+    """Return what OpenSSL says of the TLS that made a call fail; None where it was something else."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        if isinstance(error, ssl.SSLError):
+            return error.reason
+        error = error.__cause__
+    return None
 
 
 def verdict(error: BaseException) -> Verdict:

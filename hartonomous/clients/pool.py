@@ -9,6 +9,7 @@ ours.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -67,7 +68,14 @@ class Answer:
 class Pool:
     """The sessions and the guard of one service. Made inside a running loop; closed by `close`."""
 
-    def __init__(self, name: str, urls: tuple[str, ...], config: Service, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        urls: tuple[str, ...],
+        config: Service,
+        metrics: Metrics,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if not urls:
             raise ValueError(f"a service needs an address, got {urls!r}")
         self.name = name
@@ -80,8 +88,8 @@ class Pool:
         self._aborted = False
         self._open: set[Opened] = set()
         socket_path = urls[0].removeprefix("unix:") if unix else None
-        self._session = make_session(config, socket_path)
-        self._polls = make_session(config, socket_path)
+        self._session = make_session(config, socket_path, tls)
+        self._polls = make_session(config, socket_path, tls)
 
     def _replica(self, url: str) -> Replica:
         settings = self.config.breaker

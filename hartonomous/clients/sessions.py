@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ssl
 
 import aiohttp
 
@@ -15,10 +16,10 @@ _RESOLVED_FOR_S = 10
 _IN_ONE = 512 * 1024
 
 
-def make_session(config: Service, socket_path: str | None) -> aiohttp.ClientSession:
-    """Return a session towards a service, over TCP or a unix socket."""
+def make_session(config: Service, socket_path: str | None, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """Return a session towards a service, over TCP or a unix socket; `tls` is for its addresses over TLS."""
     return aiohttp.ClientSession(
-        connector=_connector(config, socket_path),
+        connector=_connector(config, socket_path, tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         headers=_headers(config),
@@ -31,7 +32,7 @@ def payload(body: bytes | None) -> bytes | io.BytesIO | None:
     return body if body is None or len(body) <= _IN_ONE else io.BytesIO(body)
 
 
-def _connector(config: Service, socket_path: str | None) -> aiohttp.BaseConnector:
+def _connector(config: Service, socket_path: str | None, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
     # How many calls there are at once is for the admission to say.
     if socket_path is not None:
         return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=_KEEPALIVE_S)
@@ -41,6 +42,8 @@ def _connector(config: Service, socket_path: str | None) -> aiohttp.BaseConnecto
         # aiohttp's time to connect begins when the name is resolved.
         resolver=Resolver(config.connect_timeout_s),
         ttl_dns_cache=_RESOLVED_FOR_S,
+        # True: the system's authorities.
+        ssl=True if tls is None else tls,
     )
 
 

@@ -24,6 +24,7 @@ FLOORS = (
         "log",
         "supervision",
         "tls",
+        "clienttls",
         "settings",
         "tracing",
         "audit",

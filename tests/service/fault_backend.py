@@ -13,6 +13,7 @@ A behaviour is `async def behave(exchange)`; the functions below make the usual 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import TracebackType
@@ -73,10 +74,11 @@ __all__ = [
 
 
 class FaultBackend:
-    """The server; an async context manager that listens on a free port of 127.0.0.1."""
+    """The server: an async context manager that listens on a free port of 127.0.0.1, over TLS with a context."""
 
-    def __init__(self, upstream: str | None = None) -> None:
+    def __init__(self, upstream: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.upstream = upstream
+        self.tls = tls
         self.otherwise: Behaviour = DEFAULT
         self.requests: list[Received] = []
         self.connections = 0
@@ -89,7 +91,7 @@ class FaultBackend:
     @property
     def url(self) -> str:
         """The base address."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self._port}"
 
     @property
     def open_connections(self) -> int:
@@ -106,7 +108,7 @@ class FaultBackend:
 
     async def start(self) -> None:
         """Listen; after `stop` on the same port again."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, limit=1 << 26)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, limit=1 << 26, ssl=self.tls)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -24,46 +23,13 @@ from hartonomous.errors import ConfigError
 from hartonomous.security import Tls
 from tests.service import fault_backend as fault
 from tests.service.application import eventually
+from tests.service.certificates import Files
 from tests.service.fault_backend import FaultBackend
 from tests.service.rag import CHAT
 from tests.service.serving import Served, backends, serving
 
 STREAM = {"messages": [], "stream": True}
 BROKEN = "the configuration is wrong: the old one serves on"
-
-
-class Files:
-    """The PEM files of a server, signed by an authority of the tests' own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.authority = trustme.CA()
-        self.certificate, self.key, self.client_ca = (folder / name for name in ("tls.crt", "tls.key", "clients.crt"))
-        self.authority.cert_pem.write_to_path(str(self.client_ca))
-        self.issue()
-
-    def issue(self, **options: Any) -> trustme.LeafCert:
-        """Write a new certificate with its key."""
-        leaf = self.authority.issue_cert("127.0.0.1", **options)
-        leaf.private_key_pem.write_to_path(str(self.key))
-        self.certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
-        return leaf
-
-    def section(self, *, client_ca: bool = False) -> dict[str, str]:
-        """Return what the configuration says."""
-        section = {"certificate": str(self.certificate), "key": str(self.key)}
-        return section | ({"client_ca": str(self.client_ca)} if client_ca else {})
-
-    @property
-    def config(self) -> Tls:
-        """The section as the server reads it."""
-        return Tls.model_validate(self.section())
-
-    def client(self) -> ssl.SSLContext:
-        """Return the context of a client that trusts the authority."""
-        context = ssl.create_default_context()
-        self.authority.configure_trust(context)
-        return context
 
 
 @pytest.fixture(scope="module")

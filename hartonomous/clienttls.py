@@ -1,0 +1,101 @@
+"""TLS towards the backends and Redis: whose certificate is believed, and our own, read and tried at once.
+
+Certificates of backends are always checked: their chain, their time and the host's name. With a `ca` those that it
+signed are believed and no others; a certificate that stands there itself is believed as well.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from hartonomous.config import Config
+from hartonomous.configfile import digest
+from hartonomous.errors import ConfigError
+from hartonomous.log import logger
+from hartonomous.security import ClientTls
+from hartonomous.tls import CIPHERS, is_exposed, no_passphrase, problems
+
+
+@dataclass(slots=True, frozen=True)
+class Trust:
+    """What connections to one service are made with: equal where its settings and the content of its files are.
+
+    `digests` are of the files, by their key paths; `exposed` says that every user of this host can read our key.
+    """
+
+    settings: ClientTls
+    digests: Mapping[str, bytes]
+    context: ssl.SSLContext = field(compare=False)
+    exposed: bool = field(default=False, compare=False)
+
+
+Trusts = Mapping[str, Trust]
+"""By the name of the service: those that are spoken to over TLS."""
+
+
+def read(config: Config) -> dict[str, Trust]:
+    """Read the files of every service with an address over TLS. It is work for a thread.
+
+    Raises:
+        ConfigError: one cannot be read, they do not go together, or there is no address that they were for.
+    """
+    return {
+        name: _read(f"{path}.tls", tls) for name, path, urls, tls in _services(config) if _is_secure(path, urls, tls)
+    }
+
+
+def warn(trusts: Trusts) -> None:
+    """Log which of our keys are no secret on this host."""
+    for name, trust in trusts.items():
+        if trust.exposed:
+            logger.bind(service=name).warning("every user of this host can read our key for a service")
+
+
+def _services(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], ClientTls]]:
+    """Yield the name of each service, its key path, its addresses and its files."""
+    backends, redis = config.backends, config.redis
+    models = {"embedding": backends.embedding, "generative": backends.generative, "reranking": backends.reranking}
+    for name, service in models.items():
+        if service is not None:
+            yield name, f"backends.{name}", service.urls, service.tls
+    yield "qdrant", "backends.qdrant", (backends.qdrant.url,), backends.qdrant.tls
+    if redis.url is not None:
+        yield "redis", "redis", (redis.url,), redis.tls
+
+
+def _is_secure(path: str, urls: tuple[str, ...], tls: ClientTls) -> bool:
+    """Whether there is TLS to an address. Raises ConfigError: there is none, and yet there are files for it."""
+    secure = any(url.startswith(("https://", "rediss://")) for url in urls)
+    if not secure and tls != ClientTls():
+        key = f"{path}.tls"
+        raise ConfigError(f"{key}: there is no address over TLS: expected https:// (of Redis rediss://)", param=key)
+    return secure
+
+
+def _read(key: str, tls: ClientTls) -> Trust:
+    files = {f"{key}.{name}": getattr(tls, name) for name in ("ca", "certificate", "key")}
+    digests = {name: digest(name, path) for name, path in files.items() if path is not None}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    if tls.ca is None:
+        context.load_default_certs()
+    else:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        with problems(f"{key}.ca", tls.ca):
+            context.load_verify_locations(tls.ca)
+    exposed = _show(context, key, tls)
+    return Trust(tls, digests, context, exposed)
+
+
+def _show(context: ssl.SSLContext, key: str, tls: ClientTls) -> bool:
+    """Let connections show our certificate, if there is one; return whether everybody here can read its key."""
+    if tls.certificate is None or tls.key is None:
+        return False
+    with problems(f"{key}.certificate", tls.certificate):
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls.certificate)
+    with problems(f"{key}.key", tls.key):
+        context.load_cert_chain(tls.certificate, tls.key, password=no_passphrase)
+        return is_exposed(tls.key)
