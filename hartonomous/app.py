@@ -20,6 +20,7 @@ from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
 from hartonomous.config import Config, Health
+from hartonomous.core.addresses import Proxies
 from hartonomous.errors import ConfigError
 from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
 from hartonomous.keyring import Keyring
@@ -28,11 +29,14 @@ from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
 from hartonomous.middleware.access import access
-from hartonomous.middleware.auth import auth
+from hartonomous.middleware.address_limit import address_limit
 from hartonomous.middleware.audit import audit
+from hartonomous.middleware.auth import auth
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
 from hartonomous.middleware.expectation import end_uninvited, expectation, unanswered
+from hartonomous.middleware.key_limit import key_limit
+from hartonomous.middleware.limited import add_limits
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
 from hartonomous.parts import Parts
@@ -44,10 +48,10 @@ from hartonomous.reload import Reloader
 from hartonomous.settings import TOKENIZER, Settings, complete, read
 from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
-from hartonomous.wiring import open_answers, open_pool, open_search, open_storage
+from hartonomous.wiring import open_answers, open_limiter, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, audit, errors, drain, cors.cors, auth, expectation)
+MIDDLEWARES = (request_id, access, audit, errors, drain, cors.cors, address_limit, auth, key_limit, expectation)
 
 OPERATIONS = (
     *ingest.OPERATIONS,
@@ -71,10 +75,10 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     app = web.Application(middlewares=MIDDLEWARES)
     settings = complete(config)
     app[METRICS] = Metrics()
+    app[TRAIL] = Trail(config.audit, app[METRICS], config.log.kept_records)
     app[STATE] = State(time.monotonic())
     app[OPENAPI] = openapi.document(OPERATIONS, config)
     app[GUARDS] = {operation.handler: operation.guard for operation in OPERATIONS}
-    app[TRAIL] = Trail(config.audit, app[METRICS], config.log.kept_records)
     if settings.certificate is not None:
         app[SERVING] = ServingContext.of(settings.certificate)
     siblings = None if path is None else Siblings(path, config.server.runtime_directory)
@@ -84,8 +88,9 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
         app.router.add_route(operation.method, _pattern(operation.path), operation.handler, expect_handler=unanswered)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(end_connection)
-    cors.setup(app)
+    app.on_response_prepare.append(add_limits)
     app.on_response_prepare.append(end_uninvited)
+    cors.setup(app)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app
 
@@ -111,13 +116,13 @@ def _reloader(app: web.Application, path: Path | None, siblings: Siblings | None
 
 async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
+        app[TRAIL].open()
+        stack.callback(app[TRAIL].close)
+        _background(stack, app[TRAIL].run())
         stack.push_async_callback(reloader.close)
         await reloader.start(settings)
         _background(stack, reloader.follow())
         _background(stack, _measure_lag(app[METRICS]))
-        app[TRAIL].open()
-        stack.callback(app[TRAIL].close)
-        _background(stack, app[TRAIL].run())
         loop = asyncio.get_running_loop()
         app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         yield
@@ -171,6 +176,8 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
         traffic=traffic,
         monitor=monitor,
         keyring=Keyring(config.auth),
+        limiter=open_limiter(config, metrics, parts, stack, read.trusts.get("redis")),
+        proxies=Proxies(config.server.trusted_proxies),
         openapi=parts.take("openapi", openapi.limits(config), lambda _: openapi.document(OPERATIONS, config), stack),
     )
 

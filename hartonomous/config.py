@@ -389,6 +389,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _processes_count_together(self) -> Self:
+        limits = [self.limits.address, self.limits.key, *(key.limits for key in self.auth.keys if key.limits)]
+        if self.server.processes > 1 and self.redis.url is None and any(limit.is_set for limit in limits):
+            raise ValueError("limits over several processes (server.processes) need redis.url")
+        return self
+
+    @model_validator(mode="after")
     def _ready_names_configured_services(self) -> Self:
         if "reranking" in self.health.ready and self.backends.reranking is None:
             raise ValueError("health.ready names reranking, which is not configured")

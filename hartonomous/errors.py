@@ -166,6 +166,14 @@ class QueueFullError(NotAskedError):
     code = "queue_full"
 
 
+class RateLimitedError(HartonomousError):
+    """The caller's own limit is reached; `headers` say which."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_requests"
+
+
 class DeadlineExceededError(HartonomousError):
     """The request's deadline, or a backend's own timeout, passed."""
 

@@ -19,8 +19,11 @@ from hartonomous.clients.schema import Schema
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config
 from hartonomous.core.access import Caller, Scope
+from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
 from hartonomous.keyring import Keyring
+from hartonomous.limiting.limiter import Limiter
+from hartonomous.limiting.meter import Meter
 from hartonomous.metrics import Metrics
 from hartonomous.monitor import Monitor
 from hartonomous.pipelines.answering import CachedAnswerer
@@ -52,6 +55,8 @@ class Runtime:
     traffic: Traffic
     monitor: Monitor
     keyring: Keyring
+    limiter: Limiter
+    proxies: Proxies
     openapi: bytes
 
 
@@ -168,12 +173,14 @@ STATE = web.AppKey("STATE", State)
 OPENAPI = web.AppKey("OPENAPI", bytes)
 GUARDS: web.AppKey[Mapping[Handler, Guard]] = web.AppKey("GUARDS")
 SERVING = web.AppKey("SERVING", ServingContext)
+TRAIL = web.AppKey("TRAIL", Trail)
 RELOAD: web.AppKey[Callable[[], Coroutine[None, None, Reloaded]]] = web.AppKey("RELOAD")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)
 CALLER = web.RequestKey("CALLER", Caller)
-TRAIL = web.AppKey("TRAIL", Trail)
+ADDRESS = web.RequestKey("ADDRESS", str)
+METER = web.RequestKey("METER", Meter)
 RUNTIME = web.RequestKey("RUNTIME", Runtime)
 # What handlers know for the audit trail.
 NOTES: web.RequestKey[dict[str, Any]] = web.RequestKey("NOTES")

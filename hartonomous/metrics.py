@@ -100,7 +100,9 @@ class Metrics:
         self.connections_limited = Counter(
             "hartonomous_http_connections_limited_total",
             "What was done for want of room for connections: an idle one closed (closed_idle), one taken for health "
-            "alone (surplus), accepting stopped for a while (paused) or because no descriptor was left (exhausted).",
+            "alone (surplus), accepting stopped for a while (paused), because no descriptor was left (exhausted) or "
+            "the network said no (failed); and those closed whose address had too many (address), whose headers did not "
+            "come (header_timeout), who did not read what they were answered (write_timeout).",
             ("action",),
             registry=registry,
         )
@@ -233,6 +235,17 @@ class Metrics:
             registry=registry,
         )
         self.redis_up.set(-1)
+        self.limit_refusals = Counter(
+            "hartonomous_limit_refusals_total",
+            "Requests refused with 429 because of a limit, by whose it was (address, key) and which.",
+            ("whose", "limit"),
+            registry=registry,
+        )
+        self.limits_alone = Gauge(
+            "hartonomous_limits_counted_alone",
+            "Whether Redis is away and each process counts its share of the limits (1).",
+            registry=registry,
+        )
         self.config_reloads = Counter(
             "hartonomous_config_reloads_total",
             "Reloads of the configuration, by outcome (reloaded, unchanged, failed).",
@@ -256,6 +269,14 @@ class Metrics:
             "When the certificate of the listening socket expires, in Unix time; 0 without TLS.",
             registry=registry,
         )
+        self.audit_lines = Counter(
+            "hartonomous_audit_lines_total", "Lines that the audit trail has taken.", registry=registry
+        )
+        self.audit_lost = Counter(
+            "hartonomous_audit_lines_lost_total",
+            "Lines of the audit trail that could not be written.",
+            registry=registry,
+        )
         self.service = cache(self._service)
         self.cache = cache(self._cache)
         self.route_latency = cache(self.latency.labels)
@@ -266,11 +287,3 @@ class Metrics:
 
     def _cache(self, name: str) -> CacheMetrics:
         return CacheMetrics(self, name)
-        self.audit_lines = Counter(
-            "hartonomous_audit_lines_total", "Lines that the audit trail has taken.", registry=registry
-        )
-        self.audit_lost = Counter(
-            "hartonomous_audit_lines_lost_total",
-            "Lines of the audit trail that could not be written.",
-            registry=registry,
-        )

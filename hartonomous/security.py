@@ -85,11 +85,16 @@ class RateLimit(Section):
             raise ValueError("burst needs requests_per_s")
         return self
 
+    @property
+    def is_set(self) -> bool:
+        """Whether requests are held against anything."""
+        return bool(self.requests_per_s or self.concurrent)
+
 
 class AddressLimits(RateLimit):
     """What one address may do, before it is known who is there. An IPv6 address counts with its /64 network."""
 
-    failed_authentications_per_minute: _Count | None = 60
+    failed_authentications_per_minute: _Count | None = 600
 
 
 class KeyLimits(RateLimit):
@@ -98,11 +103,17 @@ class KeyLimits(RateLimit):
     tokens_per_minute: _Count | None = None
     bytes_per_day: _Count | None = None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether requests are held against anything."""
+        return bool(super().is_set or self.tokens_per_minute or self.bytes_per_day)
+
 
 class Limits(Section):
     """Limits of all addresses alike, and of keys that have none of their own.
 
-    Over several processes they hold for all together: they are counted in Redis.
+    Over several processes they hold for all together: they are counted in Redis. Wrong keys alone need none: without it
+    each process takes its share of them.
     """
 
     address: AddressLimits = AddressLimits()

@@ -24,6 +24,9 @@ from hartonomous.clients.vectors import VectorClient
 from hartonomous.clienttls import Trust, Trusts
 from hartonomous.config import Config, Parsing, Qdrant, Service
 from hartonomous.core.template import Template
+from hartonomous.limiting.limiter import Limiter
+from hartonomous.limiting.memory import MemoryStore
+from hartonomous.limiting.shared import SharedStore
 from hartonomous.metrics import Metrics
 from hartonomous.parsing.parser import Parser
 from hartonomous.parts import Parts
@@ -183,6 +186,23 @@ def open_shared(
         return shared
 
     return parts.take("redis", (config.redis, changes, trust), make, stack)
+
+
+def open_limiter(
+    config: Config, metrics: Metrics, parts: Parts, stack: AsyncExitStack, trust: Trust | None = None
+) -> Limiter:
+    """Return the limits, counted in Redis if there is one; what was used stays, whatever is reloaded."""
+
+    def make_shared(own: AsyncExitStack) -> SharedStore:
+        store = SharedStore(config.redis, config.server.processes, metrics, trust)
+        own.push_async_callback(store.close)
+        return store
+
+    if config.redis.url is None:
+        alone = parts.take("limits", None, lambda _: MemoryStore(), stack)
+        return Limiter(config, alone, metrics)
+    settings = (config.redis, config.server.processes, trust)
+    return Limiter(config, parts.take("shared limits", settings, make_shared, stack), metrics)
 
 
 def open_answers(

@@ -1,0 +1,77 @@
+"""Token buckets: how much of something may be used at once, and how fast it becomes usable again.
+
+This is the generic cell rate algorithm as a continuous-state leaky bucket (ITU-T I.371, annex A; ATM Forum TM 4.0):
+what is kept is how much has been used and has not leaked out yet, and when that was. So a change of the limit changes
+nothing of what was used, and a debt, for what is known only afterwards, is a level above the burst.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+TOLERANCE = 1e-6
+"""Of a unit: what adding up floats may be wrong by."""
+
+
+@dataclass(slots=True, frozen=True)
+class Rate:
+    """A limit: `burst` units at once, and `per_s` of them become usable again each second."""
+
+    per_s: float
+    burst: float
+
+    def leaked(self, level: float, seconds: float) -> float:
+        """Return the level after so many seconds; a clock that went back leaks nothing."""
+        return max(0.0, level - max(0.0, seconds) * self.per_s)
+
+    def admits(self, level: float, cost: float) -> bool:
+        """Whether `cost` more may be used at this level; without a cost, whether anything at all may be."""
+        return level + cost <= self.burst + TOLERANCE if cost else level < self.burst
+
+    def remaining(self, level: float) -> int:
+        """Return how many whole units may be used at once."""
+        return max(0, math.floor(self.burst - level + TOLERANCE))
+
+    def wait(self, level: float, cost: float) -> float:
+        """Return the seconds until `cost` is admitted, or, where it is more than the burst, until all of that is."""
+        return max(0.0, level + min(cost, self.burst) - self.burst) / self.per_s
+
+    def reset(self, level: float) -> float:
+        """Return the seconds until nothing is used any more."""
+        return level / self.per_s
+
+    def share(self, processes: int) -> Rate:
+        """Return the limit of one of so many processes that count alone: together they admit no more than this one.
+
+        One unit at least, or there would be none at all.
+        """
+        return Rate(self.per_s / processes, max(1.0, math.floor(self.burst / processes)))
+
+
+class Bucket:
+    """What somebody has used of one limit. Times are seconds of a clock that goes on."""
+
+    __slots__ = ("at", "level")
+
+    def __init__(self) -> None:
+        self.level = 0.0
+        self.at = 0.0
+
+    def look(self, rate: Rate, now: float) -> float:
+        """Return the level now."""
+        self.level = level = rate.leaked(self.level, now - self.at)
+        self.at = now
+        return level
+
+    def take(self, rate: Rate, cost: float, now: float) -> bool:
+        """Use `cost` if that is admitted, and return whether it is."""
+        level = self.look(rate, now)
+        if not rate.admits(level, cost):
+            return False
+        self.level = level + cost
+        return True
+
+    def debit(self, rate: Rate, cost: float, now: float) -> None:
+        """Use `cost`, admitted or not; a negative one gives back what was not used after all."""
+        self.level = max(0.0, self.look(rate, now) + cost)

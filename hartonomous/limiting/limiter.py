@@ -1,0 +1,84 @@
+"""The limits of a configuration: who has which, and whether a request may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from hartonomous.config import Config
+from hartonomous.errors import RateLimitedError
+from hartonomous.limiting.meter import Meter
+from hartonomous.limiting.policy import CODES, Asked, Cost, Entry, Kind, Policy, Refusal, asked
+from hartonomous.metrics import Metrics
+
+
+class Store(Protocol):
+    """Where it is counted what is used: in this process, or in Redis for several."""
+
+    async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
+        """Let a request in, or say what it has reached; one that is refused uses nothing."""
+        ...
+
+    async def take(self, name: str, cost: Cost) -> Refusal | None:
+        """Use something, or say what is reached."""
+        ...
+
+    def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:
+        """Give the place back, and use what is known only now. Never waits."""
+        ...
+
+
+class Limiter:
+    """Applies the limits. It is made once for a configuration; what was used is the store's and outlives it."""
+
+    def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._refused = metrics.limit_refusals
+        # Counted alone, limits are shared out; the configuration wants Redis for all but the wrong keys.
+        alone = config.server.processes if config.redis.url is None else 1
+        self.address = Policy.of_address(config.limits.address).share(alone)
+        self._keys = {
+            key.id: (f"key {key.owner or key.id}", policy)
+            for key in config.auth.keys
+            if (policy := Policy.of_key(key.limits or config.limits.key).share(alone)).limits_requests
+        }
+
+    @property
+    def limits_addresses(self) -> bool:
+        """Whether addresses have limits that every request is held against."""
+        return self.address.limits_requests
+
+    def of_key(self, key_id: str | None) -> tuple[str, Policy] | None:
+        """Return the name under which the owner's requests are counted and the key's limits; None without any."""
+        return None if key_id is None else self._keys.get(key_id)
+
+    async def enter_address(self, address: str) -> Meter:
+        """Let a request of an address begin; raises as `enter`."""
+        return await self.enter(_name(address), self.address, None)
+
+    async def enter(self, name: str, policy: Policy, body_bytes: int | None) -> Meter:
+        """Let a request begin whose body has so many bytes (0 where that is unknown, None without a body).
+
+        Raises:
+            RateLimitedError: a limit is reached.
+        """
+        entry = await self._store.enter(name, asked(policy, body_bytes))
+        if isinstance(entry, Refusal):
+            raise self._error(name, entry)
+        return Meter(name, policy, entry, body_bytes, self._store, partial(self._error, name))
+
+    async def failed(self, address: str) -> None:
+        """Count a wrong key. Raises RateLimitedError when there were too many from this address."""
+        rate, name = self.address.failures, _name(address)
+        if rate is not None and (refusal := await self._store.take(name, (Kind.FAILURES, rate, 1.0))) is not None:
+            raise self._error(name, refusal)
+
+    def _error(self, name: str, refusal: Refusal) -> RateLimitedError:
+        """Count a refusal, and return what the caller is told."""
+        self._refused.labels(name.partition(" ")[0], CODES[refusal.kind]).inc()
+        return refusal.error()
+
+
+def _name(address: str) -> str:
+    return f"address {address}"

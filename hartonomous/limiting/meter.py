@@ -1,0 +1,78 @@
+"""What one request uses of its limits: bytes as they come, tokens as they become known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from hartonomous.errors import HartonomousError
+from hartonomous.limiting.policy import Cost, Entry, Kind, Policy, Refusal
+
+# A body of unknown length is counted in advance by so many bytes, so that not each piece of it is asked about.
+_AHEAD = 1024 * 1024
+
+
+class _Store(Protocol):
+    async def take(self, name: str, cost: Cost) -> Refusal | None: ...
+
+    def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None: ...
+
+
+class Meter:
+    """A request that was let in. `close` must be called at its end, whatever happens."""
+
+    __slots__ = ("_entry", "_error", "_name", "_policy", "_received", "_store", "_taken", "tokens")
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        entry: Entry,
+        body_bytes: int | None,
+        store: _Store,
+        error: Callable[[Refusal], HartonomousError],
+    ) -> None:
+        self.tokens = 0
+        self._name = name
+        self._policy = policy
+        self._entry = entry
+        self._store = store
+        self._error = error
+        self._received = 0
+        self._taken = 0 if policy.bytes is None else body_bytes or 0
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens are used."""
+        return self._policy.tokens is not None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return what the caller is told of the limits."""
+        quota = self._entry.quota()
+        return {} if quota is None else quota.headers
+
+    async def received(self, size: int) -> None:
+        """Count bytes of the body. Raises RateLimitedError when they are more than what is left."""
+        self._received += size
+        rate, missing = self._policy.bytes, self._received - self._taken
+        if rate is None or missing <= 0:
+            return
+        refusal: Refusal | None = None
+        for cost in dict.fromkeys((max(missing, _AHEAD), missing)):
+            refusal = await self._store.take(self._name, (Kind.BYTES, rate, float(cost)))
+            if refusal is None:
+                self._taken += cost
+                return
+        if refusal is not None:
+            raise self._error(refusal)
+
+    def close(self) -> None:
+        """Give the place back, use the tokens, and give back the bytes that did not come."""
+        costs: list[Cost] = []
+        if self.tokens and self._policy.tokens is not None:
+            costs.append((Kind.TOKENS, self._policy.tokens, float(self.tokens)))
+        if self._taken > self._received and self._policy.bytes is not None:
+            costs.append((Kind.BYTES, self._policy.bytes, float(self._received - self._taken)))
+        if costs or self._entry.place is not None:
+            self._store.settle(self._name, self._entry.place, costs)

@@ -1,0 +1,188 @@
+"""Which limits hold for somebody, and what is decided about one request of theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+from hartonomous.core.ratelimit import Rate
+from hartonomous.errors import RateLimitedError
+from hartonomous.security import AddressLimits, KeyLimits
+
+_MINUTE_S, _DAY_S = 60.0, 86_400.0
+
+
+LIMIT = "RateLimit-Limit"
+
+
+class Kind(IntEnum):
+    """What is limited."""
+
+    CONCURRENT = 0
+    REQUESTS = 1
+    TOKENS = 2
+    BYTES = 3
+    FAILURES = 4
+
+
+CODES = {
+    Kind.CONCURRENT: "too_many_concurrent_requests",
+    Kind.REQUESTS: "too_many_requests",
+    Kind.TOKENS: "too_many_tokens",
+    Kind.BYTES: "too_many_bytes",
+    Kind.FAILURES: "too_many_failed_authentications",
+}
+_SENTENCES = {
+    Kind.CONCURRENT: "Too many requests are under way at once.",
+    Kind.REQUESTS: "Too many requests.",
+    Kind.TOKENS: "The tokens of this minute are used up.",
+    Kind.BYTES: "The request's body is larger than what is left of the day's bytes.",
+    Kind.FAILURES: "Too many requests with wrong keys.",
+}
+
+
+Cost = tuple[Kind, Rate, float]
+"""A limit that a request is counted in, and what it uses of it; without a cost something must be left."""
+
+
+@dataclass(slots=True, frozen=True)
+class Policy:
+    """The limits of an address or a key; None is no limit."""
+
+    concurrent: int | None = None
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    bytes: Rate | None = None
+    failures: Rate | None = None
+
+    @classmethod
+    def of_address(cls, limits: AddressLimits) -> Self:
+        """Return the policy of each address."""
+        return cls(
+            concurrent=limits.concurrent,
+            requests=_requests(limits.requests_per_s, limits.burst),
+            failures=_per(limits.failed_authentications_per_minute, _MINUTE_S),
+        )
+
+    @classmethod
+    def of_key(cls, limits: KeyLimits) -> Self:
+        """Return the policy of a key."""
+        return cls(
+            concurrent=limits.concurrent,
+            requests=_requests(limits.requests_per_s, limits.burst),
+            tokens=_per(limits.tokens_per_minute, _MINUTE_S),
+            bytes=_per(limits.bytes_per_day, _DAY_S),
+        )
+
+    @property
+    def limits_requests(self) -> bool:
+        """Whether anything is to be asked when a request comes."""
+        return bool(self.concurrent or self.requests or self.tokens or self.bytes)
+
+    def rate(self, kind: Kind) -> Rate | None:
+        """Return the limit of this kind that is a rate."""
+        return (None, self.requests, self.tokens, self.bytes, self.failures)[kind]
+
+    def share(self, processes: int) -> Policy:
+        """Return the policy of one of so many processes that count alone."""
+        if processes == 1:
+            return self
+        concurrent = None if self.concurrent is None else max(1, self.concurrent // processes)
+        rates = (self.requests, self.tokens, self.bytes, self.failures)
+        return Policy(concurrent, *(None if rate is None else rate.share(processes) for rate in rates))
+
+
+def _requests(per_s: float | None, burst: int | None) -> Rate | None:
+    return None if per_s is None else Rate(per_s, float(burst or max(1, math.ceil(per_s))))
+
+
+def _per(count: int | None, seconds: float) -> Rate | None:
+    return None if count is None else Rate(count / seconds, float(count))
+
+
+@dataclass(slots=True)
+class Quota:
+    """What is said of one limit: how much it is, how much is left, the seconds until all of it is there again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return the header fields in which clients look for it (draft-ietf-httpapi-ratelimit-headers, up to 06)."""
+        return {
+            LIMIT: str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(math.ceil(self.reset_s)),
+        }
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A limit that is reached, and the seconds until it is worth asking again."""
+
+    kind: Kind
+    wait_s: float
+    quota: Quota
+
+    def error(self) -> RateLimitedError:
+        """Return it as what the caller is told."""
+        return RateLimitedError(
+            _SENTENCES[self.kind],
+            code=CODES[self.kind],
+            retry_after=max(1, math.ceil(self.wait_s)),
+            headers=self.quota.headers,
+        )
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a request asks for: a place among the concurrent, and what it uses of the limits."""
+
+    concurrent: int | None
+    costs: Sequence[Cost]
+
+    def refusal(self, place: int, level: float) -> Refusal:
+        """Return why it is refused: the limit at this place, or, behind the last one, the places of the concurrent."""
+        if place < len(self.costs):
+            kind, rate, cost = self.costs[place]
+            return Refusal(kind, rate.wait(level, cost), _quota(rate, level))
+        assert self.concurrent is not None
+        return Refusal(Kind.CONCURRENT, 0.0, Quota(self.concurrent, 0, 1.0))
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request that was let in: the levels after it, how many are under way with it, and its place if it has one."""
+
+    asked: Asked
+    levels: Sequence[float]
+    held: int = 0
+    place: str | None = None
+
+    def quota(self) -> Quota | None:
+        """Return the limit of which the smallest part is left."""
+        quotas = [_quota(rate, level) for (_, rate, _), level in zip(self.asked.costs, self.levels, strict=True)]
+        if self.asked.concurrent is not None:
+            quotas.append(Quota(self.asked.concurrent, max(0, self.asked.concurrent - self.held), 0.0))
+        return min(quotas, key=lambda quota: quota.remaining / quota.limit, default=None)
+
+
+def _quota(rate: Rate, level: float) -> Quota:
+    return Quota(math.floor(rate.burst), rate.remaining(level), rate.reset(level))
+
+
+def asked(policy: Policy, body_bytes: int | None) -> Asked:
+    """Return what a request with a body of so many bytes asks for: 0 where that is unknown, None without a body."""
+    costs: list[Cost] = []
+    if policy.requests is not None:
+        costs.append((Kind.REQUESTS, policy.requests, 1.0))
+    if policy.tokens is not None:
+        costs.append((Kind.TOKENS, policy.tokens, 0.0))
+    if policy.bytes is not None and body_bytes is not None:
+        costs.append((Kind.BYTES, policy.bytes, float(body_bytes)))
+    return Asked(policy.concurrent, costs)

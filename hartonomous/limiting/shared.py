@@ -1,0 +1,211 @@
+"""What was used of limits, counted in Redis for all processes that share them.
+
+All limits of a request are decided by one script, in one round trip, so that they are exact whoever asks. A request
+under way has a place that is its own for `LIFE_S` and renewed as long as it lasts: a process that died holds none.
+
+While Redis is away each process counts alone, with its share of every limit, and nobody waits for Redis: it is asked
+again in the background. Its answer ends that, and tells it the places of those that are still under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from hartonomous.cache.redis_pool import redis_pool
+from hartonomous.clienttls import Trust
+from hartonomous.config import Redis as RedisConfig
+from hartonomous.core.ratelimit import TOLERANCE
+from hartonomous.limiting.memory import MemoryStore
+from hartonomous.limiting.policy import Asked, Cost, Entry, Kind, Refusal
+from hartonomous.limiting.scripts import ENTER, RENEW, SETTLE
+from hartonomous.log import logger
+from hartonomous.metrics import Metrics
+
+LIFE_S = 30.0
+PAUSE_S = 1.0
+_AT_ONCE = 500
+
+
+class AwayError(Exception):
+    """Redis does not answer."""
+
+
+class SharedStore:
+    """Counts in Redis, or alone while it is away."""
+
+    def __init__(
+        self, config: RedisConfig, processes: int, metrics: Metrics, trust: Trust | None = None, life_s: float = LIFE_S
+    ) -> None:
+        self._redis = Redis(connection_pool=redis_pool(config, trust))
+        self._enter, self._settle, self._renew = (self._redis.register_script(text) for text in (ENTER, SETTLE, RENEW))
+        self._timeout_s = config.timeout_s
+        self._processes = processes
+        self._life_s = life_s
+        self._metrics = metrics
+        # Counts alone while Redis is away, and always knows how many requests are under way here.
+        self._own = MemoryStore()
+        self._places: dict[str, str] = {}
+        self._names = (f"{os.urandom(6).hex()}-{number}" for number in count())
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._finding: asyncio.Task[None] | None = None
+        metrics.limits_alone.set(0)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether this process counts alone."""
+        return self._finding is not None
+
+    async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
+        """Let a request in, or say what it has reached; one that is refused uses nothing."""
+        if self.is_away:
+            return self._enter_alone(name, asked)
+        place = None if asked.concurrent is None else next(self._names)
+        asking = self._background(self._enter_shared(name, asked, place))
+        try:
+            return await asyncio.shield(asking)
+        except AwayError:
+            return self._enter_alone(name, asked)
+        except asyncio.CancelledError:
+            asking.add_done_callback(lambda done: self._give_back(name, done))
+            raise
+
+    async def take(self, name: str, cost: Cost) -> Refusal | None:
+        """Use something, or say what is reached."""
+        refused = await self.enter(name, Asked(None, (cost,)))
+        return refused if isinstance(refused, Refusal) else None
+
+    def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:
+        """Give the place back, and use what is known only now: more than is left, or less than was taken before."""
+        there = None
+        if place is not None:
+            self._own.settle(name, place)
+            there = None if self._places.pop(place, None) is None else place
+        if self.is_away:
+            self._settle_alone(name, costs)  # the place is lost without being renewed
+        elif there is not None or costs:
+            self._background(self._settle_shared(name, there, costs))
+
+    async def close(self) -> None:
+        """Let what is being settled come to its end, and close the connections."""
+        for task in (self._renewing, self._finding):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await self._redis.aclose(close_connection_pool=True)
+
+    async def _enter_shared(self, name: str, asked: Asked, place: str | None) -> Entry | Refusal:
+        arguments: list[str | float] = [asked.concurrent or 0, place or "", int(self._life_s * 1000)]
+        for kind, rate, cost in asked.costs:
+            arguments += [kind.name, repr(rate.per_s / 1e6), repr(rate.burst), repr(cost), repr(TOLERANCE)]
+        refused, held, *levels = await self._ask(self._enter, _keys(name), arguments)
+        if refused:
+            return asked.refusal(refused - 1, float(levels[0]))
+        if place is not None:
+            self._own.hold(name)
+            self._places[place] = name
+            self._keep_renewing()
+        return Entry(asked, [float(level) for level in levels], held, place)
+
+    async def _settle_shared(self, name: str, place: str | None, costs: Sequence[Cost]) -> None:
+        arguments: list[str | float] = [place or ""]
+        for kind, rate, cost in costs:
+            arguments += [kind.name, repr(rate.per_s / 1e6), repr(cost)]
+        try:
+            await self._ask(self._settle, _keys(name), arguments)
+        except AwayError:
+            self._settle_alone(name, costs)
+
+    def _enter_alone(self, name: str, asked: Asked) -> Entry | Refusal:
+        concurrent = None if asked.concurrent is None else max(1, asked.concurrent // self._processes)
+        return self._own.enter_now(name, Asked(concurrent, self._shares(asked.costs)))
+
+    def _settle_alone(self, name: str, costs: Sequence[Cost]) -> None:
+        if costs:
+            self._own.settle(name, None, self._shares(costs))
+
+    def _shares(self, costs: Sequence[Cost]) -> list[Cost]:
+        return [(kind, rate.share(self._processes), cost) for kind, rate, cost in costs]
+
+    def _give_back(self, name: str, asking: asyncio.Task[Entry | Refusal]) -> None:
+        """Settle for a caller who left before it was known that it was let in."""
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        entry = asking.result()
+        if isinstance(entry, Entry):
+            unread = [(kind, rate, -cost) for kind, rate, cost in entry.asked.costs if kind is Kind.BYTES and cost]
+            self.settle(name, entry.place, unread)
+
+    async def _ask(self, script: Any, keys: Sequence[str], arguments: Sequence[str | float]) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await script(keys, arguments)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._lost(error)
+            raise AwayError from error
+        self._metrics.redis_up.set(1)
+        return answer
+
+    def _lost(self, error: Exception) -> None:
+        if self._finding is None:
+            logger.bind(error=type(error).__name__).warning(
+                "redis is away: each process counts its share of the limits"
+            )
+            self._metrics.redis_up.set(0)
+            self._metrics.limits_alone.set(1)
+            self._finding = asyncio.create_task(self._find())
+
+    async def _find(self) -> None:
+        """Ask Redis until it answers, and tell it who is under way."""
+        while True:
+            await asyncio.sleep(PAUSE_S)
+            try:
+                await self._renew_places(lost_too=True)
+            except AwayError:
+                continue
+            self._finding = None
+            self._metrics.limits_alone.set(0)
+            logger.info("redis is back: all processes count the limits together")
+            return
+
+    def _keep_renewing(self) -> None:
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew_always())
+
+    async def _renew_always(self) -> None:
+        """Renew the places as long as there are any."""
+        while self._places:
+            await asyncio.sleep(self._life_s / 3)
+            if not self.is_away:
+                try:
+                    await self._renew_places()
+                except AwayError:
+                    continue
+
+    async def _renew_places(self, *, lost_too: bool = False) -> None:
+        """Renew those that are there: one that is given back in this moment must not come back."""
+        held = list(self._places.items())
+        for start in range(0, max(1, len(held)), _AT_ONCE):
+            some = held[start : start + _AT_ONCE]
+            keys = [_keys(name)[1] for _, name in some]
+            life_ms = int(self._life_s * 1000)
+            await self._ask(self._renew, keys, [life_ms, "" if lost_too else "XX", *(place for place, _ in some)])
+
+    def _background(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _keys(name: str) -> list[str]:
+    return [f"hartonomous:limits:{{{name}}}", f"hartonomous:limits:{{{name}}}:places"]

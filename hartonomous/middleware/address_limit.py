@@ -1,0 +1,47 @@
+"""The floor before `auth`: what one address may do, whoever is there, and how many wrong keys it may try.
+
+Who has tried too many is told so instead of 401. A right key works all the same: nobody guesses one of 256 bits, and
+whoever tries must not lock the neighbours out who share the address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from hartonomous.core.addresses import network_of
+from hartonomous.errors import AuthenticationError
+from hartonomous.keys import STATE
+from hartonomous.limiting.limiter import Limiter
+from hartonomous.middleware.limited import address_of, within
+
+_NEVER = frozenset(("/health", "/ready"))
+_KEY_HEADERS = (hdrs.AUTHORIZATION, "X-API-Key")
+
+
+@web.middleware
+async def address_limit(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Hold the request against what its address may do.
+
+    Raises:
+        RateLimitedError: it does too much, or has tried too many wrong keys.
+    """
+    limiter = request.app[STATE].current.limiter
+    try:
+        if not limiter.limits_addresses or request.path in _NEVER:
+            return await handler(request)
+        return await _limited(request, handler, limiter)
+    except AuthenticationError:
+        if any(name in request.headers for name in _KEY_HEADERS):
+            await limiter.failed(network_of(address_of(request)))
+        raise
+
+
+async def _limited(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], limiter: Limiter
+) -> web.StreamResponse:
+    meter = await limiter.enter_address(network_of(address_of(request)))
+    return await within(request, handler, meter, limiter.address)

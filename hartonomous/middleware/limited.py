@@ -1,0 +1,56 @@
+"""What both limiting floors share: the caller's address, and a request within limits from its beginning to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+from hartonomous.core.addresses import Proxies
+from hartonomous.errors import RateLimitedError
+from hartonomous.keys import ADDRESS, METER, STATE
+from hartonomous.limiting.meter import Meter
+from hartonomous.limiting.policy import LIMIT, Policy
+
+_FORWARDED_FOR = "X-Forwarded-For"
+
+
+def address_of(request: web.Request) -> str:
+    """Return the caller's address, as far as it is known: the connection's, or what a trusted proxy says."""
+    address = request.get(ADDRESS)
+    if address is None:
+        tenure = request.app[STATE].tenure
+        proxies = Proxies() if tenure is None else tenure.runtime.proxies
+        address = request[ADDRESS] = proxies.caller(request.remote, request.headers.getall(_FORWARDED_FOR, ()))
+    return address
+
+
+def body_bytes(request: web.Request) -> int | None:
+    """Return how long the body is: 0 where that is not said, None where there is none."""
+    return (request.content_length or 0) if request.body_exists else None
+
+
+async def within(
+    request: web.Request,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    meter: Meter,
+    policy: Policy,
+) -> web.StreamResponse:
+    """Answer a request that was let in, and close its meter when the answer has been sent, or will not be."""
+    try:
+        response = await handler(request)
+        if policy.concurrent is not None:
+            with suppress(ConnectionError):  # aiohttp finds out itself
+                await response.prepare(request)
+                await response.write_eof()
+        return response
+    finally:
+        meter.close()
+
+
+async def add_limits(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell a key's holder how much is left: a signal handler for `on_response_prepare`."""
+    meter = request.get(METER)
+    if meter is not None and not (response.status == RateLimitedError.status and LIMIT in response.headers):
+        response.headers.update(meter.headers)
