@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from hartonomous import __version__
 
 # By the names of their files, in the order in which they are shown.
-_COMMANDS = ("serve", "engine", "ingest", "export", "import_", "reindex", "sweep", "eval", "audit", "trial", "check", "keys")
+_COMMANDS = (
+    "serve",
+    "engine",
+    "ingest",
+    "export",
+    "import_",
+    "reindex",
+    "sweep",
+    "eval",
+    "audit",
+    "trial",
+    "check",
+    "keys",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ ROOT = Path(hartonomous.__file__).parent
 
 # Who may ask the wall clock, and for what: never for how long something took or may take.
 ASK_THE_WALL_CLOCK = {
+    "cli/keys.py": "whether the day on which a new key expires has passed",
     "audit.py": "shown in the trail",
     "clients/status.py": "a Retry-After that is a date",
     "clients/targets.py": "a reindex's sign of life, compared over processes by core.walltime",
