@@ -38,9 +38,6 @@ def check_local(request: web.Request) -> None:
         raise _refused("came from a web page")
 
 
-def _names_this_host(request: web.Request) -> bool:
-    if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
-        return True  # HTTP/1.0, as health checks speak it and no browser does
 def is_from_this_host(request: web.Request) -> bool:
     """Whether somebody on this host asks, and asks for itself: no proxy, and no browser for a web page.
 
@@ -55,6 +52,9 @@ def is_from_this_host(request: web.Request) -> bool:
     return True
 
 
+def _names_this_host(request: web.Request) -> bool:
+    if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
+        return True  # HTTP/1.0, as health checks speak it and no browser does
     return _is_loopback(_host_name(request.host))
 
 
