@@ -208,8 +208,8 @@ class _IngestStream:
     async def _documents(self, group: asyncio.TaskGroup) -> AsyncGenerator[Document | DocumentResult]:
         """Yield what is on the lines; what ends them early is kept, so that what is under way is finished."""
         # Asked for the first one: the pipeline is ready, and what fails from now on has no status of its own.
-        await self.client.begin()
         await invite(self._request)
+        await self.client.begin()
         group.create_task(self._send())
         limit = self._server.max_line_bytes
         try:
