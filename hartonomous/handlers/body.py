@@ -19,6 +19,7 @@ from hartonomous.errors import (
     UnsupportedMediaTypeError,
     ValidationFailedError,
 )
+from hartonomous.handlers.metering import received
 from hartonomous.keys import RUNTIME
 from hartonomous.middleware.expectation import invite
 from hartonomous.middleware.request_id import call_of
@@ -91,13 +92,16 @@ async def read_piece(request: web.Request) -> bytes:
 
     Raises:
         RequestTimedOutError: none came for 30 s, or the deadline passed.
+        RateLimitedError: the key may not send as many.
     """
     try:
         async with asyncio.timeout(call_of(request).deadline.bound(IDLE_S)):
             await invite(request)
-            return await request.content.readany()
+            data = await request.content.readany()
     except TimeoutError as error:
         raise timed_out() from error
+    await received(request, len(data))
+    return data
 
 
 def timed_out() -> RequestTimedOutError:

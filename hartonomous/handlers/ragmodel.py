@@ -24,6 +24,7 @@ from hartonomous.handlers import views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import validate
 from hartonomous.handlers.caching import cache_headers, with_wishes
+from hartonomous.handlers.metering import answered
 from hartonomous.handlers.schemas import MaxTokens, Question, Temperature
 from hartonomous.handlers.stream import ClientGoneError, EventStream
 from hartonomous.keys import Runtime
@@ -100,6 +101,7 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
         if body.stream:
             return await _stream(request, runtime, question, completion, call)
         result = await runtime.answerer.answer(question, call)
+        answered(request, result)
     except NotFoundError as error:
         raise _no_model() from error
     timings = {**result.timings, "total": timer.ms}
@@ -153,11 +155,13 @@ async def _stream(
         # Retrieval is done when the first event is there: what fails before has a status code of its own.
         first = await anext(events)
         stream = EventStream(request, cache_headers(runtime, first))
+        answered(request, first)
         try:
             async with stream:
                 await stream.data(completion.chunk({"role": "assistant", "content": ""}))
                 try:
                     async for event in events:
+                        answered(request, event)
                         if isinstance(event, TextDelta):
                             await stream.data(completion.chunk({"content": event.text}))
                         elif isinstance(event, QueryResult):

@@ -7,6 +7,7 @@ slot.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import hdrs, web
@@ -16,7 +17,9 @@ from hartonomous.clients.opened import Opened
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.core.call import Call
+from hartonomous.core.usage import UsageReader
 from hartonomous.errors import HartonomousError
+from hartonomous.handlers import metering
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
 from hartonomous.log import logger
 
@@ -54,6 +57,7 @@ async def relay(
     if is_idempotent:
         codec.loads_request(body)  # the backend's 500 to what is no JSON is not its failure, and not to be repeated
     response = web.StreamResponse()
+    reader = metering.reader_of(request, body)
     try:
         async with pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened:
             if not _passes(opened.status):
@@ -62,15 +66,18 @@ async def relay(
                 raise_for_status(pool.name, opened.status, content, opened.headers)
             response = web.StreamResponse(status=opened.status, headers=_headers(opened))
             if opened.content_type == codec.SSE:
-                await _relay_events(ClientStream(request, response), opened, call)
+                await _relay_events(ClientStream(request, response), opened, call, reader)
             else:
-                await _relay_body(ClientStream(request, response), opened)
+                await _relay_body(ClientStream(request, response), opened, reader)
     except ClientGoneError:
         logger.bind(request_id=call.request_id).debug("the client left a relayed answer")
     except HartonomousError as error:
         if not response.prepared:
             raise
         _cut(request, error, call)
+    finally:
+        if reader is not None:
+            metering.spent(request, reader.tokens)
     return response
 
 
@@ -97,9 +104,13 @@ def _headers(opened: Opened) -> dict[str, str]:
     }
 
 
-async def _relay_body(client: ClientStream, opened: Opened) -> None:
+def _pieces(opened: Opened, reader: UsageReader | None) -> AsyncGenerator[bytes]:
+    return opened.pieces() if reader is None else metering.read_by(reader, opened.pieces())
+
+
+async def _relay_body(client: ClientStream, opened: Opened, reader: UsageReader | None) -> None:
     """Pass a body on. Its first bytes are there before the status goes out; later a failure cuts the connection."""
-    async with aclosing(opened.pieces()) as pieces:
+    async with aclosing(_pieces(opened, reader)) as pieces:
         data = await anext(pieces, b"")
         await client.begin()
         if data:
@@ -109,24 +120,24 @@ async def _relay_body(client: ClientStream, opened: Opened) -> None:
     await client.finish()
 
 
-async def _relay_events(client: ClientStream, opened: Opened, call: Call) -> None:
+async def _relay_events(client: ClientStream, opened: Opened, call: Call, reader: UsageReader | None) -> None:
     """Pass a stream of events on; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
     await client.begin()
     try:
-        await _pass_events(client, opened)
+        await _pass_events(client, opened, reader)
     except HartonomousError as error:
         logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
         await client.write(b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
     await client.finish()
 
 
-async def _pass_events(client: ClientStream, opened: Opened) -> None:
+async def _pass_events(client: ClientStream, opened: Opened, reader: UsageReader | None) -> None:
     """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing.
 
     The beginning of an event waits for its end, so that a stream that breaks never leaves half of one behind.
     """
     waiting = tail = b""
-    async with aclosing(opened.pieces()) as pieces:
+    async with aclosing(_pieces(opened, reader)) as pieces:
         async for data in pieces:
             waiting += data
             end = _end_of_events(waiting)

@@ -21,7 +21,7 @@ class _Store(Protocol):
 class Meter:
     """A request that was let in. `close` must be called at its end, whatever happens."""
 
-    __slots__ = ("_entry", "_error", "_name", "_policy", "_received", "_store", "_taken", "tokens")
+    __slots__ = ("_entry", "_error", "_name", "_policy", "_received", "_store", "_taken", "_tokens")
 
     def __init__(
         self,
@@ -32,19 +32,30 @@ class Meter:
         store: _Store,
         error: Callable[[Refusal], HartonomousError],
     ) -> None:
-        self.tokens = 0
         self._name = name
         self._policy = policy
         self._entry = entry
         self._store = store
         self._error = error
         self._received = 0
+        self._tokens = 0
         self._taken = 0 if policy.bytes is None else body_bytes or 0
 
     @property
     def counts_tokens(self) -> bool:
         """Whether it matters how many tokens are used."""
         return self._policy.tokens is not None
+
+    def spent(self, tokens: float, *, all_of_it: bool = False) -> None:
+        """Use tokens that models have reported. `all_of_it`: what was estimated is among them."""
+        if all_of_it:
+            self._tokens = 0
+        if tokens and self._policy.tokens is not None:
+            self._store.settle(self._name, None, ((Kind.TOKENS, self._policy.tokens, float(tokens)),))
+
+    def estimated(self, tokens: int) -> None:
+        """Use tokens at the end, unless what they are part of is reported until then."""
+        self._tokens += tokens
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -70,8 +81,8 @@ class Meter:
     def close(self) -> None:
         """Give the place back, use the tokens, and give back the bytes that did not come."""
         costs: list[Cost] = []
-        if self.tokens and self._policy.tokens is not None:
-            costs.append((Kind.TOKENS, self._policy.tokens, float(self.tokens)))
+        if self._tokens and self._policy.tokens is not None:
+            costs.append((Kind.TOKENS, self._policy.tokens, float(self._tokens)))
         if self._taken > self._received and self._policy.bytes is not None:
             costs.append((Kind.BYTES, self._policy.bytes, float(self._received - self._taken)))
         if costs or self._entry.place is not None:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from hartonomous.keys import CALLER, METRICS, REQUEST_ID
 from hartonomous.log import logger
+from hartonomous.middleware.limited import address_of
 
 CLIENT_LEFT = 499
 """The status of a request whose client did not wait for the answer."""
@@ -46,7 +47,7 @@ async def access(
             route=route,
             status=status,
             duration_ms=round(took * 1000, 2),
-            remote=request.remote,
+            remote=address_of(request),
             key=None if caller is None else caller.key_id,
         ).info("request")
 

@@ -1,0 +1,68 @@
+"""The tokens of an answer, read off its bytes however these are cut."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hartonomous.core.usage import UsageReader
+
+USAGE = {"completion_tokens": 5, "prompt_tokens": 37, "total_tokens": 42, "prompt_tokens_details": {"cached_tokens": 3}}
+TIMINGS = {"cache_n": 3, "prompt_n": 34, "prompt_ms": 9.5, "predicted_n": 5, "predicted_per_second": 40.25}
+HOSTILE = 'say "usage":{"total_tokens":999999} \n\ndata: and "timings":{"prompt_n":7}'
+
+
+def read(data: bytes, cuts: list[int], estimated: int = 0) -> int:
+    reader, start = UsageReader(estimated), 0
+    for cut in sorted(cuts):
+        reader.feed(data[start : start + cut])
+        start += cut
+    reader.feed(data[start:])
+    return reader.tokens
+
+
+def stream(*chunks: Any) -> bytes:
+    return b"".join(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n" for chunk in chunks)
+
+
+def delta(text: str, **more: Any) -> Any:
+    return {"choices": [{"delta": {"content": text}}], **more}
+
+
+CUTS = st.lists(st.integers(0, 60), max_size=30)
+
+
+@given(CUTS)
+def test_usage_of_a_whole_answer(cuts: list[int]) -> None:
+    answer = {"choices": [{"message": {"content": HOSTILE}}], "usage": USAGE, "id": "x", "timings": TIMINGS}
+    assert read(json.dumps(answer).encode(), cuts) == 42
+
+
+@given(CUTS)
+def test_usage_before_a_long_list_of_vectors(cuts: list[int]) -> None:
+    answer = {"usage": {"prompt_tokens": 8, "total_tokens": 8}, "data": [{"embedding": [0.25] * 2_000}]}
+    assert read(json.dumps(answer).encode(), cuts) == 8
+
+
+@given(CUTS)
+def test_usage_in_the_last_chunk_of_a_stream(cuts: list[int]) -> None:
+    chunks = (delta(HOSTILE, usage=None), delta("b", usage=None), {"choices": [], "usage": USAGE, "timings": TIMINGS})
+    assert read(stream(*chunks) + b"data: [DONE]\n\n", cuts) == 42
+
+
+@given(CUTS)
+def test_timings_where_a_stream_was_not_asked_for_usage(cuts: list[int]) -> None:
+    assert read(stream(delta("a"), delta("b", timings=TIMINGS)) + b"data: [DONE]\n\n", cuts) == 42
+
+
+@given(CUTS)
+def test_a_stream_that_breaks_off_has_taken_its_events_and_about_its_prompt(cuts: list[int]) -> None:
+    assert read(stream(delta(HOSTILE), delta("b"), delta("c")), cuts, 10) == 13
+
+
+def test_an_answer_that_says_nothing_of_tokens_takes_none() -> None:
+    assert read(b'{"error": {"message": "no"}}', [], 10) == 0
+    assert read(b"", [], 10) == 0
