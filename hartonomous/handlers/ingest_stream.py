@@ -33,7 +33,7 @@ from hartonomous.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
 )
-from hartonomous.handlers import body, views
+from hartonomous.handlers import body, metering, views
 from hartonomous.handlers.answers import runtime_of
 from hartonomous.handlers.hangup import hangup_watched
 from hartonomous.handlers.ingest_request import chunking_of, document_of, parameters_of_query
@@ -113,6 +113,7 @@ class _Body:
             RequestTimedOutError: the client owes the next piece for 30 s.
             InvalidRequestError: the framing is broken.
             ClientGoneError: the client has left.
+            RateLimitedError: the key may not send as many bytes.
             DeadlineExceededError, BackendUnavailableError: as `check`.
         """
         self._client.hold(False)
@@ -126,6 +127,7 @@ class _Body:
         self.heard()
         if not piece:
             raise StopAsyncIteration
+        await metering.received(self._request, len(piece))
         return piece
 
     def check(self, *, waited: bool = False) -> None:
@@ -231,6 +233,7 @@ class _IngestStream:
         self._counts[result.status] += 1
         self._body.owed -= 1
         self._body.heard()
+        metering.spent(self._request, result.tokens)
         await self.spool.put(codec.dumps(views.ingest_line(result)) + b"\n")
 
     async def _end(self, summary: dict[str, Any]) -> None:

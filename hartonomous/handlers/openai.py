@@ -20,6 +20,7 @@ from hartonomous.errors import HartonomousError, NotFoundError
 from hartonomous.handlers import ragmodel
 from hartonomous.handlers.answers import json_response, runtime_of
 from hartonomous.handlers.body import read_bytes, read_json, validate
+from hartonomous.handlers.metering import spent
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.relay import relay
 from hartonomous.handlers.schemas import RerankBody
@@ -59,6 +60,7 @@ async def rerank(request: web.Request) -> web.Response:
         scores = [runtime.reranking.calibrate(score) for score in scores]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
     tokens = count_of((answer.get("usage") or {}).get("prompt_tokens"))
+    spent(request, tokens)
     return json_response(
         {
             "id": call.request_id,

@@ -16,6 +16,7 @@ from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.caching import CACHE_CONTROL, cache_headers, with_wishes
+from hartonomous.handlers.metering import answered
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
@@ -69,6 +70,7 @@ async def query(request: web.Request) -> web.StreamResponse:
     if body.stream:
         return await _stream_query(request, runtime, question, call, timer)
     result = await runtime.answerer.answer(question, call)
+    answered(request, result)
     timings = {**result.timings, "total": timer.ms}
     answer = views.query_answer(result, timings, call.request_id)
     return json_response(answer, headers=cost_headers(timings, result.degraded) | cache_headers(runtime, result))
@@ -96,11 +98,13 @@ async def _stream_query(
         assert isinstance(first, SourcesFound)
         headers = cost_headers({**first.found.timings, "total": timer.ms}, first.found.degraded)
         stream = EventStream(request, headers | cache_headers(runtime, first))
+        answered(request, first)
         try:
             async with stream:
                 await stream.event("sources", {"sources": [views.hit(scored) for scored in first.found.hits]})
                 try:
                     async for event in events:
+                        answered(request, event)
                         await _send_event(stream, event, call, timer)
                 except HartonomousError as error:
                     logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
@@ -126,7 +130,7 @@ async def batch_query(request: web.Request) -> web.StreamResponse:
     call = with_wishes(request, runtime, call).of_priority(Priority.BATCH)
     body = validate(BatchQueryBody, await read_json(request))
     questions, refused = _batch(body.queries, runtime, call)
-    outcomes = _outcomes(runtime, questions, refused, call)
+    outcomes = _outcomes(request, questions, refused, call)
     if body.stream:
         return await _stream_batch(request, outcomes, call)
     async with aclosing(outcomes):
@@ -151,12 +155,14 @@ def _batch(
 
 
 async def _outcomes(
-    runtime: Runtime, questions: Sequence[tuple[int, QueryRequest]], refused: Sequence[BatchItem], call: Call
+    request: web.Request, questions: Sequence[tuple[int, QueryRequest]], refused: Sequence[BatchItem], call: Call
 ) -> AsyncGenerator[BatchItem]:
     for item in refused:
         yield item
-    async with aclosing(runtime.batch.answer(questions, call)) as answered:
-        async for item in answered:
+    async with aclosing(runtime_of(request).batch.answer(questions, call)) as items:
+        async for item in items:
+            if isinstance(item.outcome, QueryResult):
+                answered(request, item.outcome)
             yield item
 
 
