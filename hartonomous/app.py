@@ -22,7 +22,7 @@ from hartonomous.clients.pool import Pool
 from hartonomous.config import Config, Health
 from hartonomous.core.addresses import Proxies
 from hartonomous.errors import ConfigError
-from hartonomous.handlers import admin, documents, ingest, openai, openapi, ops, rag
+from hartonomous.handlers import admin, documents, ingest, logs, openai, openapi, ops, rag
 from hartonomous.keyring import Keyring
 from hartonomous.keys import GUARDS, METRICS, OPENAPI, RELOAD, SERVING, STATE, TRAIL, Runtime, State
 from hartonomous.log import logger
@@ -60,6 +60,7 @@ OPERATIONS = (
     *openai.OPERATIONS,
     *admin.OPERATIONS,
     *ops.OPERATIONS,
+    *logs.OPERATIONS,
 )
 
 # A block of the loop is seen for as much of it as is left when the timer is due.

@@ -67,8 +67,9 @@ class AuthenticationError(HartonomousError):
 
 
 class PermissionDeniedError(HartonomousError):
-    """The caller may not do this."""
+    """The caller may not do this. `collection` is the one that was asked for, for the audit trail alone."""
 
+    collection: str | None = None
     status = 403
     type = "permission_error"
     code = "permission_denied"

@@ -125,8 +125,8 @@ class Reloader:
         changed = settings.changes(old)
         if changed:
             await self._swap(settings)
-        if settings.config.log.level != old.config.log.level:
-            log.configure(settings.config.log.level)
+        if settings.config.log != old.config.log:
+            log.configure(settings.config.log.level, kept_records=settings.config.log.kept_records)
         self._tell_success(settings)
         return Reloaded(changed, restart_required)
 

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         config = load(args.config, os.environ)
-        log.configure(config.log.level)
+        log.configure(config.log.level, kept_records=config.log.kept_records)
         asyncio.run(server.run(config, args.config))
     except ConfigError as error:
         print(error.message, file=sys.stderr)

@@ -43,9 +43,10 @@ class Grant:
     def check(self, collection: str, *, param: str = "collection") -> None:
         """Raise PermissionDeniedError when a collection of this name may not be seen; `param` is where it was named."""
         if not self.allows(collection):
-            raise PermissionDeniedError(
-                "The key does not reach this collection.", param=param, code="collection_denied"
-            )
+            refusal = "The key does not reach this collection."
+            error = PermissionDeniedError(refusal, param=param, code="collection_denied")
+            error.collection = collection
+            raise error
 
 
 NOTHING = Grant()

@@ -12,6 +12,7 @@ from hartonomous.handlers.body import read_bytes, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import SweepBody
 from hartonomous.keys import RELOAD
+from hartonomous.middleware.audit import note
 from hartonomous.middleware.request_id import call_of
 
 
@@ -30,6 +31,7 @@ async def sweep(request: web.Request) -> web.Response:
         )
     if body.collection is not None:
         call.grant.check(body.collection)
+    note(request, collection=body.collection)
     swept = await runtime.sweeper.sweep(body.collection, older_than_s, call)
     return json_response(views.sweep_answer(swept, call.request_id))
 
@@ -40,6 +42,7 @@ async def reload(request: web.Request) -> web.Response:
         reloaded = await request.app[RELOAD]()
     except ConfigError as error:
         raise ValidationFailedError(error.message, param=error.param, code=error.code) from error
+    note(request, changed=reloaded.changed, restart_required=reloaded.restart_required)
     body = {"status": "reloaded", "changed": reloaded.changed, "restart_required": reloaded.restart_required}
     return json_response(body)
 

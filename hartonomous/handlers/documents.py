@@ -20,6 +20,7 @@ from hartonomous.keys import Runtime
 from hartonomous.middleware.request_id import call_of
 
 _COLLECTION = re.compile(COLLECTION_PATTERN.replace("$", r"\Z"))
+from hartonomous.middleware.audit import note
 _MAX_PAGE = 1_000
 
 
@@ -50,7 +51,9 @@ async def _counted(info: CollectionInfo, runtime: Runtime, call: Call) -> dict[s
 async def delete_collection(request: web.Request) -> web.Response:
     """Delete a collection with everything in it."""
     runtime, call = runtime_of(request), call_of(request)
-    if not await runtime.schema.drop(_collection(request, call), call):
+    collection = _collection(request, call)
+    note(request, collection=collection)
+    if not await runtime.schema.drop(collection, call):
         raise _no_collection()
     return web.Response(status=204)
 
@@ -77,8 +80,10 @@ async def get_document(request: web.Request) -> web.Response:
 async def delete_document(request: web.Request) -> web.Response:
     """Delete a document; one that is gone already is no error."""
     runtime, call = runtime_of(request), call_of(request)
-    collection = await _existing(request, runtime, call)
-    await runtime.vectors.delete_document(collection, _document_id(request), call)
+    collection, name = _collection(request, call), _document_id(request)
+    note(request, collection=collection, document=name)
+    await _existing(request, runtime, call)
+    await runtime.vectors.delete_document(collection, name, call)
     return web.Response(status=204)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from aiohttp import web
 
-from hartonomous.errors import ConfigError
+from hartonomous.errors import ConfigError, HartonomousError, PermissionDeniedError
 from hartonomous.keys import CALLER, GUARDS, NOTES, RELOAD, REQUEST_ID, TRAIL
 from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
+from hartonomous.middleware.limited import address_of
 
 _DENIED = frozenset((401, 403, 429))
 _REFUSALS = {401: "authentication_failed", 403: "permission_denied"}
@@ -40,20 +41,30 @@ def note(request: web.Request, **facts: Any) -> None:
     request[NOTES].update(facts)
 
 
+def note_error(request: web.Request, error: HartonomousError) -> None:
+    """Add why a request, or a part of it, was refused or failed."""
+    notes = request[NOTES]
+    notes["code"] = error.error_code
+    if isinstance(error, PermissionDeniedError):
+        notes["denied"] = True
+        if error.collection is not None:
+            notes["collection"] = error.collection
+
+
 def tell(request: web.Request, status: int) -> None:
     """Write the line of a request, the first time that it is called for it; for an answer without end at its start."""
     notes = request[NOTES]
     event = _event(request, status)
     if event is None or notes.get("is_told"):
         return
-    caller, has_failed = request.get(CALLER), notes.pop("failed", False)
+    caller, outcome = request.get(CALLER), _outcome(status, notes)
     request.app[TRAIL].write(
         event,
         key=None if caller is None else caller.key_id,
-        remote=request.remote,
+        remote=address_of(request),
         method=method_of(request),
         route=template_of(request),
-        outcome="failed" if has_failed else _outcome(status),
+        outcome=outcome,
         status=status,
         request_id=request[REQUEST_ID],
         **notes,
@@ -68,14 +79,17 @@ def _event(request: web.Request, status: int) -> str | None:
     """
     if status in _REFUSALS:
         return _REFUSALS[status]
+    if request[NOTES].get("denied"):
+        return "permission_denied"
     guard = request.app[GUARDS].get(request.match_info.handler)
     return None if guard is None or CALLER not in request else guard.event
 
 
-def _outcome(status: int) -> str:
-    if status in _DENIED:
+def _outcome(status: int, notes: dict[str, Any]) -> str:
+    has_failed, is_denied = notes.pop("failed", False), notes.pop("denied", False)
+    if is_denied or status in _DENIED:
         return "denied"
-    return "ok" if status < 400 else "failed"
+    return "failed" if has_failed or status >= 400 else "ok"
 
 
 async def reload_noted(app: web.Application, cause: str) -> None:

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 
 from hartonomous.core import apikey
 from hartonomous.core.access import LOCAL, NOBODY, Caller
-from hartonomous.errors import AuthenticationError, InvalidRequestError
+from hartonomous.errors import AuthenticationError, HartonomousError, InvalidRequestError
 from hartonomous.keys import CALLER, GUARDS, STATE, Guard, Runtime
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.local import check_local, is_from_this_host
@@ -36,6 +36,15 @@ async def auth(
     # The current runtime, not the request's own: a key that was revoked is dead at once.
     request[CALLER] = _caller(request, request.app[STATE].current)
     return await handler(request)
+
+
+def is_let_in(request: web.Request) -> bool:
+    """Whether a request that was let in would be now: a long answer ends when a reload takes the right to it."""
+    try:
+        _caller(request, request.app[STATE].current)
+    except HartonomousError:
+        return False
+    return True
 
 
 def _caller(request: web.Request, runtime: Runtime) -> Caller:

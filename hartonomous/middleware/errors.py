@@ -23,7 +23,7 @@ from hartonomous.errors import (
 )
 from hartonomous.keys import REQUEST_ID
 from hartonomous.log import logger
-from hartonomous.middleware.audit import note
+from hartonomous.middleware.audit import note_error
 
 
 @web.middleware
@@ -53,7 +53,7 @@ def _ours(request: web.Request, error: Exception) -> HartonomousError:
 
 
 def _answer(request: web.Request, error: HartonomousError) -> web.Response:
-    note(request, code=error.error_code)
+    note_error(request, error)
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

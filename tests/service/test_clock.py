@@ -35,6 +35,7 @@ ASK_THE_WALL_CLOCK = {
     "engine/journal.py": "the stamps of files",
     "evaluation/runs.py": "shown in the report",
     "keyring.py": "when a key expires is a date",
+    "handlers/logs.py": "shown to the caller",
     "handlers/openai.py": "shown to the caller",
     "handlers/ragmodel.py": "shown to the caller",
     "pipelines/documents.py": "shown to the caller",

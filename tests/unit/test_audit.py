@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from hartonomous import audit
 from hartonomous.__main__ import main
 from hartonomous.audit import Trail
 from hartonomous.core.chain import digest
@@ -291,7 +290,7 @@ def test_a_full_disk_stops_nobody_and_what_was_lost_is_told(
         return taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(audit.os, "write", full)
+        patch.setattr(os, "write", full)
         _written(trail, 5, 3)
     _written(trail, 2, 8)
     trail.close()
