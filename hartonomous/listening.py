@@ -4,7 +4,7 @@ asyncio's own accept loop answers a lack of descriptors with a hundred log lines
 connections as there are descriptors, so that none is left for the backends. This one takes as many as leave those. When
 it has them, the connections that were idle for the longest make room. When none is idle a few more are let in, whose
 work is refused with 503 while health is answered (`State.surplus`); beyond them it waits until one has ended, and
-those who connect wait in the system's queue.
+those who connect wait in the system's queue. One address has at most `max_connections_per_address` of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import os
 import resource
 import socket
 import ssl
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from aiohttp import web
 
-from hartonomous.config import Config
+from hartonomous.config import Config, Server
+from hartonomous.connection import Connection
 from hartonomous.errors import ConfigError
 from hartonomous.keys import METRICS, STATE
 from hartonomous.log import logger
@@ -32,6 +36,8 @@ _BACKLOG = 256
 _HANDSHAKE_S = 10.0
 # How soon it is looked again whether a connection has become idle, or a descriptor free.
 _LOOK_S = 0.25
+# How often each connection looks whether its client takes too long, at most and at least.
+_LOOKS = (0.02, 1.0)
 # At the end a connection is kept for so long: a client that is at work sends on it, and is told that it closes.
 _LINGER_S = 0.5
 # The interpreter's own, logs, the parsers' pipes, Redis, health polls.
@@ -41,49 +47,8 @@ _FEWEST = 16
 _MOST_SLOTS = 64
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-
-class Connection(web.RequestHandler):
-    """One connection, which tells the listener of its end."""
-
-    __slots__ = ("_listener",)
-
-    def __init__(self, manager: web.Server, listener: Listener, keepalive_s: float) -> None:
-        super().__init__(
-            manager,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=keepalive_s,
-            access_log=None,  # type: ignore[arg-type]  # which is how aiohttp has none
-            auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
-        )
-        self._listener = listener
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell the listener."""
-        super().connection_lost(exc)
-        self._listener.lost(self)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for a request, and all that was answered has been sent."""
-        return (
-            self._waiter is not None
-            and not self._waiter.done()
-            and isinstance(self.transport, asyncio.Transport)
-            and not self.transport.get_write_buffer_size()
-        )
-
-    @property
-    def idle_since(self) -> float:
-        """When its last request ended, or it began, in the loop's time."""
-        return self._next_keepalive_close_time - self._keepalive_timeout
-
-    def drop(self) -> None:
-        """Close it at once, without a farewell that would wait for the peer."""
-        transport = self.transport
-        self.force_close()
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+# What `localhost` means also where IPv6 is switched off.
+_NO_SUCH_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL))
 
 
 class Listener:
@@ -104,6 +69,8 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._open: dict[Connection, None] = {}
+        self._addresses: Counter[str] = Counter()
+        self._looking: asyncio.TimerHandle | None = None
         self._connecting: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._paused: asyncio.TimerHandle | None = None
@@ -120,20 +87,31 @@ class Listener:
         Raises:
             ConfigError: the address cannot be listened on.
         """
+        made: list[socket.socket] = []
         try:
             found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, address in dict.fromkeys((each[0], each[4]) for each in found):
-                made = socket.create_server(address, family=family, backlog=_BACKLOG)
-                made.setblocking(False)
-                self._sockets.append(made)
+            _bind(dict.fromkeys((each[0], each[4]) for each in found), made)
         except OSError as error:
-            self._close_sockets()
+            for each in made:
+                each.close()
             raise ConfigError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+        self.serve(*made)
+
+    def serve(self, *sockets: socket.socket) -> None:
+        """Accept connections of sockets that listen already; they are closed with the others."""
+        for each in sockets:
+            each.setblocking(False)
+            self._sockets.append(each)
         self._resume()
 
     def lost(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
-        self._open.pop(connection, None)
+        if connection not in self._open:
+            return
+        del self._open[connection]
+        self._addresses[connection.address] -= 1
+        if not self._addresses[connection.address]:
+            del self._addresses[connection.address]
         self._state.surplus.discard(connection)
         self._changed.set()
         if self._paused is not None:
@@ -202,18 +180,24 @@ class Listener:
                 self._pause("paused")
                 return
             try:
-                accepted, _ = listening.accept()
+                accepted, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._tell(exhausted=True)
-                self._close_idle()
-                self._pause("exhausted")
+                self._pause_after(error)
                 return
             self._tell(exhausted=False)
-            self._take(accepted)
+            self._take(accepted, address[0] if isinstance(address, tuple) else "")
+
+    def _pause_after(self, error: OSError) -> None:
+        """Accept nothing for a moment after what is no fault of a connection; what else there is would come again."""
+        if error.errno in _EXHAUSTED:
+            self._tell(exhausted=True)
+            self._close_idle()
+            self._pause("exhausted")
+        else:  # of the network, of a firewall: whoever waits is taken afterwards
+            logger.bind(cause=_reason(error)).warning("a connection could not be accepted")
+            self._pause("failed")
 
     def _has_room(self) -> bool:
         """Whether one more can be taken; closes idle connections when there is no room."""
@@ -233,13 +217,21 @@ class Listener:
             self._metrics.connections_limited.labels("closed_idle").inc()
         return min(len(idle), _CLOSED_AT_ONCE)
 
-    def _take(self, accepted: socket.socket) -> None:
+    def _take(self, accepted: socket.socket, address: str) -> None:
+        most = self._limits.max_connections_per_address
+        if address and most is not None and self._addresses[address] >= most:
+            accepted.close()
+            self._metrics.connections_limited.labels("address").inc()
+            return
         accepted.setblocking(False)
-        connection = Connection(self._manager, self, self._keepalive_s)
+        connection = Connection(self._manager, address, self._keepalive_s, self.lost)
         if len(self._open) >= self.limit:
             self._state.surplus.add(connection)
             self._metrics.connections_limited.labels("surplus").inc()
         self._open[connection] = None
+        self._addresses[address] += 1
+        if self._looking is None:
+            self._look()
         task = self._loop.create_task(self._connect(connection, accepted))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -252,6 +244,22 @@ class Listener:
             accepted.close()
             self.lost(connection)
 
+    @property
+    def _limits(self) -> Server:
+        """The settings of now: a reload changes them for the connections that are there as well."""
+        return self._state.current.config.server
+
+    def _look(self) -> None:
+        """Close the connections whose clients take too long, as long as there are any."""
+        self._looking = None
+        limits, now = self._limits, self._loop.time()
+        for connection in list(self._open):
+            if (action := connection.look(now, limits)) is not None:
+                self._metrics.connections_limited.labels(action).inc()
+        if self._open:
+            soonest = min(limits.header_timeout_s, limits.write_timeout_s) / 4
+            self._looking = self._loop.call_later(sorted((soonest, *_LOOKS))[1], self._look)
+
     def _tell(self, *, exhausted: bool) -> None:
         """Say so when descriptors begin to be missing, and when they are there again."""
         if exhausted != self._is_exhausted:
@@ -261,6 +269,24 @@ class Listener:
                 connections.warning("no descriptor is left for a connection")
             else:
                 connections.info("there are descriptors for connections again")
+
+
+def _bind(addresses: Iterable[tuple[int, Any]], made: list[socket.socket]) -> None:
+    """Add a listening socket for each address to `made`; a family that there is not matters when there is no other.
+
+    Raises:
+        OSError: an address cannot be had.
+    """
+    missing: OSError | None = None
+    for family, address in addresses:
+        try:
+            made.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+        except OSError as error:
+            if error.errno not in _NO_SUCH_FAMILY:
+                raise
+            missing = error
+    if missing is not None and not made:
+        raise missing
 
 
 def room(config: Config) -> int:

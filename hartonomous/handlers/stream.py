@@ -18,9 +18,9 @@ from aiohttp import web
 
 from hartonomous import codec
 from hartonomous.core import sse
+from hartonomous.keys import HELD
 
 PING_S = 15.0
-WRITE_S = 30.0
 
 
 class ClientGoneError(Exception):
@@ -28,13 +28,11 @@ class ClientGoneError(Exception):
 
 
 class ClientStream:
-    """A response that is sent piece by piece; a client that does not take a piece within `WRITE_S` is cut off."""
+    """A response that is sent piece by piece; a client that takes nothing of it is cut off by its connection."""
 
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self.response = response
         self._request = request
-        self._limit: asyncio.Timeout | None = None
-        self._held = False
 
     async def begin(self) -> None:
         """Send status and headers. Raises ClientGoneError."""
@@ -49,30 +47,20 @@ class ClientStream:
         await self._taken(self.response.write_eof())
 
     def hold(self, held: bool) -> None:
-        """Let no write time out while `held`, and have `WRITE_S` again afterwards.
+        """Let the client take nothing while `held`, however long.
 
         A client that is still sending its request need not read, and it cannot send while we do not read.
         """
-        self._held = held
-        if self._limit is not None and not self._limit.expired():
-            self._limit.reschedule(self._ends())
-
-    def _ends(self) -> float | None:
-        return None if self._held else asyncio.get_running_loop().time() + WRITE_S
+        if held:
+            self._request[HELD] = True
+        else:
+            self._request.pop(HELD, None)
 
     async def _taken(self, sending: Awaitable[object]) -> None:
         try:
-            async with asyncio.timeout_at(self._ends()) as self._limit:
-                await sending
-        except TimeoutError as error:
-            # Nothing that is still buffered will be read: without this the end of the response would wait for ever.
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ClientGoneError from error
+            await sending
         except (ConnectionError, aiohttp.ClientError) as error:
             raise ClientGoneError from error
-        finally:
-            self._limit = None
 
 
 class EventStream:

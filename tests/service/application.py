@@ -17,6 +17,7 @@ from aiohttp import web
 from hartonomous.app import create_app
 from hartonomous.config import Config
 from hartonomous.keys import STATE, Runtime
+from hartonomous.listening import Listener
 
 WAIT_S = 30.0
 
@@ -66,25 +67,25 @@ async def running(
     With `buffer_bytes` the kernel holds no more than about that for a connection, in either direction, so that little
     data shows what happens when a client does not read.
     """
-    runner = web.AppRunner(
-        create_app(config, path), handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=5
-    )
+    runner = web.AppRunner(create_app(config, path), handler_cancellation=True, shutdown_timeout=5)
     await runner.setup()
+    listener = Listener(runner, config)
+    listener.serve(_socket(buffer_bytes))
     try:
-        await web.SockSite(runner, _listener(buffer_bytes)).start()
-        port = runner.addresses[0][1]
         async with aiohttp.ClientSession() as session:
-            yield RunningApp(runner.app, f"http://127.0.0.1:{port}", session)
+            yield RunningApp(runner.app, f"http://127.0.0.1:{listener.addresses[0][1]}", session)
     finally:
+        await listener.close(0)
         await runner.cleanup()
+        await listener.wait_closed(5)
 
 
-def _listener(buffer_bytes: int | None) -> socket.socket:
-    listener = socket.create_server(("127.0.0.1", 0))
+def _socket(buffer_bytes: int | None) -> socket.socket:
+    listening = socket.create_server(("127.0.0.1", 0))
     if buffer_bytes is not None:
         for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            listener.setsockopt(socket.SOL_SOCKET, buffer, buffer_bytes)
-    return listener
+            listening.setsockopt(socket.SOL_SOCKET, buffer, buffer_bytes)
+    return listening
 
 
 async def eventually(state: Callable[[], object], what: str = "the state") -> None:

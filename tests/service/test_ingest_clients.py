@@ -11,7 +11,6 @@ import pytest
 
 from hartonomous.handlers import body as body_module
 from hartonomous.handlers import spool as spool_module
-from hartonomous.handlers import stream as stream_module
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend, after, hang
 from tests.service.ndjson import NDJSON, PATH, Raw, line, nobody_is_served, parsed, settled, stored
@@ -110,54 +109,47 @@ async def test_a_full_spool_holds_up_reading_until_the_client_reads(
         assert bool(moved) == bool(limit)
 
 
-async def test_a_client_that_neither_reads_nor_can_send_is_cut_off(
-    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream_module, "WRITE_S", 0.3)
-    config = make_config(server={"max_spool_bytes": 100_000})
+async def test_a_client_that_neither_reads_nor_can_send_is_cut_off(make_config: ConfigMaker) -> None:
+    config = make_config(server={"max_spool_bytes": 100_000, "write_timeout_s": 0.3})
     async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
         with pytest.raises(ConnectionError):
             await client.send(FULL * MANY * 10)
         await eventually(lambda: nobody_is_served(app), "the end of the request")
 
 
-async def test_a_client_that_has_sent_everything_and_does_not_read_is_cut_off(
-    tight: RunningApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream_module, "WRITE_S", 0.3)
-    async with Raw.opened(tight) as client:
+async def test_a_client_that_has_sent_everything_and_does_not_read_is_cut_off(make_config: ConfigMaker) -> None:
+    config = make_config(server={"write_timeout_s": 0.3})
+    async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
         for _ in range(MANY):
             await client.send(FULL)
         await client.end()
-        await eventually(lambda: nobody_is_served(tight), "the end of the request")
+        await eventually(lambda: nobody_is_served(app), "the end of the request")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await client.answer()
         client.leave()
 
 
-async def test_not_reading_is_no_reason_to_be_cut_off_while_sending(
-    tight: RunningApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream_module, "WRITE_S", 2.0)
-    async with Raw.opened(tight) as client:
+async def test_not_reading_is_no_reason_to_be_cut_off_while_sending(make_config: ConfigMaker) -> None:
+    config = make_config(server={"write_timeout_s": 2.0})
+    async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
         for _ in range(MANY):
             await client.send(FULL)
         for _ in range(6):
             await client.send(BAD)
             await asyncio.sleep(0.5)
         await client.end()
-        results, _ = parsed(tight, await client.answer())
+        results, _ = parsed(app, await client.answer())
         assert len(results) == MANY * 1_000 + 6
 
 
 async def test_a_slow_service_is_no_fault_of_a_client_that_does_not_read(
-    make_config: ConfigMaker, embedding_url: str, monkeypatch: pytest.MonkeyPatch
+    make_config: ConfigMaker, embedding_url: str
 ) -> None:
     """Nothing can be sent while the server reads nothing, so no time of the client's runs."""
-    monkeypatch.setattr(stream_module, "WRITE_S", 2.0)
     gate = asyncio.Event()
     async with FaultBackend(upstream=embedding_url) as embedding:
-        config = make_config(backends={"embedding": {"urls": (embedding.url,), "batch_size": 8, "concurrency": 1}})
+        backend = {"urls": (embedding.url,), "batch_size": 8, "concurrency": 1}
+        config = make_config(server={"write_timeout_s": 2.0}, backends={"embedding": backend})
         async with running(config, buffer_bytes=BUFFER_BYTES) as app, Raw.opened(app) as client:
             await ingest(app, {"id": "first", "text": "Limes."})
             embedding.on(EMBEDDINGS, after(passed_on(embedding_url), gate))

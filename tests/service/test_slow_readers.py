@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 
-import pytest
-
-from hartonomous.handlers import stream
 from tests.service import fault_backend as fault
 from tests.service.application import ConfigMaker, eventually, running
 from tests.service.fault_backend import FaultBackend
@@ -15,10 +12,7 @@ from tests.service.fault_backend import FaultBackend
 CHAT = "/v1/chat/completions"
 
 
-async def test_row_35_a_client_that_stops_reading_is_cut_off(
-    make_config: ConfigMaker, faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "WRITE_S", 0.2)
+async def test_row_35_a_client_that_stops_reading_is_cut_off(make_config: ConfigMaker, faulty: FaultBackend) -> None:
     sent = 0
 
     async def endless(exchange: fault.Exchange) -> None:
@@ -29,7 +23,8 @@ async def test_row_35_a_client_that_stops_reading_is_cut_off(
             sent += 65_536
 
     faulty.on(CHAT, endless)
-    async with running(make_config(backends={"generative": {"urls": (faulty.url,)}})) as app:
+    config = make_config(server={"write_timeout_s": 0.2}, backends={"generative": {"urls": (faulty.url,)}})
+    async with running(config) as app:
         host, port = app.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         body = json.dumps({"messages": [], "stream": True}).encode()

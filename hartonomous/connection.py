@@ -1,0 +1,192 @@
+"""One connection, and how long its client may take: for a request's headers, and to take what it is answered.
+
+aiohttp closes a connection between two requests (`keepalive_s`) and has no other timer. So the listener has each
+connection `look` at itself now and then, which costs a request next to nothing:
+
+- Headers: from the first byte of them, and for the first request of a connection from its beginning, so that a
+  connection on which nothing is ever sent is closed as soon as one that sends slowly. While an earlier request is being
+  answered the time stands still. The beginning of a request that came together with the end of the one before is not
+  seen before more of it comes: until then the connection counts as one between two requests.
+- Answers: what is written waits in the transport. When nothing of it is taken for `write_timeout_s` the connection is
+  aborted, whatever its handler is doing; one that is being closed as well, which would wait for its client for ever.
+  A client need not read while the handler says so (`keys.HELD`) or while it sends what the handler reads.
+
+Bodies are timed where they are read (`handlers.body`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from hartonomous import codec
+from hartonomous.config import Server
+from hartonomous.errors import RequestTimedOutError
+from hartonomous.keys import HELD
+
+HEADER_TIMEOUT = "header_timeout"
+WRITE_TIMEOUT = "write_timeout"
+
+
+class Connection(web.RequestHandler):
+    """A connection from `address` ("" where there is none), which tells of its end."""
+
+    __slots__ = (
+        "_answering",
+        "_begun",
+        "_body",
+        "_counted",
+        "_head_since",
+        "_lost",
+        "_quiet_since",
+        "_sent",
+        "_stirred",
+        "_wire",
+        "address",
+    )
+
+    def __init__(
+        self, manager: web.Server, address: str, keepalive_s: float, lost: Callable[[Connection], None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=keepalive_s,
+            access_log=None,  # type: ignore[arg-type]  # which is how aiohttp has none
+            auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
+        )
+        self.address = address
+        self._lost = lost
+        # Unlike aiohttp's own reference it stays until the end, also when the connection is being closed.
+        self._wire: asyncio.Transport | None = None
+        # How many requests have been noted, and the body of the newest.
+        self._counted = 0
+        self._body = EMPTY_PAYLOAD
+        # Since when headers are waited for, and whether any of them have come.
+        self._head_since: float | None = None
+        self._begun = False
+        self._answering: web.BaseRequest | None = None
+        self._sent = 0
+        self._stirred = False
+        self._quiet_since = loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wire = self.transport
+        self._head_since = self._loop.time()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell of the end."""
+        super().connection_lost(exc)
+        self._wire = None
+        self._lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came, and note what it is a part of."""
+        in_body = not self._body.is_eof()
+        super().data_received(data)
+        if self._note_requests() or not data:
+            return
+        if in_body:
+            self._stirred = True
+            return
+        self._begun = True
+        if self._head_since is None:
+            self._head_since = self._loop.time()
+
+    def _note_requests(self) -> bool:
+        """Return whether the headers of another request are complete."""
+        if self._counted == self._request_count:
+            return False
+        self._counted, self._head_since, self._begun = self._request_count, None, False
+        if self._messages:
+            self._body = self._messages[-1][1]
+        return True
+
+    def _process_keepalive(self) -> None:
+        """Leave a connection alone on which a request has begun: it has the time of its headers."""
+        if self._head_since is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, and all that was answered has been sent."""
+        return self._is_waiting and self._wire is not None and not self._unsent
+
+    @property
+    def idle_since(self) -> float:
+        """When its last request ended, or it began, in the loop's time."""
+        return self._next_keepalive_close_time - self._keepalive_timeout
+
+    def drop(self) -> None:
+        """Close it at once, without a farewell that would wait for the peer."""
+        self.force_close()
+        if self._wire is not None:
+            self._wire.abort()
+
+    def look(self, now: float, limits: Server) -> str | None:
+        """Close the connection when its client has taken too long; return for what (`HEADER_TIMEOUT`, …)."""
+        if self._is_stuck(now, limits.write_timeout_s):
+            self.drop()
+            return WRITE_TIMEOUT
+        if self._note_requests() or self._head_since is None or self.transport is None:
+            return None
+        if not self._is_waiting:
+            self._head_since = now
+            return None
+        if now - self._head_since < limits.header_timeout_s:
+            return None
+        if self._begun:
+            self.transport.write(_too_slow())
+        self.force_close()
+        return HEADER_TIMEOUT
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def _unsent(self) -> int:
+        """How many bytes wait to be sent, in the transport and, with TLS, in the one below it."""
+        assert self._wire is not None
+        below = _below(self._wire)
+        return self._wire.get_write_buffer_size() + (0 if below is None else below.get_write_buffer_size())
+
+    def _is_stuck(self, now: float, limit_s: float) -> bool:
+        """Whether there has been something to send for so long, of which nothing was taken."""
+        if self._wire is None:
+            return False
+        unsent, request, stirred = self._unsent, self._current_request, self._stirred
+        # An answer that is there as a whole is written when its handler has ended: `unsent` only shrinks from then on.
+        sent = (0 if request is None else request.writer.output_size) - unsent
+        self._stirred = False
+        is_excused = request is not None and (stirred or HELD in request)
+        if not unsent or is_excused or sent > self._sent or request is not self._answering:
+            self._answering, self._sent, self._quiet_since = request, sent, now
+        return now - self._quiet_since >= limit_s
+
+
+def _below(transport: asyncio.Transport) -> asyncio.Transport | None:
+    """Return the transport that carries the one of a TLS connection; asyncio has no public way there."""
+    below: asyncio.Transport | None = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return below
+
+
+def _too_slow() -> bytes:
+    """Return the answer to a request whose headers do not come."""
+    request_id = os.urandom(16).hex()
+    body = codec.error_body(RequestTimedOutError("The headers did not come in time."), request_id)
+    head = (
+        "HTTP/1.1 408 Request Timeout\r\n"
+        f"Content-Type: {codec.JSON}\r\nContent-Length: {len(body)}\r\n"
+        f"X-Request-ID: {request_id}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
