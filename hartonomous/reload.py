@@ -140,6 +140,8 @@ class Reloader:
         self._settings = settings
         if self._serving is not None and settings.certificate is not None:
             self._serving.certificate = settings.certificate
+        if not runtime.keyring and (old is None or old.runtime.keyring):
+            logger.warning("there are no keys: only this host is served, without any proxy")
         if old is not None:
             old.runtime.monitor.is_told = old.runtime.monitor is runtime.monitor
             runtime.monitor.is_told = True
