@@ -1,0 +1,187 @@
+"""Limits counted in a real Redis by several processes, and by each alone while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from hartonomous.config import Redis
+from hartonomous.core.ratelimit import Rate
+from hartonomous.limiting.policy import Asked, Entry, Kind, Refusal
+from hartonomous.limiting.shared import SharedStore
+from hartonomous.metrics import Metrics
+from tests.redis import RedisServer
+from tests.service.application import eventually
+
+PROCESSES = 3
+BURST = Asked(None, ((Kind.REQUESTS, Rate(0.001, 50.0), 1.0),))
+PLACES = Asked(6, ())
+
+StoreMaker = Callable[..., SharedStore]
+
+
+@pytest.fixture
+async def make_store(redis_server: RedisServer) -> AsyncIterator[StoreMaker]:
+    """A maker of stores; each stands for a process."""
+    async with AsyncExitStack() as stack:
+
+        def make(life_s: float = 30.0, timeout_s: float = 5.0) -> SharedStore:
+            config = Redis(url=redis_server.url, timeout_s=timeout_s)
+            store = SharedStore(config, PROCESSES, Metrics(), life_s=life_s)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield make
+
+
+async def enter_all(stores: list[SharedStore], name: str, asked: Asked, times: int) -> list[Entry | Refusal]:
+    return await asyncio.gather(*(stores[number % len(stores)].enter(name, asked) for number in range(times)))
+
+
+def admitted(found: list[Entry | Refusal]) -> list[Entry]:
+    return [one for one in found if isinstance(one, Entry)]
+
+
+async def count(redis: RedisServer, name: str) -> int:
+    return int((await redis.command("ZCARD", f"hartonomous:limits:{{{name}}}:places"))[1:])
+
+
+async def test_several_processes_admit_exactly_the_burst(make_store: StoreMaker) -> None:
+    stores = [make_store() for _ in range(PROCESSES)]
+    found = await enter_all(stores, "a", BURST, 200)
+    assert len(admitted(found)) == 50
+    refused = next(one for one in found if isinstance(one, Refusal))
+    assert refused.quota.remaining == 0
+    assert refused.wait_s > 1
+    assert len(admitted(await enter_all(stores, "b", BURST, 10))) == 10
+
+
+async def test_several_processes_admit_exactly_so_many_at_once(make_store: StoreMaker) -> None:
+    stores = [make_store() for _ in range(PROCESSES)]
+    entries = admitted(await enter_all(stores, "a", PLACES, 60))
+    assert len(entries) == 6
+    assert len({entry.place for entry in entries}) == 6
+
+
+async def test_what_a_process_gives_back_the_others_can_use(make_store: StoreMaker, redis_server: RedisServer) -> None:
+    first, second = make_store(), make_store()
+    asked = Asked(1, ((Kind.BYTES, Rate(0.001, 100.0), 100.0),))
+    entry = await first.enter("a", asked)
+    assert isinstance(entry, Entry)
+    assert isinstance(await second.enter("a", asked), Refusal)
+    first.settle("a", entry.place, ((Kind.BYTES, Rate(0.001, 100.0), -100.0),))
+    await first.close()
+    assert isinstance(await second.enter("a", asked), Entry)
+
+
+async def test_debts_made_by_one_process_hold_for_all(make_store: StoreMaker) -> None:
+    first, second = make_store(), make_store()
+    rate = Rate(0.001, 100.0)
+    first.settle("a", None, ((Kind.TOKENS, rate, 150.0),))
+    await first.close()
+    refused = await second.enter("a", Asked(None, ((Kind.TOKENS, rate, 0.0),)))
+    assert isinstance(refused, Refusal)
+    assert 49_000 < refused.wait_s <= 50_001
+
+
+async def test_real_processes_admit_exactly_the_burst(redis_server: RedisServer) -> None:
+    program = f"""
+import asyncio
+from tests.limiting.test_shared import *
+async def main():
+    store = SharedStore(Redis(url={redis_server.url!r}, timeout_s=20.0), 3, Metrics())
+    print(len(admitted(await enter_all([store], "a", BURST, 70))))
+    await store.close()
+asyncio.run(main())
+"""
+    processes = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+        for _ in range(PROCESSES)
+    ]
+    told = await asyncio.gather(*(process.communicate() for process in processes))
+    assert sum(int(out) for out, _ in told) == 50
+
+
+async def test_the_places_of_a_process_that_died_are_free_after_a_while(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    dying, living = make_store(life_s=0.9), make_store(life_s=0.9)
+    await enter_all([dying], "a", PLACES, 5)
+    entry = await living.enter("a", PLACES)
+    assert isinstance(entry, Entry)
+    assert dying._renewing is not None
+    dying._renewing.cancel()
+
+    async def free() -> bool:
+        found = await living.enter("a", PLACES)
+        if isinstance(found, Entry):
+            living.settle("a", found.place)
+        return isinstance(found, Entry)
+
+    ends = asyncio.get_running_loop().time() + 30
+    while not await free():
+        assert asyncio.get_running_loop().time() < ends
+        await asyncio.sleep(0.05)
+    assert await redis_server.command("ZSCORE", "hartonomous:limits:{a}:places", str(entry.place)) != b"$-1\r\n"
+
+
+async def test_without_redis_each_process_counts_its_share_and_then_all_together_again(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    stores = [make_store(timeout_s=2.0) for _ in range(PROCESSES)]
+    under_way = await stores[0].enter("a", PLACES)
+    assert isinstance(under_way, Entry)
+    redis_server.kill()
+    for store in stores:
+        assert len(admitted(await enter_all([store], "b", BURST, 30))) == 16
+        assert store.is_away
+    # One of the two places of its share is taken by what began before.
+    assert len(admitted(await enter_all([stores[0]], "a", PLACES, 5))) == 1
+    assert len(admitted(await enter_all([stores[1]], "a", PLACES, 5))) == 2
+    await redis_server.start()
+    await eventually(lambda: not any(store.is_away for store in stores), "redis is found")
+    assert await count(redis_server, "a") == 1
+    assert len(admitted(await enter_all(stores, "c", BURST, 100))) == 50
+    stores[0].settle("a", under_way.place)
+    await stores[0].close()
+    assert await count(redis_server, "a") == 0
+
+
+async def test_a_redis_that_hangs_is_waited_for_once_and_not_by_everybody(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    store = make_store(timeout_s=0.3)
+    assert isinstance(await store.enter("a", BURST), Entry)
+    redis_server.hang()
+    try:
+        await store.enter("a", BURST)
+        assert store.is_away
+        for _ in range(10):
+            entering = store.enter("a", BURST)
+            with pytest.raises(StopIteration):
+                entering.send(None)  # without having waited for anything
+    finally:
+        redis_server.go_on()
+    await eventually(lambda: not store.is_away, "redis is found")
+
+
+async def test_a_caller_that_leaves_while_redis_decides_holds_no_place(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await store.enter("warm", BURST)
+    for delay in range(40):
+        entering = asyncio.create_task(store.enter("a", PLACES))
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait({entering})
+        if not entering.cancelled() and isinstance(found := entering.result(), Entry):
+            store.settle("a", found.place)
+    await eventually(lambda: not store._tasks, "all is settled")
+    assert await count(redis_server, "a") == 0
+    assert not store._places
