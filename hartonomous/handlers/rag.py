@@ -11,7 +11,7 @@ from aiohttp import web
 from hartonomous import codec
 from hartonomous.core import filters
 from hartonomous.core.call import Call, Priority
-from hartonomous.errors import HartonomousError
+from hartonomous.errors import HartonomousError, PermissionDeniedError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
@@ -23,6 +23,7 @@ from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
 from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
 from hartonomous.keys import Runtime
 from hartonomous.log import logger
+from hartonomous.middleware.audit import note_error
 from hartonomous.middleware.request_id import call_of
 from hartonomous.pipelines.batch import BatchItem
 from hartonomous.pipelines.query import QueryRequest, QueryResult, SourcesFound, TextDelta
@@ -129,7 +130,7 @@ async def batch_query(request: web.Request) -> web.StreamResponse:
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
     call = with_wishes(request, runtime, call).of_priority(Priority.BATCH)
     body = validate(BatchQueryBody, await read_json(request))
-    questions, refused = _batch(body.queries, runtime, call)
+    questions, refused = _batch(request, body.queries, runtime, call)
     outcomes = _outcomes(request, questions, refused, call)
     if body.stream:
         return await _stream_batch(request, outcomes, call)
@@ -142,7 +143,7 @@ async def batch_query(request: web.Request) -> web.StreamResponse:
 
 
 def _batch(
-    queries: Sequence[Any], runtime: Runtime, call: Call
+    request: web.Request, queries: Sequence[Any], runtime: Runtime, call: Call
 ) -> tuple[list[tuple[int, QueryRequest]], list[BatchItem]]:
     """Return the questions that are valid and allowed, by their places, and the refusals of the others."""
     questions, refused = [], []
@@ -151,6 +152,8 @@ def _batch(
             questions.append((index, _query_request(validate(QueryBody, value), runtime, call)))
         except HartonomousError as error:
             refused.append(BatchItem(index, error))
+            if isinstance(error, PermissionDeniedError):
+                note_error(request, error)
     return questions, refused
 
 
