@@ -19,6 +19,7 @@ from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import DocumentBody, IngestBody, IngestParameters, UploadFields
 from hartonomous.handlers.uploads import MULTIPART, Upload, received
+from hartonomous.middleware.audit import note
 from hartonomous.middleware.request_id import call_of
 from hartonomous.pipelines.documents import Document, DocumentResult
 from hartonomous.pipelines.ingest import IngestResult
@@ -43,8 +44,9 @@ async def _ingest_json(request: web.Request) -> web.Response:
     collection = reached(body.collection, runtime, call)
     chunking = body.chunking or runtime.config.rag.chunking
     documents = [document_of(document, index, f"documents.{index}") for index, document in enumerate(body.documents)]
+    note(request, collection=collection, sent=len(documents))
     result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
-    return _answer(collection, result, call.request_id)
+    return _answer(request, collection, result, call.request_id)
 
 
 async def _ingest_files(request: web.Request) -> web.Response:
@@ -53,13 +55,14 @@ async def _ingest_files(request: web.Request) -> web.Response:
         collection = reached(upload.fields.collection, runtime, call)
         chunking = chunking_of(upload.fields, runtime.config)
         documents, refused = _documents_of(upload)
+        note(request, collection=collection, sent=len(upload.files))
         result = IngestResult([], 0)
         if documents:
             result = await runtime.ingestor.ingest(
                 collection, documents, chunking.max_tokens, chunking.overlap_tokens, call
             )
     results = sorted([*result.documents, *refused], key=lambda one: one.index)
-    return _answer(collection, IngestResult(results, result.embedding_tokens), call.request_id)
+    return _answer(request, collection, IngestResult(results, result.embedding_tokens), call.request_id)
 
 
 def _documents_of(upload: Upload) -> tuple[list[Document], list[DocumentResult]]:
@@ -85,8 +88,9 @@ def _documents_of(upload: Upload) -> tuple[list[Document], list[DocumentResult]]
     return documents, refused
 
 
-def _answer(collection: str, result: IngestResult, request_id: str) -> web.Response:
+def _answer(request: web.Request, collection: str, result: IngestResult, request_id: str) -> web.Response:
     answer, failure = views.ingest_answer(collection, result, request_id), result.failure
+    note(request, documents=answer["counts"])
     if failure is None:
         return json_response(answer)
     return json_response(answer, status=failure.status, headers=retry_headers(failure))
