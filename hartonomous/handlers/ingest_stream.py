@@ -43,8 +43,9 @@ from hartonomous.handlers.spool import Spool
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
 from hartonomous.keys import RUNTIME, STATE
 from hartonomous.log import logger
-from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
+from hartonomous.middleware.audit import note
 from hartonomous.middleware.expectation import invite
+from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
 from hartonomous.pipelines.documents import Document, DocumentResult
 
 # How often who waits for the client looks whether the deadline has passed or the server is to stop.
@@ -180,6 +181,7 @@ class _IngestStream:
         self._body = _Body(request, call, self.client, self.spool)
         self._request = request
         self._counts = views.no_documents()
+        note(request, documents=self._counts)
         self._ended_by: HartonomousError | None = None
 
     async def run(self, parameters: IngestParameters, group: asyncio.TaskGroup) -> None:
@@ -188,6 +190,7 @@ class _IngestStream:
         Raises any of our errors that keeps the stream from beginning, and ClientGoneError.
         """
         collection = parameters.collection or self._runtime.config.rag.default_collection
+        note(self._request, collection=collection)
         chunking = chunking_of(parameters, self._runtime.config)
         tokens = 0
         try:
@@ -241,6 +244,7 @@ class _IngestStream:
         self.client.hold(False)
         error, request_id = self._ended_by, self._call.request_id
         if error is not None:
+            note(self._request, failed=True, code=error.error_code)
             logger.bind(request_id=request_id, code=error.error_code, **self._counts).warning("a stream broke off")
             summary = views.ingest_broken_off(error, self._counts, request_id)
         await self.spool.put(codec.dumps(summary) + b"\n")
