@@ -10,6 +10,8 @@ import math
 import ssl
 from dataclasses import dataclass
 
+import aiohttp
+
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, HartonomousError
 
 ATTEMPTS = 3
@@ -111,10 +113,9 @@ _BY_TYPE: tuple[tuple[type[BaseException], Verdict], ...] = (
 def tls_problem(error: BaseException | None) -> str | None:
     """Return what OpenSSL says of the TLS that made a call fail; None where it was something else."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_message
-        if isinstance(error, ssl.SSLError):
-            return error.reason
+        # aiohttp's are instances of OpenSSL's, without what those say.
+        if isinstance(error, ssl.SSLError) and not isinstance(error, aiohttp.ClientError):
+            return getattr(error, "verify_message", None) or error.reason
         error = error.__cause__
     return None
 
