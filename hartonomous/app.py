@@ -36,6 +36,7 @@ from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
 from hartonomous.middleware.expectation import end_uninvited, expectation, unanswered
 from hartonomous.middleware.key_limit import key_limit
+from hartonomous.middleware.known_query import known_query
 from hartonomous.middleware.limited import add_limits
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.monitor import Monitor
@@ -51,7 +52,19 @@ from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_limiter, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it.
-MIDDLEWARES = (request_id, access, audit, errors, drain, cors.cors, address_limit, auth, key_limit, expectation)
+MIDDLEWARES = (
+    request_id,
+    access,
+    audit,
+    errors,
+    drain,
+    cors.cors,
+    address_limit,
+    auth,
+    key_limit,
+    known_query,
+    expectation,
+)
 
 OPERATIONS = (
     *ingest.OPERATIONS,

@@ -68,11 +68,13 @@ class Guard:
     """What a caller needs for a handler, and whether it belongs to the operator's side (`server.admin`).
 
     Without a scope anyone is answered. `event` is the audit trail's word for what is done, None where nothing is noted.
+    `parameters` are those that its query string may have, None where others are ignored.
     """
 
     scope: Scope | None
     event: str | None = None
     is_operators: bool = False
+    parameters: frozenset[str] | None = None
 
 
 class Tenure:

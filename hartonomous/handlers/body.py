@@ -26,9 +26,6 @@ from hartonomous.middleware.request_id import call_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
-IDLE_S = 30.0
-"""How long nothing of a body may come."""
-
 # pydantic's kinds of errors in our own words; `{…}` is filled from the error's context.
 _SENTENCES = {
     "missing": "is required",
@@ -61,7 +58,7 @@ async def read_bytes(request: web.Request) -> bytes:
     Raises:
         UnsupportedMediaTypeError: not JSON by its type, or compressed.
         PayloadTooLargeError: beyond the limit.
-        RequestTimedOutError: nothing more of it came for 30 s, or it is not complete at the deadline.
+        RequestTimedOutError: nothing more of it came for too long, or it is not complete at the deadline.
     """
     if hdrs.CONTENT_TYPE in request.headers and media_type_of(request) != codec.JSON:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
@@ -91,11 +88,11 @@ async def read_piece(request: web.Request) -> bytes:
     """Return the next bytes of the body, nothing at its end.
 
     Raises:
-        RequestTimedOutError: none came for 30 s, or the deadline passed.
+        RequestTimedOutError: none came for `server.body_timeout_s`, or the deadline passed.
         RateLimitedError: the key may not send as many.
     """
     try:
-        async with asyncio.timeout(call_of(request).deadline.bound(IDLE_S)):
+        async with asyncio.timeout(call_of(request).deadline.bound(request[RUNTIME].config.server.body_timeout_s)):
             await invite(request)
             data = await request.content.readany()
     except TimeoutError as error:

@@ -100,6 +100,7 @@ class _Body:
         self._quiet_since = time.monotonic()
         self._closes_at = math.inf
 
+        self._idle_s = request[RUNTIME].config.server.body_timeout_s
     def heard(self) -> None:
         """Say that the client has sent or been told something."""
         self._quiet_since = time.monotonic()
@@ -111,7 +112,7 @@ class _Body:
         """Return the next piece.
 
         Raises:
-            RequestTimedOutError: the client owes the next piece for 30 s.
+            RequestTimedOutError: the client owes the next piece for too long.
             InvalidRequestError: the framing is broken.
             ClientGoneError: the client has left.
             RateLimitedError: the key may not send as many bytes.
@@ -154,12 +155,12 @@ class _Body:
 
     def _is_idle(self) -> bool:
         """Whether nothing comes although the client waits for nothing."""
-        return not self.owed and not self._spool.size and time.monotonic() - self._quiet_since >= body.IDLE_S
+        return not self.owed and not self._spool.size and time.monotonic() - self._quiet_since >= self._idle_s
 
     async def _piece(self) -> bytes | None:
         """Return the next piece, nothing at the end, None when it does not come soon."""
         try:
-            async with asyncio.timeout(min(LOOK_S, body.IDLE_S)):
+            async with asyncio.timeout(min(LOOK_S, self._idle_s)):
                 return await self._request.content.readany()
         except TimeoutError:
             return None

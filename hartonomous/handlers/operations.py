@@ -43,4 +43,10 @@ class Operation:
     @property
     def guard(self) -> Guard:
         """What the middlewares must know of it."""
-        return Guard(self.scope, self.event, is_operators=self.scope in {"admin", "metrics"})
+        ours = self.path.startswith(("/rag/", "/admin/"))
+        return Guard(
+            self.scope,
+            self.event,
+            is_operators=self.scope in {"admin", "metrics"},
+            parameters=frozenset(self.query) if ours else None,
+        )

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from hartonomous.core.fingerprint import document_id
-from hartonomous.handlers import body
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import DEFAULT, after, json_reply, reply
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest, passed_on, read, sample
@@ -324,20 +323,24 @@ async def test_a_body_of_exactly_the_limit_is_taken(make_config: ConfigMaker) ->
 
 
 @pytest.mark.parametrize("deadline", [None, "200"])
-async def test_a_body_that_never_ends_is_408(
-    api: RunningApp, monkeypatch: pytest.MonkeyPatch, deadline: str | None
-) -> None:
-    if deadline is None:
-        monkeypatch.setattr(body, "IDLE_S", 0.2)
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+async def test_a_body_that_never_ends_is_408(make_config: ConfigMaker, deadline: str | None) -> None:
+    server = {"body_timeout_s": 0.2} if deadline is None else {}
+    async with running(make_config(server=server)) as app:
+        answer = await _begun(app, deadline)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"type":"timeout_error"' in answer
+
+
+async def _begun(app: RunningApp, deadline: str | None) -> bytes:
+    """Send the beginning of a body and return the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(app.url.rpartition(":")[2]))
     lines = ["POST /rag/ingest HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: 100"]
     lines += [] if deadline is None else [f"X-Request-Timeout-Ms: {deadline}"]
     writer.write("\r\n".join((*lines, "", '{"documents":')).encode())
     answer = await asyncio.wait_for(reader.readuntil(b'"}'), 10)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'"type":"timeout_error"' in answer
     writer.close()
     await writer.wait_closed()
+    return answer
 
 
 # Failures of backends.

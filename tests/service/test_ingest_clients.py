@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from hartonomous.handlers import body as body_module
 from hartonomous.handlers import spool as spool_module
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend, after, hang
@@ -234,19 +233,17 @@ async def test_row_34_a_document_that_is_being_written_is_finished_when_the_clie
 # Clients that are slow.
 
 
-async def test_a_client_that_waits_for_an_answer_is_not_idle(
-    rig: Rig, embedding_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await ingest(rig.app, {"id": "first", "text": "Limes."})
-    monkeypatch.setattr(body_module, "IDLE_S", 0.2)
+async def test_a_client_that_waits_for_an_answer_is_not_idle(rigs: RigMaker, embedding_url: str) -> None:
     gate = asyncio.Event()
-    rig.embedding.on(EMBEDDINGS, after(passed_on(embedding_url), gate))
-    async with Raw.opened(rig.app) as client:
-        await client.send(line("a"))
-        await asyncio.sleep(1.0)
-        gate.set()
-        await client.head()
-        assert json.loads(await client.chunk())["status"] == "created"
-        await client.send(line("b"))
-        assert json.loads(await client.chunk())["id"] == "b"
-        client.leave()
+    async with rigs.make(server={"body_timeout_s": 0.2}) as rig:
+        await ingest(rig.app, {"id": "first", "text": "Limes."})
+        rig.embedding.on(EMBEDDINGS, after(passed_on(embedding_url), gate))
+        async with Raw.opened(rig.app) as client:
+            await client.send(line("a"))
+            await asyncio.sleep(1.0)
+            gate.set()
+            await client.head()
+            assert json.loads(await client.chunk())["status"] == "created"
+            await client.send(line("b"))
+            assert json.loads(await client.chunk())["id"] == "b"
+            client.leave()

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hartonomous.handlers import body as body_module
 from hartonomous.handlers import ingest_stream as module
 from hartonomous.keys import STATE
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
@@ -127,13 +126,10 @@ async def test_a_store_that_goes_away_is_the_last_line_and_the_rest_is_not_waite
         assert len(failed) < 200
 
 
-async def test_a_client_that_sends_nothing_gets_a_408_as_its_last_line(
-    api: RunningApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body_module, "IDLE_S", 0.2)
-    async with Raw.opened(api) as client:
+async def test_a_client_that_sends_nothing_gets_a_408_as_its_last_line(rigs: RigMaker) -> None:
+    async with rigs.make(server={"body_timeout_s": 0.2}) as rig, Raw.opened(rig.app) as client:
         await client.send(line("a") + b'{"id": "b", ')
-        results, last = parsed(api, await client.answer())
+        results, last = parsed(rig.app, await client.answer())
         assert [one["id"] for one in results] == ["a"]
         assert (last["error"]["type"], last["error"]["code"]) == ("timeout_error", "request_timeout")
         assert last["counts"]["created"] == 1
@@ -168,18 +164,17 @@ async def test_the_servers_limit_is_of_each_document(rigs: RigMaker, embedding_u
 
 
 @pytest.mark.parametrize("broken", [b"zz\r\n", b"5\r\nabcdefgh\r\n"])
-async def test_broken_framing_ends_a_stream(api: RunningApp, monkeypatch: pytest.MonkeyPatch, broken: bytes) -> None:
+async def test_broken_framing_ends_a_stream(rigs: RigMaker, broken: bytes) -> None:
     """The HTTP parser does not tell the body of it, so it is as if nothing came any more."""
-    monkeypatch.setattr(body_module, "IDLE_S", 0.3)
-    async with Raw.opened(api) as client:
+    async with rigs.make(server={"body_timeout_s": 0.3}) as rig, Raw.opened(rig.app) as client:
         await client.send(line("a"))
         await client.head()
         first = await client.chunk()
         client.writer.write(broken)
-        results, last = parsed(api, first + await client.chunk())
+        results, last = parsed(rig.app, first + await client.chunk())
         assert [one["id"] for one in results] == ["a"]
         assert last["error"]["code"] in {"bad_framing", "request_timeout"}
-        await eventually(lambda: nobody_is_served(api), "the end of the request")
+        await eventually(lambda: nobody_is_served(rig.app), "the end of the request")
 
 
 # A server that is to stop.

@@ -13,7 +13,6 @@ import aiohttp
 import pytest
 
 from hartonomous.core.fingerprint import document_id
-from hartonomous.handlers import body as body_module
 from hartonomous.handlers import uploads as module
 from tests.parsing.docx_writer import write_docx
 from tests.parsing.pdf_writer import text_pdf
@@ -344,14 +343,13 @@ async def test_a_body_beyond_all_files_is_refused_unread(make_config: ConfigMake
         assert (status, answer["error"]["code"]) == (413, "payload_too_large")
 
 
-async def test_a_form_that_does_not_come_is_408(api: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "IDLE_S", 0.2)
-
+async def test_a_form_that_does_not_come_is_408(make_config: ConfigMaker) -> None:
     async def never() -> AsyncIterator[bytes]:
         yield LIMES
         await asyncio.sleep(60)
 
-    status, answer = await send(api, never())
+    async with running(make_config(server={"body_timeout_s": 0.2})) as app:
+        status, answer = await send(app, never())
     assert (status, answer["error"]["type"]) == (408, "timeout_error")
 
 
