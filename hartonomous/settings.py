@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hartonomous import clienttls, tls
+from hartonomous import clienttls, cparser, tls
 from hartonomous.config import Config
 from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
@@ -57,8 +57,9 @@ class Settings:
             certificate = old.certificate
             digests = _but_tls(self.digests) | _tls(old.digests)
         server = after.model_copy(update=kept)
-        config = self.config.model_copy(update={"server": server})
-        paths = sorted(f"server.{name}" for name in fixed)
+        config = self.config.model_copy(update={"server": server, "audit": old.config.audit})
+        audit = [f"audit.{name}" for name in _differences(old.config.audit, self.config.audit)]
+        paths = sorted([*audit, *(f"server.{name}" for name in fixed)])
         return replace(self, config=config, certificate=certificate, digests=digests), paths
 
 
@@ -73,6 +74,7 @@ def read(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 
 def complete(config: Config) -> Settings:
     """Read what a configuration names. Raises ConfigError."""
+    cparser.check(config.server)
     generation, certificate = config.rag.generation, config.server.tls
     template = load_template(generation.template)
     served = None if certificate is None else tls.read(certificate)

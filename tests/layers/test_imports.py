@@ -25,6 +25,7 @@ FLOORS = (
         "supervision",
         "tls",
         "clienttls",
+        "cparser",
         "settings",
         "tracing",
         "audit",
