@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -30,7 +31,7 @@ from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
 from hartonomous.middleware.access import access
 from hartonomous.middleware.address_limit import address_limit
-from hartonomous.middleware.audit import audit
+from hartonomous.middleware.audit import audit, reload_noted
 from hartonomous.middleware.auth import auth
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
@@ -135,7 +136,7 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
         _background(stack, app[TRAIL].run())
         stack.push_async_callback(reloader.close)
         await reloader.start(settings)
-        _background(stack, reloader.follow())
+        _background(stack, reloader.follow(partial(reload_noted, app[TRAIL], "process")))
         _background(stack, _measure_lag(app[METRICS]))
         loop = asyncio.get_running_loop()
         app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))

@@ -73,13 +73,13 @@ class Reloader:
         """
         return await self._jobs.run(self._reload_and_tell())
 
-    async def follow(self) -> None:
-        """Reload whenever another process has; it has no end of its own."""
+    async def follow(self, noted: Callable[[Awaitable[Reloaded]], Awaitable[None]]) -> None:
+        """Reload whenever another process has, and let `noted` await it; it has no end of its own."""
         while self._siblings is not None:
             await asyncio.sleep(LOOK_S)
             if self._siblings.have_reloaded():
                 with suppress(Exception):  # told where it was raised
-                    await self._jobs.run(self._reload_in_turn())
+                    await noted(self._jobs.run(self._reload_in_turn()))
 
     async def _catch_up(self, settings: Settings) -> None:
         """Reload if the file has changed since `settings` were read: what others told before nobody heard here."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
-from hartonomous.errors import ConfigError, HartonomousError, PermissionDeniedError
-from hartonomous.keys import CALLER, GUARDS, NOTES, RELOAD, REQUEST_ID, TRAIL
+from hartonomous.audit import Trail
+from hartonomous.errors import HartonomousError, PermissionDeniedError
+from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL, Reloaded
 from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
 from hartonomous.middleware.limited import address_of
 
@@ -92,17 +93,14 @@ def _outcome(status: int, notes: dict[str, Any]) -> str:
     return "failed" if has_failed or status >= 400 else "ok"
 
 
-async def reload_noted(app: web.Application, cause: str) -> None:
-    """Reload, and note that nobody's request asked for it but a signal or another process.
+async def reload_noted(trail: Trail, cause: str, reloading: Awaitable[Reloaded]) -> None:
+    """Await a reload that no request asked for but a signal or another process (`cause`), and note how it ended.
 
     Raises what the reload raises.
     """
     facts: dict[str, Any] = {"outcome": "failed"}
     try:
-        reloaded = await app[RELOAD]()
+        reloaded = await reloading
         facts = {"outcome": "ok", "changed": reloaded.changed, "restart_required": reloaded.restart_required}
-    except ConfigError as error:
-        facts["code"] = error.error_code
-        raise
     finally:
-        app[TRAIL].write("reload", key=None, remote=None, request_id=None, cause=cause, **facts)
+        trail.write("reload", key=None, remote=None, request_id=None, cause=cause, **facts)

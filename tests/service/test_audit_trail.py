@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 from hartonomous.__main__ import main
 from hartonomous.core import apikey
 from hartonomous.keys import TRAIL
-from tests.service.application import RunningApp, eventually
+from tests.service.application import RunningApp, eventually, merged, running
 from tests.service.fault_backend import hang
-from tests.service.keyed import Key, keyed
+from tests.service.keyed import Key, Keys, asking, keyed
 from tests.service.rag import EMBEDDINGS, RigMaker
+from tests.service.serving import backends, serving
 
 SECRET = "a secret text of a document"
 
@@ -113,6 +116,56 @@ async def test_refusals_are_noted_with_whom_they_met(rigs: RigMaker) -> None:
         within = _last(app)
         assert (within["event"], within["outcome"], within["collection"]) == ("permission_denied", "denied", other)
         assert SECRET not in json.dumps(_lines(app))
+
+
+async def test_a_reload_is_noted_with_what_changed_and_who_asked(rigs: RigMaker, tmp_path: Path) -> None:
+    """Of two processes that serve one file one is asked; the other follows."""
+    file, keys = tmp_path / "config.yaml", Keys()
+    sections: dict[str, Any] = {"auth": keys.section(), "server": {"runtime_directory": tmp_path}}
+    async with rigs.make(file, **sections) as rig, asking(rig.app, keys.operator) as operator:
+        written = rig.config.model_dump(mode="json", exclude_none=True)
+        auth = json.loads(json.dumps({"auth": keys.section()}))
+        file.write_text(yaml.safe_dump(merged(written, auth)), encoding="utf-8")
+        async with running(rig.config, file) as other:
+            changes = {"health": {"interval_s": 30.0}, "audit": {"max_file_bytes": 5_000}}
+            file.write_text(yaml.safe_dump(merged(merged(written, auth), changes)), encoding="utf-8")
+            assert (await operator.post("/admin/config/reload", None))[0] == 200
+            asked = _last(rig.app)
+            assert (asked["event"], asked["key"], asked["route"]) == ("reload", "operator", "/admin/config/reload")
+            assert "health.interval_s" in asked["changed"]
+            assert asked["restart_required"] == ["audit.max_file_bytes"]
+            await eventually(lambda: _lines(other), "the other one follows")
+            (followed,) = _lines(other)
+            assert (followed["event"], followed["cause"], followed["key"]) == ("reload", "process", None)
+            assert followed["changed"] == asked["changed"]
+
+
+async def test_processes_write_chains_of_their_own_and_a_signal_is_noted(
+    embedding_url: str, vector_url: str, tmp_path: Path
+) -> None:
+    folder, sections = tmp_path / "audit", {"backends": backends(embedding_url, vector_url)}
+    sections["audit"] = {"directory": str(folder)}
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    async with serving(tmp_path / "one", **sections) as one, serving(tmp_path / "two", **sections) as two:
+        one.process.send_signal(signal.SIGHUP)
+        async with aiohttp.ClientSession() as session:
+            for _ in range(5):
+                await session.get(two.url + "/rag/collections", headers={"Origin": "https://evil.example"})
+        await eventually(lambda: one.told("the configuration was read again"))
+        await eventually(lambda: (folder / "audit-0.jsonl").stat().st_size)
+        assert main(["audit", "verify", str(folder)]) == 0
+        (reloaded,) = (json.loads(line) for line in (folder / "audit-0.jsonl").read_text().splitlines())
+        assert (reloaded["event"], reloaded["cause"], reloaded["outcome"]) == ("reload", "signal", "ok")
+        two.process.kill()
+        one.stop()
+        assert await one.exit_code() == 0
+        await two.exit_code()
+    assert main(["audit", "verify", str(folder)]) == 0
+    lines = (folder / "audit-1.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 5
+    (folder / "audit-1.jsonl").write_bytes(b"".join(lines[:2] + lines[3:]))
+    assert main(["audit", "verify", str(folder)]) == 1
 
 
 async def test_what_failed_is_noted_as_failed(rigs: RigMaker) -> None:

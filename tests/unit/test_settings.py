@@ -65,3 +65,10 @@ def test_what_needs_a_restart_keeps_its_value_and_is_no_change(folder: Path) -> 
     assert fixed == ["server.host", "server.port"]
     assert new.changes(old) == ["server.drain_s"]
     assert (new.config.server.port, new.config.server.host) == (1_111, "127.0.0.1")
+
+
+def test_the_audit_trail_goes_on_where_it_is_until_a_restart(folder: Path) -> None:
+    old = settings(folder)
+    new, fixed = settings(folder, audit={"directory": "/elsewhere", "max_file_bytes": 5_000}).bound_by(old)
+    assert fixed == ["audit.directory", "audit.max_file_bytes"]
+    assert not new.changes(old)
