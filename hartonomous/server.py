@@ -20,9 +20,10 @@ from aiohttp import web
 
 from hartonomous.app import create_app
 from hartonomous.config import Config
-from hartonomous.keys import METRICS, RELOAD, SERVING, STATE, State
+from hartonomous.keys import METRICS, RELOAD, SERVING, STATE, TRAIL, State
 from hartonomous.listening import Listener
 from hartonomous.log import logger
+from hartonomous.middleware.audit import reload_noted
 
 # How long a request that was cut off may take to say so, and a client to take what it was answered.
 _LAST_WORDS_S = 5.0
@@ -63,7 +64,7 @@ async def _reloading(app: web.Application, hangup: asyncio.Event) -> AsyncIterat
         while await hangup.wait():
             hangup.clear()
             with suppress(Exception):  # told where it was raised
-                await app[RELOAD]()
+                await reload_noted(app[TRAIL], "signal", app[RELOAD]())
 
     task = asyncio.create_task(reload())
     try:
