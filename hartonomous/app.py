@@ -35,7 +35,7 @@ from hartonomous.middleware.audit import audit, reload_noted
 from hartonomous.middleware.auth import auth
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
-from hartonomous.middleware.expectation import end_uninvited, expectation, unanswered
+from hartonomous.middleware.expectation import end_uninvited, expectation
 from hartonomous.middleware.key_limit import key_limit
 from hartonomous.middleware.known_query import known_query
 from hartonomous.middleware.limited import add_limits
@@ -47,6 +47,7 @@ from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.reload import Reloader
+from hartonomous.routing import add_routes
 from hartonomous.settings import TOKENIZER, Settings, complete, read
 from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
@@ -99,8 +100,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     siblings = None if path is None else Siblings(path, config.server.runtime_directory)
     reloader = _reloader(app, path, siblings)
     app[RELOAD] = reloader.reload
-    for operation in OPERATIONS:
-        app.router.add_route(operation.method, _pattern(operation.path), operation.handler, expect_handler=unanswered)
+    add_routes(app.router, OPERATIONS, None if config.server.admin is None else app[STATE].operators)
     app.on_response_prepare.append(add_request_id)
     app.on_response_prepare.append(end_connection)
     app.on_response_prepare.append(add_limits)
@@ -108,11 +108,6 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     cors.setup(app)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app
-
-
-def _pattern(path: str) -> str:
-    """Return the router's form of a path: an id at the end may hold slashes."""
-    return f"{path[:-4]}{{id:.+}}" if path.endswith("{id}") else path
 
 
 def _reloader(app: web.Application, path: Path | None, siblings: Siblings | None) -> Reloader:

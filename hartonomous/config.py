@@ -12,7 +12,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from hartonomous.core import template as prompt
-from hartonomous.fields import FilePath, Fraction, Listener, Network, RedisUrl, Seconds, Secret, Section, StoreUrl, Url
+from hartonomous.fields import (
+    FilePath,
+    Fraction,
+    Listener,
+    Network,
+    RedisUrl,
+    Seconds,
+    Secret,
+    Section,
+    StoreUrl,
+    Url,
+    host_of,
+)
 from hartonomous.security import Audit, Auth, ClientTls, Cors, Limits, Tls
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -77,8 +89,9 @@ class Server(Section):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this host can connect."""
-        return _is_loopback(self.host)
+        """Whether only this host can connect, to either address."""
+        admin = self.admin
+        return _is_loopback(self.host) and (admin is None or admin.startswith("unix:") or _is_loopback(host_of(admin)))
 
 
 class Log(Section):
@@ -379,7 +392,9 @@ class Config(Section):
     def _only_loopback_without_keys(cls, value: Server, info: ValidationInfo) -> Server:
         auth = info.data.get("auth")
         if auth is not None and not auth.keys and not value.is_loopback:
-            raise ValueError("without keys only a loopback address can be served: host must be 127.0.0.1 or ::1")
+            raise ValueError(
+                "without keys only loopback addresses can be served: host and admin must be 127.0.0.1 or ::1"
+            )
         return value
 
     @model_validator(mode="after")

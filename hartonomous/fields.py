@@ -87,12 +87,16 @@ def _check_network(value: str) -> str:
 
 
 def _check_listener(value: str) -> str:
-    if value.startswith("unix:/"):
+    if value.startswith("unix:/") and "\0" not in value:
         return value
-    parts = urlsplit(f"//{value}")
-    if not _LISTENER.fullmatch(value) or not _is_port(parts):
+    if not _LISTENER.fullmatch(value) or int(value.rpartition(":")[2]) > 65_535:
         raise ValueError("expected host:port, or unix:/ and the path of a socket")
     return value
+
+
+def host_of(listener: str) -> str:
+    """Return the host of a `Listener` that is none of a unix socket."""
+    return listener.rpartition(":")[0].strip("[]")
 
 
 def _check_path(value: Path) -> Path:

@@ -117,8 +117,8 @@ class State:
     """What changes while the application lives: the current runtime, whether it is to stop, what is under way.
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
-    for which there is no room: their work is refused. `retired` are the runtimes of before that still serve what began
-    with them.
+    for which there is no room: their work is refused. `operators` are those of the operator's own listener.
+    `retired` are the runtimes of before that still serve what began with them.
     """
 
     def __init__(self, started: float) -> None:
@@ -126,6 +126,7 @@ class State:
         self.stopping = False
         self.draining = False
         self.surplus: set[web.RequestHandler] = set()
+        self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
         self.retired: set[Tenure] = set()
         self.active = 0

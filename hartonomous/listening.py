@@ -29,6 +29,8 @@ from hartonomous.log import logger
 
 # Let in when there is no room: enough for those who ask for health.
 SURPLUS = 16
+# Of the operator's own listener, where there is one.
+OPERATORS_ROOM = 16
 # An idle connection is not closed before it has been idle for so long: its request may be on its way.
 _IDLE_S = 1.0
 _CLOSED_AT_ONCE = 16
@@ -54,18 +56,25 @@ _NO_SUCH_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL))
 class Listener:
     """The sockets of one server and their connections. Made inside a running loop; ended by `close` and `wait_closed`.
 
-    `ssl_context` holds for the connections that come from now on.
+    `ssl_context` holds for the connections that come from now on. With `is_operators` they are the operator's, which
+    have room of their own however many others there are.
     """
 
-    def __init__(self, runner: web.AppRunner, config: Config, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        config: Config,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        is_operators: bool = False,
+    ) -> None:
         if runner.server is None:
             raise ValueError("the runner has not been set up")
         self.ssl_context = ssl_context
-        self.limit = room(config)
         self._manager = runner.server
-        self._keepalive_s = config.server.keepalive_s
+        self._is_operators = is_operators
+        self._config, self._limit = config, self._room(config)
         self._state, self._metrics = runner.app[STATE], runner.app[METRICS]
-        self._metrics.connections.set_function(lambda: len(self._open))
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._open: dict[Connection, None] = {}
@@ -75,6 +84,17 @@ class Listener:
         self._changed = asyncio.Event()
         self._paused: asyncio.TimerHandle | None = None
         self._is_exhausted = False
+
+    @property
+    def limit(self) -> int:
+        """How many connections there may be, by the configuration of now."""
+        if self._config is not self._state.current.config:
+            self._config = self._state.current.config
+            self._limit = self._room(self._config)
+        return self._limit
+
+    def _room(self, config: Config) -> int:
+        return OPERATORS_ROOM if self._is_operators else room(config)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -109,10 +129,12 @@ class Listener:
         if connection not in self._open:
             return
         del self._open[connection]
+        self._metrics.connections.dec()
         self._addresses[connection.address] -= 1
         if not self._addresses[connection.address]:
             del self._addresses[connection.address]
         self._state.surplus.discard(connection)
+        self._state.operators.discard(connection)
         self._changed.set()
         if self._paused is not None:
             self._paused.cancel()
@@ -135,6 +157,7 @@ class Listener:
 
     async def wait_closed(self, limit_s: float) -> None:
         """Wait until what was answered has been sent, at most so many seconds; end the connections that are left."""
+        self._close_sockets()
         began = self._loop.time()
         while self._open and self._loop.time() - began < limit_s:
             await self._change(_LOOK_S)
@@ -224,11 +247,14 @@ class Listener:
             self._metrics.connections_limited.labels("address").inc()
             return
         accepted.setblocking(False)
-        connection = Connection(self._manager, address, self._keepalive_s, self.lost)
+        connection = Connection(self._manager, address, self._limits.keepalive_s, self.lost)
         if len(self._open) >= self.limit:
             self._state.surplus.add(connection)
             self._metrics.connections_limited.labels("surplus").inc()
         self._open[connection] = None
+        self._metrics.connections.inc()
+        if self._is_operators:
+            self._state.operators.add(connection)
         self._addresses[address] += 1
         if self._looking is None:
             self._look()
@@ -292,7 +318,8 @@ def _bind(addresses: Iterable[tuple[int, Any]], made: list[socket.socket]) -> No
 def room(config: Config) -> int:
     """Return how many connections can be open, so that descriptors are left for everything else."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    left = descriptors - _OWN_DESCRIPTORS - SURPLUS - _CLOSED_AT_ONCE - _for_backends(config)
+    operators = 0 if config.server.admin is None else OPERATORS_ROOM + SURPLUS
+    left = descriptors - _OWN_DESCRIPTORS - SURPLUS - _CLOSED_AT_ONCE - operators - _for_backends(config)
     # A quarter is for temporary files: uploads and results that are not read yet.
     possible = max(_FEWEST, left * 3 // 4)
     if left < _FEWEST:

@@ -20,8 +20,8 @@ from aiohttp import web
 
 from hartonomous.app import create_app
 from hartonomous.config import Config
-from hartonomous.keys import METRICS, RELOAD, SERVING, STATE, TRAIL, State
-from hartonomous.listening import Listener
+from hartonomous.doors import Doors
+from hartonomous.keys import METRICS, RELOAD, STATE, TRAIL, State
 from hartonomous.log import logger
 from hartonomous.middleware.audit import reload_noted
 
@@ -40,19 +40,16 @@ async def run(config: Config, path: Path | None = None) -> None:
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
     stopped = _signalled(signal.SIGTERM, signal.SIGINT)
     await runner.setup()
-    listener = Listener(runner, config, app.get(SERVING))
+    doors = Doors(runner, config)
     try:
-        await listener.listen(config.server.host, config.server.port)
-        for host, port in listener.addresses:
-            tls = SERVING in app
-            logger.bind(host=host, port=port, tls=tls, connections=listener.limit).info("listening")
+        await doors.open()
         async with _reloading(app, hangup):
             await stopped.wait()
         await _drain(app)
-        await listener.close(_LAST_WORDS_S)
+        await doors.close(_LAST_WORDS_S)
     finally:
         await runner.cleanup()
-        await listener.wait_closed(_LAST_WORDS_S)
+        await doors.wait_closed(_LAST_WORDS_S)
     logger.info("stopped")
 
 

@@ -274,7 +274,7 @@ def test_a_secret_file_that_cannot_be_read_is_told(path: str) -> None:
 def test_without_keys_only_loopback_can_be_served(host: str) -> None:
     (problem,) = _problems(MINIMAL + f"server:\n  host: '{host}'\n")
     assert problem == (
-        "f.yaml:6: server: without keys only a loopback address can be served: host must be 127.0.0.1 or ::1"
+        "f.yaml:6: server: without keys only loopback addresses can be served: host and admin must be 127.0.0.1 or ::1"
     )
 
 

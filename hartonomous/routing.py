@@ -1,0 +1,73 @@
+"""The routes of the application, and on which of two listeners each of them is found (`server.admin`).
+
+What is not found on a listener is a path that there is not, whoever asks for it and by whatever method: the router
+itself says so, before anything else looks at the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+from aiohttp import web
+from typing_extensions import override
+
+from hartonomous.handlers.operations import Operation
+from hartonomous.middleware.expectation import unanswered
+
+_ON_BOTH = frozenset(("/health", "/ready", "/openapi.json"))
+
+Connections = Collection[web.RequestHandler]
+_IsHere = Callable[[web.Request], bool]
+_Resolved = tuple[web.UrlMappingMatchInfo | None, set[str]]
+
+
+class _Plain(web.PlainResource):
+    """A path that is found by some requests alone."""
+
+    def __init__(self, path: str, is_here: _IsHere) -> None:
+        super().__init__(path)
+        self._is_here = is_here
+
+    @override
+    async def resolve(self, request: web.Request) -> _Resolved:
+        return await super().resolve(request) if self._is_here(request) else (None, set())
+
+
+class _Dynamic(web.DynamicResource):
+    """A path with variable parts that is found by some requests alone."""
+
+    def __init__(self, path: str, is_here: _IsHere) -> None:
+        super().__init__(path)
+        self._is_here = is_here
+
+    @override
+    async def resolve(self, request: web.Request) -> _Resolved:
+        return await super().resolve(request) if self._is_here(request) else (None, set())
+
+
+def add_routes(router: web.UrlDispatcher, operations: Iterable[Operation], operators: Connections | None) -> None:
+    """Add the operations; `operators` are the connections where the operator's are found, None where all are alike."""
+    resources: dict[str, web.Resource] = {}
+    for operation in operations:
+        path = _pattern(operation.path)
+        if path not in resources:
+            resources[path] = _resource(path, _place(operation, operators))
+            router.register_resource(resources[path])
+        resources[path].add_route(operation.method, operation.handler, expect_handler=unanswered)
+
+
+def _place(operation: Operation, operators: Connections | None) -> _IsHere:
+    if operators is None or operation.path in _ON_BOTH:
+        return lambda _: True
+    if operation.guard.is_operators:
+        return lambda request: request.protocol in operators
+    return lambda request: request.protocol not in operators
+
+
+def _resource(path: str, is_here: _IsHere) -> web.Resource:
+    return _Dynamic(path, is_here) if "{" in path else _Plain(path, is_here)
+
+
+def _pattern(path: str) -> str:
+    """Return the router's form of a path: an id at the end may hold slashes."""
+    return f"{path[:-4]}{{id:.+}}" if path.endswith("{id}") else path
