@@ -17,7 +17,8 @@ import yaml
 from hartonomous.core import apikey
 from tests.service.application import eventually, merged
 from tests.service.fault_backend import FaultBackend
-from tests.service.keyed import PEPPER, Key, auth_section
+from tests.service.ingest_cli import Cli
+from tests.service.keyed import PEPPER, Key, auth_section, keyed
 from tests.service.rag import CHAT, RigMaker
 from tests.service.serving import Served, backends, serving
 
@@ -123,6 +124,30 @@ async def test_openais_client_comes_in_with_its_key(rigs: RigMaker) -> None:
         async with openai.AsyncOpenAI(base_url=url, api_key=WRONG.text, max_retries=0) as client:
             with pytest.raises(openai.AuthenticationError):
                 await client.models.list()
+
+
+async def test_hartonomous_ingest_comes_in_with_its_key_and_says_so_when_it_does_not(
+    rigs: RigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(f"Lime {number} is green. " * 20, encoding="utf-8")
+    async with keyed(rigs) as it:
+        command, collection = Cli(it.rig.app.url, capsys), it.keys.a.collection
+        for key, says in (
+            (None, "A valid API key is required."),
+            (WRONG, "A valid API key is required."),
+            (it.keys.b, "The key does not reach this collection."),
+            (it.keys.metrics, "The key lacks the scope 'ingest'."),
+        ):
+            monkeypatch.setenv("HARTONOMOUS_API_KEY", "" if key is None else key.text)
+            ended = await command("--collection", collection, folder)
+            assert (ended.status, ended.err) == (1, f"{says}\n")
+        monkeypatch.setenv("HARTONOMOUS_API_KEY", it.keys.a.text)
+        ended = await command("--collection", collection, "--prune", folder)
+        assert ended.status == 0, ended
+        assert "20 created" in ended.summary
 
 
 async def test_no_key_no_pepper_and_no_hash_is_seen_anywhere(tmp_path: Path, faulty: FaultBackend) -> None:
