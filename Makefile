@@ -3,6 +3,8 @@
 # make coverage  all tests once more, one after the other, and which lines none of them reaches
 # make clients   LangChain and LlamaIndex, in an environment of their own, against a rag: model
 # make chaos  ten minutes of load while backends fail at random (SEED=N repeats a run, SECONDS=N is another length)
+# make audit  known vulnerabilities in what is locked, and patterns of our own (asks the network)
+# make lock   etc/*.lock anew for setup.cfg: what is locked stays unless it must change (UPGRADE=1: the newest)
 # make unit   the tests that need no network and no model, in seconds
 
 PYTHON ?= python3
@@ -13,8 +15,9 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 SEED ?=
 SECONDS ?= 600
+UPGRADE ?=
 
-.PHONY: run test tests coverage clients chaos unit lint types clean
+.PHONY: run test tests coverage clients chaos unit lint types audit lock clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -47,8 +50,21 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+audit: $(VENV)/.audit
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive hartonomous
+	@$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement etc/requirements.lock \
+		|| { echo "Not audited, or not well: the reason stands above (the index and its advisories must be reachable)."; exit 1; }
+
+LOCK = $(BIN)/uv pip compile setup.cfg --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
+
+# The server's packages alone have the versions that are tested.
+lock: $(VENV)/.audit
+	$(LOCK) --all-extras $(if $(UPGRADE),--upgrade) --output-file etc/requirements.lock
+	$(LOCK) --constraints etc/requirements.lock --upgrade --output-file etc/server.lock
+
 # Installed anew only when what is installed changes.
-$(VENV)/.trial $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.made
+$(VENV)/.trial $(VENV)/.dev $(VENV)/.audit: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.made
 	@echo "Installing into $(VENV) (a few minutes the first time)…"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable '.[$(EXTRAS.$*)]' \
 		|| { echo "The packages could not be installed: pip's own words stand above."; exit 1; }
@@ -56,6 +72,7 @@ $(VENV)/.trial $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.mad
 
 EXTRAS.trial := trial,eval
 EXTRAS.dev := trial,eval,dev
+EXTRAS.audit := audit
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
