@@ -25,11 +25,11 @@ class Proxies:
 
     def caller(self, peer: str | None, forwarded_for: Sequence[str]) -> str:
         """Return the address of a caller: `peer` is the connection's, `forwarded_for` the header's lines in order."""
+        if not self._networks or not forwarded_for:
+            return _text(peer)
         here = _normal(peer) if peer else None
-        if here is None:
-            return UNIX
-        if not self._networks or not forwarded_for or not self._trusts(here):
-            return str(here)
+        if here is None or not self._trusts(here):
+            return _text(peer)
         for said in reversed(",".join(forwarded_for).split(",")):
             address = _address(said.strip())
             if address is None:
@@ -60,6 +60,12 @@ def _normal(text: str) -> IPv4Address | IPv6Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
+
+
+@lru_cache(maxsize=_KEPT)
+def _text(peer: str | None) -> str:
+    address = _normal(peer) if peer else None
+    return UNIX if address is None else str(address)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -23,7 +23,9 @@ class Rate:
 
     def leaked(self, level: float, seconds: float) -> float:
         """Return the level after so many seconds; a clock that went back leaks nothing."""
-        return max(0.0, level - max(0.0, seconds) * self.per_s)
+        if seconds > 0.0:
+            level -= seconds * self.per_s
+        return max(0.0, level)
 
     def admits(self, level: float, cost: float) -> bool:
         """Whether `cost` more may be used at this level; without a cost, whether anything at all may be."""
@@ -60,7 +62,9 @@ class Bucket:
 
     def look(self, rate: Rate, now: float) -> float:
         """Return the level now."""
-        self.level = level = rate.leaked(self.level, now - self.at)
+        level = self.level
+        if level:
+            self.level = level = rate.leaked(level, now - self.at)
         self.at = now
         return level
 

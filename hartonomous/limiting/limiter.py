@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Protocol
 
 from hartonomous.config import Config
+from hartonomous.core.addresses import network_of
 from hartonomous.errors import RateLimitedError
 from hartonomous.limiting.meter import Meter
 from hartonomous.limiting.policy import CODES, Asked, Cost, Entry, Kind, Policy, Refusal, asked
@@ -53,10 +53,6 @@ class Limiter:
         """Return the name under which the owner's requests are counted and the key's limits; None without any."""
         return None if key_id is None else self._keys.get(key_id)
 
-    async def enter_address(self, address: str) -> Meter:
-        """Let a request of an address begin; raises as `enter`."""
-        return await self.enter(_name(address), self.address, None)
-
     async def enter(self, name: str, policy: Policy, body_bytes: int | None) -> Meter:
         """Let a request begin whose body has so many bytes (0 where that is unknown, None without a body).
 
@@ -66,13 +62,15 @@ class Limiter:
         entry = await self._store.enter(name, asked(policy, body_bytes))
         if isinstance(entry, Refusal):
             raise self._error(name, entry)
-        return Meter(name, policy, entry, body_bytes, self._store, partial(self._error, name))
+        return Meter(name, policy, entry, body_bytes, self._store, self._error)
 
     async def failed(self, address: str) -> None:
         """Count a wrong key. Raises RateLimitedError when there were too many from this address."""
-        rate, name = self.address.failures, _name(address)
-        if rate is not None and (refusal := await self._store.take(name, (Kind.FAILURES, rate, 1.0))) is not None:
-            raise self._error(name, refusal)
+        rate = self.address.failures
+        if rate is not None:
+            name = name_of(address)
+            if (refusal := await self._store.take(name, (Kind.FAILURES, rate, 1.0))) is not None:
+                raise self._error(name, refusal)
 
     def _error(self, name: str, refusal: Refusal) -> RateLimitedError:
         """Count a refusal, and return what the caller is told."""
@@ -80,5 +78,6 @@ class Limiter:
         return refusal.error()
 
 
-def _name(address: str) -> str:
-    return f"address {address}"
+def name_of(address: str) -> str:
+    """Return the name under which an address is counted."""
+    return f"address {network_of(address)}"

@@ -23,22 +23,23 @@ _PLACE = "here"
 class _Usage:
     """What somebody has used: a bucket for each kind of limit, how many requests are under way."""
 
-    __slots__ = ("buckets", "full_at", "held")
+    __slots__ = ("buckets", "held")
 
     def __init__(self) -> None:
-        self.buckets: list[Bucket | None] = [None] * len(Kind)
+        self.buckets: dict[Kind, tuple[Bucket, Rate]] = {}
         self.held = 0
-        self.full_at = 0.0
 
-    def bucket(self, kind: Kind) -> Bucket:
-        bucket = self.buckets[kind]
-        if bucket is None:
-            bucket = self.buckets[kind] = Bucket()
-        return bucket
+    def look(self, kind: Kind, rate: Rate, now: float) -> float:
+        """Return how much is used of a limit now."""
+        known = self.buckets.get(kind)
+        if known is None or known[1] is not rate:
+            known = self.buckets[kind] = (Bucket() if known is None else known[0], rate)
+        return known[0].look(rate, now)
 
-    def used(self, bucket: Bucket, rate: Rate) -> None:
-        """Note when all buckets are full again."""
-        self.full_at = max(self.full_at, bucket.at + bucket.level / rate.per_s)
+    @property
+    def full_at(self) -> float:
+        """When all buckets are full again."""
+        return max((bucket.at + rate.reset(bucket.level) for bucket, rate in self.buckets.values()), default=0.0)
 
 
 class MemoryStore:
@@ -54,18 +55,17 @@ class MemoryStore:
 
     async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
         """Let a request in, or say what it has reached; one that is refused uses nothing."""
-        return self.enter_now(name, asked)
-
-    def enter_now(self, name: str, asked: Asked) -> Entry | Refusal:
-        """Do the same, for those who count here for a while."""
-        now, usage, costs = self._clock(), self._usage(name), asked.costs
-        for place, (kind, rate, cost) in enumerate(costs):
-            level = usage.bucket(kind).look(rate, now)
+        now, usage = self._clock(), self._usage(name)
+        levels: list[float] = []
+        for kind, rate, cost in asked.costs:
+            level = usage.look(kind, rate, now)
             if not rate.admits(level, cost):
-                return asked.refusal(place, level)
+                return asked.refusal(len(levels), level)
+            levels.append(level + cost)
         if asked.concurrent is not None and usage.held >= asked.concurrent:
-            return asked.refusal(len(costs), 0.0)
-        levels = [self._use(usage, cost) for cost in costs]
+            return asked.refusal(len(levels), 0.0)
+        for (kind, _, _), level in zip(asked.costs, levels, strict=True):
+            usage.buckets[kind][0].level = level
         if asked.concurrent is None:
             return Entry(asked, levels)
         usage.held += 1
@@ -73,7 +73,7 @@ class MemoryStore:
 
     async def take(self, name: str, cost: Cost) -> Refusal | None:
         """Use something, or say what is reached."""
-        refused = self.enter_now(name, Asked(None, (cost,)))
+        refused = await self.enter(name, Asked(None, (cost,)))
         return refused if isinstance(refused, Refusal) else None
 
     def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:
@@ -82,20 +82,12 @@ class MemoryStore:
         if place is not None:
             usage.held -= 1
         for kind, rate, cost in costs:
-            usage.bucket(kind).look(rate, now)
-            self._use(usage, (kind, rate, cost))
+            level = usage.look(kind, rate, now) + cost
+            usage.buckets[kind][0].level = max(0.0, level)
 
     def hold(self, name: str) -> None:
         """Count a request as under way that was let in elsewhere."""
         self._usage(name).held += 1
-
-    @staticmethod
-    def _use(usage: _Usage, cost: Cost) -> float:
-        kind, rate, size = cost
-        bucket = usage.bucket(kind)
-        bucket.level = max(0.0, bucket.level + size)
-        usage.used(bucket, rate)
-        return bucket.level
 
     def _usage(self, name: str) -> _Usage:
         usage = self._usages.get(name)

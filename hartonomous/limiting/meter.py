@@ -30,7 +30,7 @@ class Meter:
         entry: Entry,
         body_bytes: int | None,
         store: _Store,
-        error: Callable[[Refusal], HartonomousError],
+        error: Callable[[str, Refusal], HartonomousError],
     ) -> None:
         self._name = name
         self._policy = policy
@@ -76,7 +76,7 @@ class Meter:
                 self._taken += cost
                 return
         if refusal is not None:
-            raise self._error(refusal)
+            raise self._error(self._name, refusal)
 
     def close(self) -> None:
         """Give the place back, use the tokens, and give back the bytes that did not come."""

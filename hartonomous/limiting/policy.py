@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
 
@@ -57,6 +57,16 @@ class Policy:
     tokens: Rate | None = None
     bytes: Rate | None = None
     failures: Rate | None = None
+    # What each request asks for, whatever its body is.
+    always: Asked = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        costs: list[Cost] = []
+        if self.requests is not None:
+            costs.append((Kind.REQUESTS, self.requests, 1.0))
+        if self.tokens is not None:
+            costs.append((Kind.TOKENS, self.tokens, 0.0))
+        object.__setattr__(self, "always", Asked(self.concurrent, costs))
 
     @classmethod
     def of_address(cls, limits: AddressLimits) -> Self:
@@ -81,10 +91,6 @@ class Policy:
     def limits_requests(self) -> bool:
         """Whether anything is to be asked when a request comes."""
         return bool(self.concurrent or self.requests or self.tokens or self.bytes)
-
-    def rate(self, kind: Kind) -> Rate | None:
-        """Return the limit of this kind that is a rate."""
-        return (None, self.requests, self.tokens, self.bytes, self.failures)[kind]
 
     def share(self, processes: int) -> Policy:
         """Return the policy of one of so many processes that count alone."""
@@ -166,9 +172,12 @@ class Entry:
 
     def quota(self) -> Quota | None:
         """Return the limit of which the smallest part is left."""
-        quotas = [_quota(rate, level) for (_, rate, _), level in zip(self.asked.costs, self.levels, strict=True)]
-        if self.asked.concurrent is not None:
-            quotas.append(Quota(self.asked.concurrent, max(0, self.asked.concurrent - self.held), 0.0))
+        costs, concurrent = self.asked.costs, self.asked.concurrent
+        if len(costs) == 1 and concurrent is None:
+            return _quota(costs[0][1], self.levels[0])
+        quotas = [_quota(rate, level) for (_, rate, _), level in zip(costs, self.levels, strict=True)]
+        if concurrent is not None:
+            quotas.append(Quota(concurrent, max(0, concurrent - self.held), 0.0))
         return min(quotas, key=lambda quota: quota.remaining / quota.limit, default=None)
 
 
@@ -178,11 +187,7 @@ def _quota(rate: Rate, level: float) -> Quota:
 
 def asked(policy: Policy, body_bytes: int | None) -> Asked:
     """Return what a request with a body of so many bytes asks for: 0 where that is unknown, None without a body."""
-    costs: list[Cost] = []
-    if policy.requests is not None:
-        costs.append((Kind.REQUESTS, policy.requests, 1.0))
-    if policy.tokens is not None:
-        costs.append((Kind.TOKENS, policy.tokens, 0.0))
-    if policy.bytes is not None and body_bytes is not None:
-        costs.append((Kind.BYTES, policy.bytes, float(body_bytes)))
-    return Asked(policy.concurrent, costs)
+    plain = policy.always
+    if policy.bytes is None or body_bytes is None:
+        return plain
+    return Asked(plain.concurrent, (*plain.costs, (Kind.BYTES, policy.bytes, float(body_bytes))))

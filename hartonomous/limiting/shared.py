@@ -66,13 +66,13 @@ class SharedStore:
     async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
         """Let a request in, or say what it has reached; one that is refused uses nothing."""
         if self.is_away:
-            return self._enter_alone(name, asked)
+            return await self._enter_alone(name, asked)
         place = None if asked.concurrent is None else next(self._names)
         asking = self._background(self._enter_shared(name, asked, place))
         try:
             return await asyncio.shield(asking)
         except AwayError:
-            return self._enter_alone(name, asked)
+            return await self._enter_alone(name, asked)
         except asyncio.CancelledError:
             asking.add_done_callback(lambda done: self._give_back(name, done))
             raise
@@ -125,9 +125,9 @@ class SharedStore:
         except AwayError:
             self._settle_alone(name, costs)
 
-    def _enter_alone(self, name: str, asked: Asked) -> Entry | Refusal:
+    async def _enter_alone(self, name: str, asked: Asked) -> Entry | Refusal:
         concurrent = None if asked.concurrent is None else max(1, asked.concurrent // self._processes)
-        return self._own.enter_now(name, Asked(concurrent, self._shares(asked.costs)))
+        return await self._own.enter(name, Asked(concurrent, self._shares(asked.costs)))
 
     def _settle_alone(self, name: str, costs: Sequence[Cost]) -> None:
         if costs:

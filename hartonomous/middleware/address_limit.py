@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from hartonomous.core.addresses import network_of
 from hartonomous.errors import AuthenticationError
 from hartonomous.keys import STATE
-from hartonomous.limiting.limiter import Limiter
+from hartonomous.limiting.limiter import name_of
 from hartonomous.middleware.limited import address_of, within
 
 _NEVER = frozenset(("/health", "/ready"))
@@ -33,15 +32,10 @@ async def address_limit(
     try:
         if not limiter.limits_addresses or request.path in _NEVER:
             return await handler(request)
-        return await _limited(request, handler, limiter)
+        policy = limiter.address
+        meter = await limiter.enter(name_of(address_of(request)), policy, None)
+        return await (handler(request) if policy.concurrent is None else within(request, handler, meter, policy))
     except AuthenticationError:
         if any(name in request.headers for name in _KEY_HEADERS):
-            await limiter.failed(network_of(address_of(request)))
+            await limiter.failed(address_of(request))
         raise
-
-
-async def _limited(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], limiter: Limiter
-) -> web.StreamResponse:
-    meter = await limiter.enter_address(network_of(address_of(request)))
-    return await within(request, handler, meter, limiter.address)
