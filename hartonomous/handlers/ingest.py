@@ -15,6 +15,7 @@ from hartonomous.handlers.answers import json_response, retry_headers, runtime_o
 from hartonomous.handlers.body import media_type_of, read_json, validate
 from hartonomous.handlers.ingest_request import chunking_of, document_of, refuse_query
 from hartonomous.handlers.ingest_stream import ingest_stream
+from hartonomous.handlers.metering import spent
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import DocumentBody, IngestBody, IngestParameters, UploadFields
@@ -91,6 +92,7 @@ def _documents_of(upload: Upload) -> tuple[list[Document], list[DocumentResult]]
 def _answer(request: web.Request, collection: str, result: IngestResult, request_id: str) -> web.Response:
     answer, failure = views.ingest_answer(collection, result, request_id), result.failure
     note(request, documents=answer["counts"])
+    spent(request, result.embedding_tokens)
     if failure is None:
         return json_response(answer)
     return json_response(answer, status=failure.status, headers=retry_headers(failure))
