@@ -6,9 +6,10 @@ itself says so, before anything else looks at the request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.web_urldispatcher import MatchInfoError
 from typing_extensions import override
 
 from hartonomous.handlers.operations import Operation
@@ -45,6 +46,32 @@ class _Dynamic(web.DynamicResource):
         return await super().resolve(request) if self._is_here(request) else (None, set())
 
 
+class _UnaskedError(MatchInfoError):
+    """A path that there is not, or not by this method, whose caller is not asked for a body."""
+
+    @property
+    @override
+    def expect_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+        return unanswered
+
+
+class _Nowhere(web.PlainResource):
+    """Whatever the other resources have not found, of callers that wait to be asked for a body: aiohttp would ask."""
+
+    def __init__(self, router: web.UrlDispatcher) -> None:
+        super().__init__("/")
+        self._others = list(router.resources())
+
+    @override
+    async def resolve(self, request: web.Request) -> _Resolved:
+        if hdrs.EXPECT not in request.headers:
+            return None, set()
+        allowed = {method for other in self._others for method in (await other.resolve(request))[1]}
+        return _UnaskedError(
+            web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound()
+        ), set()
+
+
 def add_routes(router: web.UrlDispatcher, operations: Iterable[Operation], operators: Connections | None) -> None:
     """Add the operations; `operators` are the connections where the operator's are found, None where all are alike."""
     resources: dict[str, web.Resource] = {}
@@ -54,6 +81,7 @@ def add_routes(router: web.UrlDispatcher, operations: Iterable[Operation], opera
             resources[path] = _resource(path, _place(operation, operators))
             router.register_resource(resources[path])
         resources[path].add_route(operation.method, operation.handler, expect_handler=unanswered)
+    router.register_resource(_Nowhere(router))
 
 
 def _place(operation: Operation, operators: Connections | None) -> _IsHere:

@@ -79,14 +79,14 @@ def _guard_of_error(request: web.Request) -> Guard | None:
     for resource in request.app.router.resources():
         if resource.canonical == request.path:
             found = [guards.get(route.handler) for route in resource]
-            return _OPEN if all(guard is not None and guard.scope is None for guard in found) else None
+            return _OPEN if found and all(guard is not None and guard.scope is None for guard in found) else None
     return None
 
 
 def _key(request: web.Request) -> str:
     """Return the key that the request carries, "" without one. An `Authorization` of another scheme has none."""
     headers = request.headers
-    authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(headers.getall(_KEY_HEADER, ()))
+    authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(filter(None, headers.getall(_KEY_HEADER, ())))
     for value in authorizations:
         scheme, _, key = value.partition(" ")
         if scheme.lower() == "bearer":

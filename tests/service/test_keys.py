@@ -206,7 +206,10 @@ async def test_metrics_need_a_key_by_default(it: KeyedRig) -> None:
     assert _status(await _exchange(it, _request(target=b"/metrics", method=b"GET", body=b""))) == 401
 
 
-@pytest.mark.parametrize("path", [b"/rag/search", b"/rag/ingest", b"/v1/chat/completions", b"/admin/sweep"])
+@pytest.mark.parametrize(
+    "path",
+    [b"/rag/search", b"/rag/ingest", b"/v1/chat/completions", b"/admin/sweep", b"/", b"/nobody", b"/rag/query/x"],
+)
 async def test_a_body_is_not_asked_for_without_a_key(it: KeyedRig, path: bytes) -> None:
     for headers in ((), (b"Authorization: Bearer nonsense",)):
         head = _request(b"Expect: 100-continue", *headers, target=path).removesuffix(SEARCH)
@@ -244,6 +247,19 @@ async def test_a_body_is_not_asked_for_where_its_head_is_enough(
     answer = await _first_answer(it, head)
     assert _status(answer) == status
     assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [(b"POST", b"/nobody", 404), (b"POST", b"/", 404), (b"PUT", b"/rag/search", 405), (b"POST", b"/health", 405)],
+)
+async def test_a_body_is_not_asked_for_where_nobody_takes_it(
+    it: KeyedRig, method: bytes, path: bytes, status: int
+) -> None:
+    head = _request(b"Expect: 100-continue", _bearer(it.keys.a.text), method=method, target=path).removesuffix(SEARCH)
+    answer = await _first_answer(it, head)
+    assert _status(answer) == status
+    assert (b"\r\nAllow: " in answer) is (status == 405)
 
 
 async def test_a_body_that_is_too_large_is_not_asked_for(it: KeyedRig) -> None:
