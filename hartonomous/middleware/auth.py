@@ -86,11 +86,12 @@ def _guard_of_error(request: web.Request) -> Guard | None:
 def _key(request: web.Request) -> str:
     """Return the key that the request carries, "" without one. An `Authorization` of another scheme has none."""
     headers = request.headers
-    authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(filter(None, headers.getall(_KEY_HEADER, ())))
+    authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(headers.getall(_KEY_HEADER, ()))
     for value in authorizations:
         scheme, _, key = value.partition(" ")
         if scheme.lower() == "bearer":
             given.add(key.strip())
+    given.discard("")
     if len(given) > 1 or len(set(authorizations)) > 1:
         raise InvalidRequestError("The request carries different keys.", code="different_keys")
     return given.pop() if given else ""

@@ -36,8 +36,7 @@ async def request_id(
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Put the id on a response: a signal handler for `on_response_prepare`."""
-    # An `Expect` that the server cannot meet is refused before the first middleware.
-    response.headers[HEADER] = request.get(REQUEST_ID) or _id_of(request)
+    response.headers[HEADER] = request[REQUEST_ID]
 
 
 def _id_of(request: web.Request) -> str:
