@@ -38,6 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help="refuse writes while less than this is free on the data volume; default %(default)s",
     )
+    parser.add_argument(
+        "--api-key", metavar="file:PATH", help="a file with the key that requests must show; default: none is asked for"
+    )
     parser.add_argument("--no-restart", action="store_true", help="for what starts a dead engine again by itself")
     parser.add_argument("--log-level", default="INFO", choices=_LEVELS, help="default %(default)s")
     parser.set_defaults(run=run)
@@ -54,6 +57,8 @@ def _supervise(args: argparse.Namespace) -> int:
     def command(before: str | None) -> list[str]:
         listen = _same_port(args.listen, before)
         options = {"data": args.data, "listen": listen, "reserve-mb": args.reserve_mb, "log-level": args.log_level}
+        if args.api_key is not None:
+            options["api-key"] = args.api_key
         settings = (f"--{name}={value}" for name, value in options.items())
         return [sys.executable, "-m", "hartonomous", "engine", "--no-restart", *settings]
 
@@ -80,7 +85,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     log.configure(args.log_level)
     try:
-        main.run(args.data, args.listen, reserve=args.reserve_mb * 2**20)
+        main.run(args.data, args.listen, reserve=args.reserve_mb * 2**20, key=args.api_key)
     except main.StartError as error:
         print(error, file=sys.stderr)
         return 1

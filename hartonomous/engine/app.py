@@ -10,9 +10,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from hartonomous import codec
 from hartonomous.engine import collections_api, points_api
+from hartonomous.engine.locked import locked
 from hartonomous.engine.refusal import RefusedError, unsupported
 from hartonomous.engine.state import ACTIVITY, STORE, Activity
 from hartonomous.engine.store import Store
@@ -26,9 +28,10 @@ MAX_BODY = 64 * 2**20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_app(store: Store) -> web.Application:
-    """Return the application over an open store; who owns the store closes it."""
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_envelope])
+def create_app(store: Store, key: str | None = None) -> web.Application:
+    """Return the application over an open store, for those with the key; who owns the store closes it."""
+    middlewares: list[Middleware] = [_envelope] if key is None else [_envelope, locked(key)]
+    app = web.Application(client_max_size=MAX_BODY, middlewares=middlewares)
     app[STORE] = store
     app[ACTIVITY] = Activity()
     app.router.add_get("/", _root)

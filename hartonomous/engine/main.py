@@ -26,6 +26,7 @@ from pathlib import Path
 from aiohttp import web
 
 from hartonomous.engine.app import create_app
+from hartonomous.engine.locked import read_key
 from hartonomous.engine.refusal import RefusedError
 from hartonomous.engine.shard import Collection
 from hartonomous.engine.state import ACTIVITY, Activity
@@ -58,7 +59,7 @@ def parse_address(address: str) -> tuple[str, int] | str:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-async def serve(data: Path, address: str, reserve: int) -> None:
+async def serve(data: Path, address: str, reserve: int, key: str | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raise StartError when that cannot begin."""
     where = parse_address(address)
     stop = asyncio.Event()
@@ -66,7 +67,7 @@ async def serve(data: Path, address: str, reserve: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = await _open(data, reserve)
     try:
-        app = create_app(store)
+        app = create_app(store, key)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S)
         await runner.setup()
         try:
@@ -164,6 +165,13 @@ async def _tidy(store: Store, collection: Collection, idle_s: float) -> None:
         await store.workers.run(collection.optimise)
 
 
-def run(data: Path, address: str, *, reserve: int = RESERVE_BYTES) -> None:
-    """Serve until a signal; raise StartError. Writes are refused while less than `reserve` bytes are free."""
-    asyncio.run(serve(data, address, reserve))
+def run(data: Path, address: str, *, reserve: int = RESERVE_BYTES, key: str | None = None) -> None:
+    """Serve until a signal; raise StartError. Writes are refused while less than `reserve` bytes are free.
+
+    `key` is `file:PATH` of the file with the key that requests must show; without one everybody is answered.
+    """
+    try:
+        secret = None if key is None else read_key(key)
+    except ValueError as error:
+        raise StartError(f"--api-key: {error}.") from error
+    asyncio.run(serve(data, address, reserve, secret))
