@@ -143,8 +143,11 @@ async def test_a_reload_is_noted_with_what_changed_and_who_asked(rigs: RigMaker,
 async def test_processes_write_chains_of_their_own_and_a_signal_is_noted(
     embedding_url: str, vector_url: str, tmp_path: Path
 ) -> None:
-    folder, sections = tmp_path / "audit", {"backends": backends(embedding_url, vector_url)}
-    sections["audit"] = {"directory": str(folder)}
+    folder = tmp_path / "audit"
+    sections: dict[str, Any] = {
+        "backends": backends(embedding_url, vector_url),
+        "audit": {"directory": str(folder)},
+    }
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     async with serving(tmp_path / "one", **sections) as one, serving(tmp_path / "two", **sections) as two:
