@@ -56,12 +56,13 @@ class SharedStore:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._finding: asyncio.Task[None] | None = None
+        self._is_closed = False
         metrics.limits_alone.set(0)
 
     @property
     def is_away(self) -> bool:
         """Whether this process counts alone."""
-        return self._finding is not None
+        return self._is_closed or self._finding is not None
 
     async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
         """Let a request in, or say what it has reached; one that is refused uses nothing."""
@@ -95,6 +96,7 @@ class SharedStore:
 
     async def close(self) -> None:
         """Let what is being settled come to its end, and close the connections."""
+        self._is_closed = True
         for task in (self._renewing, self._finding):
             if task is not None:
                 task.cancel()
@@ -156,7 +158,7 @@ class SharedStore:
         return answer
 
     def _lost(self, error: Exception) -> None:
-        if self._finding is None:
+        if not self.is_away:
             logger.bind(error=type(error).__name__).warning(
                 "redis is away: each process counts its share of the limits"
             )

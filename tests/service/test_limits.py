@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -13,8 +13,13 @@ import pytest
 from pydantic import ValidationError
 from yarl import URL
 
+from hartonomous.errors import RateLimitedError
 from hartonomous.limiting.memory import MemoryStore
 from hartonomous.limiting.policy import Cost, Kind
+from hartonomous.log import logger
+from hartonomous.metrics import Metrics
+from hartonomous.parts import Parts
+from hartonomous.wiring import open_limiter
 from tests.redis import RedisServer
 from tests.service.application import WAIT_S, ConfigMaker, RunningApp, eventually
 from tests.service.fault_backend import DEFAULT, completion, hang, json_reply, sse, stream
@@ -407,3 +412,49 @@ async def test_without_keys_only_addresses_have_limits(rigs: RigMaker) -> None:
     limits = {"address": {"requests_per_s": SLOW, "burst": 3}, "key": {"requests_per_s": SLOW, "burst": 1}}
     async with rigs.make(limits=limits) as rig:
         assert await statuses(rig.app, 5) == [404] * 3 + [429] * 2
+
+
+async def test_lines_over_what_is_left_end_the_stream_and_what_came_before_is_stored(rigs: RigMaker) -> None:
+    key = limited("limited", bytes_per_day=20_000)
+    async with keyed(rigs, more=(key,)) as it, asking(it.rig.app, key) as app:
+        path = f"{app.url}/rag/ingest?collection={it.keys.a.collection}"
+        told = asyncio.Event()
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield b'{"id": "lime", "text": "A lime is green."}\n'
+            await told.wait()
+            for _ in range(100):
+                yield b'{"text": "%b"}\n' % (b"x" * 1_000)
+
+        headers = {"Content-Type": "application/x-ndjson"}
+        async with app.session.post(path, data=lines(), headers=headers) as response:
+            first = json.loads(await response.content.readline())
+            assert (first["id"], first["status"]) == ("lime", "created")
+            told.set()
+            last = json.loads((await response.text()).splitlines()[-1])
+            assert last["error"]["code"] == "too_many_bytes"
+
+
+async def test_what_was_used_stays_used_when_the_limits_are_read_again(make_config: ConfigMaker) -> None:
+    parts, metrics = Parts(), Metrics()
+    async with AsyncExitStack() as stack:
+        for burst, is_let_in in ((3, True), (1, False), (2, True), (2, False)):
+            config = make_config(limits={"address": {"requests_per_s": SLOW, "burst": burst}})
+            limiter = open_limiter(config, metrics, parts, stack)
+            entering = limiter.enter("address 203.0.113.1", limiter.address, None)
+            if is_let_in:
+                await entering
+            else:
+                with pytest.raises(RateLimitedError):
+                    await entering
+
+
+async def test_the_log_tells_the_address_that_a_trusted_proxy_tells(rigs: RigMaker) -> None:
+    told: list[Any] = []
+    handler = logger.add(lambda message: told.append(message.record["extra"].get("remote")), filter="hartonomous")
+    try:
+        async with keyed(rigs, server={"trusted_proxies": ("127.0.0.0/8",)}) as it:
+            await from_(it.a, "6.6.6.6, 2001:DB8::7", 1)
+    finally:
+        logger.remove(handler)
+    assert "2001:db8::7" in told
