@@ -21,11 +21,12 @@ from hartonomous.clients.marks import (
     collection_of,
     indexes_of,
     mark_of,
+    name_of,
     new_mark,
 )
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask, nonsense
-from hartonomous.clients.reach import name_of, path_to
+from hartonomous.clients.reach import path_to
 from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
@@ -115,7 +116,7 @@ class Collections:
         self, name: str, fingerprint: EmbeddingFingerprint, language: str, state: State | None, call: Call
     ) -> bool:
         """Make a physical collection with all its indexes, as configured; return False when there is one already."""
-        metadata = as_metadata(new_mark(fingerprint, language, self._settings, state))
+        metadata = as_metadata(new_mark(name, fingerprint, language, self._settings, state))
         made = await create_collection(self._pool, name, fingerprint.dimension, metadata, self._settings, call)
         if made:
             await self._index(name, self._kinds(), call)

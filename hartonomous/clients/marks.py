@@ -4,9 +4,10 @@ A collection `docs` is an alias of a physical one, `docs@1f2e3d4c`: `@`, which n
 first digits of the embedding fingerprint's digest; where that is taken, `docs@1f2e3d4c-2` and so on. One that was made
 before there were aliases is called `docs` itself.
 
-Its mark is `{"hartonomous": {"schema", "fingerprint", "language", "settings", "state"}}`: the version of the stored
-model, what made the vectors, the language of the sparse ones, how it was made, and where a reindex has got with it. One
-without a mark was made by somebody else and is left alone.
+Its mark is `{"hartonomous": {"schema", "collection", "fingerprint", "language", "settings", "state"}}`: the version of
+the stored model, the name that it was made under, what made the vectors, the language of the sparse ones, how it was
+made, and where a reindex has got with it. One without a mark was made by somebody else and is left alone. So is one
+that says another name than it is found under: an alias leads to another tenant's points. Older ones say none.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from hartonomous import codec
+from hartonomous.clients.points import COLLECTION
 from hartonomous.clients.qdrant import nonsense
 from hartonomous.clients.sparse import languages
 from hartonomous.config import COLLECTION_PATTERN, Collections
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import ConflictError
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the stored model: payload fields, vectors' names, indexes, how point ids are made.
 
-2: the first half of a point's id follows from its document alone, chunk 0 knows where pages begin. Points of version 1
-are read as they are and replaced one by one as their documents change.
+2: the first half of a point's id follows from its document alone, chunk 0 knows where pages begin. 3: a point says of
+which collection it is. Older points are read as they are and replaced one by one as their documents change.
 """
 
-READABLE = (1, SCHEMA)
+READABLE = (1, 2, SCHEMA)
 """The versions that this one reads; an older one of them is brought up to date when it is first written or searched."""
 
 INDEXES: Mapping[str, str] = MappingProxyType(
@@ -41,6 +43,7 @@ INDEXES: Mapping[str, str] = MappingProxyType(
         "visible": "bool",
         "sequence": "integer",
         "chunk_index": "integer",
+        COLLECTION: "keyword",
     }
 )
 """The indexed payload fields and their kinds."""
@@ -83,6 +86,11 @@ def collection_of(physical: str) -> str | None:
     return name if at and is_name(name) else None
 
 
+def name_of(collection: str) -> str:
+    """Return the name by which users know a collection: of a physical one that of the collection it belongs to."""
+    return collection_of(collection) or collection
+
+
 def physical_names(collection: str, fingerprint: EmbeddingFingerprint) -> list[str]:
     """Return the names that a physical collection may get, the best one first."""
     first = f"{collection}@{fingerprint.digest()[:_DIGITS]}"
@@ -90,11 +98,12 @@ def physical_names(collection: str, fingerprint: EmbeddingFingerprint) -> list[s
 
 
 def new_mark(
-    fingerprint: EmbeddingFingerprint, language: str, settings: Collections, state: State | None
+    collection: str, fingerprint: EmbeddingFingerprint, language: str, settings: Collections, state: State | None
 ) -> dict[str, Any]:
     """Return the mark of a collection that is made now."""
     mark = {
         "schema": SCHEMA,
+        "collection": name_of(collection),
         "fingerprint": fingerprint.as_dict(),
         "language": language,
         "settings": settings.model_dump(exclude={"indexes"}, exclude_none=True),
@@ -142,6 +151,8 @@ def parse(name: str, raw: Mapping[str, Any]) -> CollectionInfo:
     mark = mark_of(raw)
     if mark is None:
         raise foreign(name)
+    if mark.get("collection", name_of(name)) != name_of(name):
+        raise astray(name)
     _check_schema(name, mark.get("schema"))
     if mark.get("language") not in languages():
         raise ConflictError(f"The collection {name!r} has a language that is not known here.", code="schema_mismatch")
@@ -172,6 +183,11 @@ def _check_schema(name: str, version: object) -> None:
 def foreign(name: str) -> ConflictError:
     """Return the refusal of a collection that is not ours."""
     return ConflictError(f"The collection {name!r} was not made by Hartonomous.", code="foreign_collection")
+
+
+def astray(name: str) -> ConflictError:
+    """Return the refusal of a name under which the points of another collection are found."""
+    return ConflictError(f"The collection {name!r} leads to what was not stored in it.", code="foreign_collection")
 
 
 def too_many(name: str) -> ConflictError:

@@ -1,8 +1,9 @@
 """What is stored: a chunk as a Qdrant point, and the readings of it (stored chunk, hit, state of a document).
 
 One point is one chunk: the named vectors `dense` and `sparse`, and a payload that repeats the document's attributes, so
-that a search needs no second look-up. `visible` hides what is not published yet, `sequence` orders the ingests of a
-document; `clients.vectors` tells how the two make a replacement whole for every reader.
+that a search needs no second look-up. `collection` says whose it is (`clients.reach`). `visible` hides what is not
+published yet, `sequence` orders the ingests of a document; `clients.vectors` tells how the two make a replacement whole
+for every reader.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from hartonomous import codec
 from hartonomous.core import walltime
 from hartonomous.core.filters import combine
 from hartonomous.errors import BackendError
+from hartonomous.log import logger
+
+COLLECTION = "collection"
+"""The payload field that says whose a point is: the name of its collection, None of those that are older than it."""
 
 VISIBLE: Mapping[str, Any] = {"key": "visible", "match": {"value": True}}
 """The condition that a reader's every filter holds."""
@@ -96,19 +101,21 @@ class ChunkPoint(_Chunk):
     dense: Sequence[float]
     sparse: tuple[list[int], list[float]]
 
-    def to_json(self) -> bytes:
-        """Return the point as Qdrant takes it, not visible yet."""
+    def to_json(self, collection: str) -> bytes:
+        """Return the point as Qdrant takes it, not visible yet; it says that it is of the collection of this name."""
         indices, values = self.sparse
         vector = {"dense": list(self.dense), "sparse": {"indices": indices, "values": values}}
-        return codec.dumps({"id": self.id, "vector": vector, "payload": self._payload()})
+        return codec.dumps({"id": self.id, "vector": vector, "payload": self._payload(collection)})
 
     def attributes(self) -> dict[str, Any]:
         """Return the fields that a change without a new text changes; null is how Qdrant removes one."""
         return {name: getattr(self, name) for name in ATTRIBUTES}
 
-    def _payload(self) -> dict[str, Any]:
+    def _payload(self, collection: str) -> dict[str, Any]:
         payload = {name: getattr(self, name) for name in _CHUNK.names}
-        return {"visible": False} | {name: value for name, value in payload.items() if value is not None}
+        return {"visible": False, COLLECTION: collection} | {
+            name: value for name, value in payload.items() if value is not None
+        }
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -162,6 +169,20 @@ class Hit:
 def visible_filter(user_filter: Mapping[str, Any] | None = None, *must: Mapping[str, Any]) -> dict[str, Any]:
     """Return a filter for visible points that meet all of `must` and the caller's filter, which cannot widen it."""
     return combine(user_filter, VISIBLE, *must) or {}
+
+
+def of_collection(collection: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a filter that finds what `wanted` does, but no point that says that it is another collection's."""
+    another = {"key": COLLECTION, "match": {"except": [collection]}}
+    return {**wanted, "must_not": [*wanted.get("must_not", ()), another]}
+
+
+def refuse_others(collection: str, payloads: Iterable[object]) -> None:
+    """Raise BackendError when one of these payloads says that it is another collection's."""
+    for payload in payloads:
+        if isinstance(payload, dict) and (payload.get(COLLECTION) or collection) != collection:
+            logger.bind(collection=collection).error("the vector store answered a point of another collection")
+            raise BackendError("The vector store answered what is not of this collection.", code="foreign_points")
 
 
 def newest_first(chunk: _Chunk | DocumentState) -> tuple[int, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,15 @@ from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 from hartonomous import codec
-from hartonomous.clients.points import VISIBLE, ChunkPoint, Hit, StoredChunk, visible_filter
+from hartonomous.clients.points import (
+    VISIBLE,
+    ChunkPoint,
+    Hit,
+    StoredChunk,
+    of_collection,
+    refuse_others,
+    visible_filter,
+)
 from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, ValidationFailedError
@@ -88,16 +96,16 @@ def is_empty(search: Search) -> bool:
     return search.using == "sparse" and not search.vector[0]
 
 
-def search_json(search: Search) -> dict[str, Any]:
-    """Return one search of `points/query/batch`."""
-    wanted = {**_ranking_json(search), "with_payload": True}
+def search_json(search: Search, collection: str) -> dict[str, Any]:
+    """Return one search of `points/query/batch` for points of the collection of this name."""
+    wanted = {**_ranking_json(search, collection), "with_payload": True}
     return wanted if search.score_threshold is None else wanted | {"score_threshold": search.score_threshold}
 
 
-def best_json(best: BestVectors) -> dict[str, Any]:
+def best_json(best: BestVectors, collection: str) -> dict[str, Any]:
     """Return the search of `points/query/batch` for vectors alone; Qdrant counts ranks from 0, so its k is one more."""
     return {
-        "prefetch": [_ranking_json(search) for search in best.searches if not is_empty(search)],
+        "prefetch": [_ranking_json(search, collection) for search in best.searches if not is_empty(search)],
         "query": {"rrf": {"k": best.k + 1}},
         "limit": best.limit,
         "with_payload": False,
@@ -105,25 +113,29 @@ def best_json(best: BestVectors) -> dict[str, Any]:
     }
 
 
-def _ranking_json(search: Search) -> dict[str, Any]:
+def _ranking_json(search: Search, collection: str) -> dict[str, Any]:
     vector = search.vector
     wanted: dict[str, Any] = {
         "query": {"indices": vector[0], "values": vector[1]} if search.using == "sparse" else list(vector),
         "using": search.using,
         "limit": search.limit,
-        "filter": visible_filter(search.filter),
+        "filter": of_collection(collection, visible_filter(search.filter)),
     }
     if search.using == "dense":
         wanted["params"] = dict(RESCORED)
     return wanted
 
 
-def hits(answer: Any) -> list[Hit]:
-    """Read one ranking, best first; raise BackendError when it is none, or has a score that is not finite."""
+def hits(answer: Any, collection: str) -> list[Hit]:
+    """Read one ranking, best first.
+
+    Raises BackendError when it is none, or has a score that is not finite or a point of another collection.
+    """
     try:
         points = [(point["id"], point["payload"], point["score"]) for point in answer["points"]]
     except (TypeError, KeyError):
         nonsense()
+    refuse_others(collection, (payload for _, payload, _ in points))
     ranking = []
     for point_id, payload, score in points:
         if type(score) not in (int, float) or not math.isfinite(score):
@@ -144,12 +156,12 @@ def dense_vectors(answer: Any, dimension: int) -> dict[str, list[float]]:
     return vectors
 
 
-def batches(points: Iterable[ChunkPoint]) -> Iterator[list[tuple[ChunkPoint, bytes]]]:
-    """Cut into batches of at most so many points and, a single point aside, so many bytes."""
+def batches(points: Iterable[ChunkPoint], collection: str) -> Iterator[list[tuple[ChunkPoint, bytes]]]:
+    """Cut a collection's points into batches of at most so many points and, a single point aside, so many bytes."""
     batch: list[tuple[ChunkPoint, bytes]] = []
     size = 0
     for point in points:
-        encoded = point.to_json()
+        encoded = point.to_json(collection)
         if batch and (len(batch) == _BATCH_POINTS or size + len(encoded) > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -175,18 +187,20 @@ def write_json(batch: Iterable[tuple[ChunkPoint, bytes]]) -> bytes:
     return b'{"operations":[' + b",".join(operations) + b"]}"
 
 
+CURSOR_PATTERN = "^[A-Za-z0-9_-]{21}[AQgw]$"
+"""A cursor is the id of a point in URL-safe base 64: 16 bytes."""
+
+
 def encode_cursor(offset: str) -> str:
     """Return the opaque cursor for a page that begins at this point."""
-    return base64.urlsafe_b64encode(offset.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(uuid.UUID(offset).bytes).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> str:
     """Return the point's id; raise ValidationFailedError for what `encode_cursor` did not make."""
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        return str(uuid.UUID(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")))
-    except (ValueError, binascii.Error) as error:
-        raise ValidationFailedError("This is not a cursor that was answered.", param="cursor") from error
+    if not re.fullmatch(CURSOR_PATTERN.removesuffix("$"), cursor):
+        raise ValidationFailedError("This is not a cursor that was answered.", param="cursor")
+    return str(uuid.UUID(bytes=base64.urlsafe_b64decode(cursor + "==")))
 
 
 def nonsense() -> NoReturn:

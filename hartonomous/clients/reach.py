@@ -13,21 +13,10 @@ before that says nothing, and is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from hartonomous.clients.marks import collection_of
+from hartonomous.clients.marks import name_of
 from hartonomous.core.call import Call
-from hartonomous.errors import BackendError
-from hartonomous.log import logger
 
-FIELD = "collection"
-"""The payload field that says whose a point is."""
-
-
-def name_of(collection: str) -> str:
-    """Return the name by which grants know a collection: of a physical one that of the collection it belongs to."""
-    return collection_of(collection) or collection
+__all__ = ["name_of", "path_to"]
 
 
 def path_to(collection: str, call: Call, what: str = "") -> str:
@@ -37,17 +26,3 @@ def path_to(collection: str, call: Call, what: str = "") -> str:
     """
     call.grant.check(name_of(collection))
     return f"/collections/{collection}{what}"
-
-
-def names_another(collection: str) -> dict[str, Any]:
-    """Return the condition that a point says that it is another collection's."""
-    return {"key": FIELD, "match": {"except": [name_of(collection)]}}
-
-
-def refuse_others(collection: str, payloads: Iterable[object]) -> None:
-    """Raise BackendError when one of these payloads says that it is another collection's."""
-    name = name_of(collection)
-    for payload in payloads:
-        if isinstance(payload, dict) and (payload.get(FIELD) or name) != name:
-            logger.bind(collection=collection).error("the vector store answered points of another collection")
-            raise BackendError("The vector store answered what is not of this collection.", code="foreign_points")

@@ -24,13 +24,13 @@ from hartonomous.clients.marks import (
     foreign,
     is_name,
     mark_of,
+    name_of,
     parse,
     physical_names,
     state_of,
     too_many,
 )
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.reach import name_of
 from hartonomous.clients.targets import Targets
 from hartonomous.clients.versions import OnChange
 from hartonomous.config import Qdrant

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from hartonomous import codec
+from hartonomous.clients.points import COLLECTION, of_collection, refuse_others
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask, nonsense
-from hartonomous.clients.reach import path_to
+from hartonomous.clients.reach import name_of, path_to
 from hartonomous.core.call import Call
 
 Record = tuple[str, Any]
@@ -40,7 +41,8 @@ class PointStore:
         await ask(self._pool, "POST", path_to(collection, call, f"/points/batch?{self._write_options}"), call, body)
 
     async def _count(self, collection: str, filter_json: Mapping[str, Any], call: Call) -> int:
-        result = await self._post(collection, "count", {"filter": filter_json, "exact": True}, call)
+        wanted = of_collection(name_of(collection), filter_json)
+        result = await self._post(collection, "count", {"filter": wanted, "exact": True}, call)
         count = result.get("count") if isinstance(result, dict) else None
         if type(count) is not int:
             nonsense()
@@ -49,7 +51,7 @@ class PointStore:
     async def _scroll(
         self, collection: str, filter_json: Mapping[str, Any], call: Call, fields: Fields = True
     ) -> list[Record]:
-        """Return all points that match, in the order of their ids."""
+        """Return all points of the collection that match, in the order of their ids."""
         return [record async for page in self._pages(collection, filter_json, call, fields) for record in page]
 
     async def _pages(
@@ -71,13 +73,28 @@ class PointStore:
         limit: int,
         offset: str | None,
     ) -> tuple[list[Record], str | None]:
-        body = {"filter": filter_json, "limit": limit, "with_payload": fields, "with_vector": False, "offset": offset}
-        result = await self._post(collection, "scroll", body, call)
-        try:
-            records = [(point["id"], point["payload"]) for point in result["points"]]
-            following = result.get("next_page_offset")
-        except (TypeError, KeyError, AttributeError):
-            nonsense()
+        body = {
+            "filter": filter_json,
+            "limit": limit,
+            "with_payload": fields if fields is True else [*fields, COLLECTION],
+            "with_vector": False,
+            "offset": offset,
+        }
+        result = await self._scrolled(collection, body, call)
+        records = [(point["id"], point["payload"]) for point in result["points"]]
+        following = result.get("next_page_offset")
         if following is not None and not isinstance(following, str):
             nonsense()
         return records, following
+
+    async def _scrolled(self, collection: str, body: Mapping[str, Any], call: Call) -> Mapping[str, Any]:
+        """Return a page, whose points have an id and a payload and are all of the collection."""
+        name = name_of(collection)
+        body = {**body, "filter": of_collection(name, body["filter"])}
+        result = await self._post(collection, "scroll", body, call)
+        try:
+            points = [(point["id"], point["payload"]) for point in result["points"]]
+        except (TypeError, KeyError):
+            nonsense()
+        refuse_others(name, (payload for _, payload in points))
+        return result if isinstance(result, dict) else nonsense()

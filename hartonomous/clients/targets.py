@@ -20,7 +20,6 @@ its name can be an alias, and is not found in between.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -71,7 +70,7 @@ class Targets:
         raw = await self._collections.fetch(collection, call)
         before = {"settings": Settings().model_dump(exclude={"indexes"}, exclude_none=True)}  # as version 1 made them
         mark: Mapping[str, Any] = {**before, **((raw and mark_of(raw)) or {})}
-        wanted = new_mark(fingerprint, language, self._settings, None)
+        wanted = new_mark(collection, fingerprint, language, self._settings, None)
         return all(mark.get(name) == wanted[name] for name in ("fingerprint", "language", "settings"))
 
     async def begun(self, collection: str, call: Call) -> str | None:
@@ -80,7 +79,7 @@ class Targets:
 
     async def note(self, target: str, note: Mapping[str, Any], call: Call) -> None:
         """Write down what a reindex needs when it is started again, and that it is alive now."""
-        await self._collections.set_note(target, {**note, _ALIVE: time.time()}, call)
+        await self._collections.set_note(target, {**note, _ALIVE: walltime.latest()}, call)
 
     async def noted(self, target: str, call: Call) -> Mapping[str, Any]:
         """Return what was written down; empty when nothing was."""
@@ -101,7 +100,7 @@ class Targets:
             parse(collection, raw)
             # Nobody needs to write the old one's mark any more, which could meet the new one by then.
             await self._collections.bring_up_to_date(collection, raw, call)
-        wanted = new_mark(fingerprint, language, self._settings, "building")
+        wanted = new_mark(collection, fingerprint, language, self._settings, "building")
         for name, found in (await self._in_state("building", collection, call)).items():
             if mark_of(found) == wanted:
                 await self._collections.complete_indexes(name, found, call)

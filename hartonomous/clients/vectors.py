@@ -30,6 +30,7 @@ from hartonomous.clients.qdrant import (
     nonsense,
     search_json,
 )
+from hartonomous.clients.reach import name_of
 from hartonomous.clients.versions import FIRST_CHUNK, Versions, newest_versions
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import document_start
@@ -59,16 +60,17 @@ class VectorClient(Versions):
 
         All of it is one call.
         """
+        name = name_of(collection)
         asked = [index for index, search in enumerate(searches) if not is_empty(search)]
         rankings: list[list[Hit]] = [[] for _ in searches]
-        wanted = [*(search_json(searches[index]) for index in asked), *map(best_json, best)]
+        wanted = [*(search_json(searches[index], name) for index in asked), *(best_json(one, name) for one in best)]
         if not wanted:
             return rankings, []
         answers = await self._post(collection, "query/batch", {"searches": wanted}, call)
         if not isinstance(answers, list) or len(answers) != len(wanted):
             nonsense()
         for index, answer in zip(asked, answers, strict=False):
-            rankings[index] = hits(answer)
+            rankings[index] = hits(answer, name)
         vectors = [
             dense_vectors(answer, one.dimension) for answer, one in zip(answers[len(asked) :], best, strict=True)
         ]

@@ -42,6 +42,7 @@ from hartonomous.clients.points import (
     visible_filter,
 )
 from hartonomous.clients.qdrant import batches, below, match, write_json
+from hartonomous.clients.reach import name_of
 from hartonomous.clients.store import PointStore
 from hartonomous.core import walltime
 from hartonomous.core.call import Call
@@ -118,7 +119,7 @@ class Versions(PointStore):
     async def write(self, collection: str, points: Sequence[ChunkPoint], call: Call) -> None:
         """Store chunks unseen; returns when they are durable. Cancelled or failed half-way, it may be done again."""
         # From the end: a document is looked up by its first chunk, which must tell no more than the others hold.
-        for batch in batches(reversed(points)):
+        for batch in batches(reversed(points), name_of(collection)):
             await self._post_batch(collection, write_json(batch), call)
 
     async def publish(

@@ -81,7 +81,10 @@ class Models:
         clean = f"clean-{self.collection[:20]}"
         try:
             await ingest(self.new, *documents, collection=clean, chunking=chunking or SMALL)
-            check_alike(await self.points.all(self.collection), await self.points.all(clean))
+            found, wanted = await self.points.all(self.collection), await self.points.all(clean)
+            check_names(found, self.collection)
+            check_names(wanted, clean)
+            check_alike(found, wanted)
         finally:
             await self.new.delete(f"/rag/collections/{clean}")
         target = await self.points.behind(self.collection)
@@ -94,6 +97,11 @@ class Models:
         """Ask a question."""
         status, answer = await ask(app, "/rag/search", {"query": "limes", "top_k": 20, "rerank": False})
         return status, {hit["document_id"] for hit in answer["results"]} if status == 200 else answer["error"]["code"]
+
+
+def check_names(points: dict[str, Any], collection: str) -> None:
+    """Fail unless each point says that it is of this collection; then take that away."""
+    assert {point["payload"].pop("collection") for point in points.values()} == {collection}
 
 
 def check_alike(found: dict[str, Any], clean: dict[str, Any]) -> None:

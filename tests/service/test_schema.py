@@ -109,14 +109,15 @@ async def test_a_collection_of_an_unknown_schema_is_refused_with_what_to_do(
     assert await schema.drop(name, call())
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("how", ["require", "ensure"])
-async def test_a_collection_of_version_1_is_brought_up_to_date_at_its_first_use(
-    schema: Schema, store: Store, name: str, how: str
+async def test_a_collection_of_an_older_version_is_brought_up_to_date_at_its_first_use(
+    schema: Schema, store: Store, name: str, how: str, version: int
 ) -> None:
-    await store.put(name, metadata=ours() | {"owner": "me"})
+    await store.put(name, metadata=ours(schema=version) | {"owner": "me"})
     await store.fill(name, 1)
     (listed,) = [info for info in await schema.list(call()) if info.name == name]
-    assert (listed.schema, listed.points) == (1, 1)
+    assert (listed.schema, listed.points) == (version, 1)
     if how == "ensure":
         used = await schema.ensure(name, TINY, "german", call())
     else:

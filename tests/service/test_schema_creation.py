@@ -153,8 +153,31 @@ async def test_what_is_somebody_elses_or_has_another_alias_is_not_taken(
     assert await store.names(name) == [first, second]
 
 
-async def test_an_alias_that_somebody_made_is_used_and_not_dropped(schema: Schema, store: Store, name: str) -> None:
+async def test_an_alias_that_somebody_pointed_at_another_collection_leads_nowhere(
+    schema: Schema, store: Store, name: str
+) -> None:
     await schema.ensure(name, TINY, "english", call())
+    alias = f"{name}.alias"
+    await store.point(alias, f"{name}@{_FIRST}")
+    asked = (
+        schema.describe(alias, call()),
+        schema.require(alias, TINY, call()),
+        schema.ensure(alias, TINY, "english", call()),
+        schema.drop(alias, call()),
+    )
+    for refused in asked:
+        with pytest.raises(ConflictError) as caught:
+            await refused
+        assert caught.value.error_code == "foreign_collection"
+    assert [info.name for info in await schema.list(call()) if info.name.startswith(name)] == [name]
+    assert await store.names(name) == [f"{name}@{_FIRST}"]
+
+
+async def test_an_alias_of_a_collection_that_does_not_say_its_name_is_used_and_not_dropped(
+    schema: Schema, store: Store, name: str
+) -> None:
+    """Those that were made before there was a name in the mark."""
+    await store.put(f"{name}@{_FIRST}", metadata=ours())
     alias = f"{name}.alias"
     await store.point(alias, f"{name}@{_FIRST}")
     assert (await schema.require(alias, TINY, call())).name == alias

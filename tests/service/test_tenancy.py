@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from uuid import uuid4
 
+import aiohttp
 import pytest
 
 from hartonomous.app import OPERATIONS
 from hartonomous.core.access import SCOPES
 from tests.service.application import RunningApp
+from tests.service.fault_backend import Behaviour, Exchange
 from tests.service.keyed import TENANT, Key, KeyedRig, asking, keyed
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest
 from tests.service.tenancy_matrix import MATRIX, WAYS, Answered, Asker, Way
@@ -218,3 +221,95 @@ async def _asks(rig: Rig, app: RunningApp, collection: str) -> tuple[str, int]:
     async with app.session.post(app.url + "/rag/query", json=body) as response:
         assert response.status == 200, await response.text()
         return response.headers["X-Hartonomous-Cache"], len(rig.embedding.calls(EMBEDDINGS)) - before
+
+
+async def test_an_alias_that_leads_to_a_foreign_collection_shows_nothing_of_it(tenants: Tenants) -> None:
+    """A hand in the vector store, or a snapshot that was restored under another name."""
+    a, b = tenants.keys["a"].collection, tenants.keys["b"].collection
+    question = {"query": "vault", "collection": b}
+    assert SECRET.format("b") in str(await ask(tenants.it.b, "/rag/search", question))
+    await _lead_astray(tenants.rig.config.backends.qdrant.url, b, a)
+    # What is known of the collection for two seconds says that all is well: the points say that it is not.
+    status, answer = await ask(tenants.it.b, "/rag/search", question)
+    assert (status, answer["results"]) == (200, [])
+    tenants.rig.app.runtime.schema.forget(b)
+    for method, path, way in WAYS:
+        if "left out" not in way.label:
+            answered = await tenants.askers["b"].ask(method, way, b)
+            assert {status for status, _ in answered.refusals} <= {403, 404, 409, 422}, (path, way.label, answered)
+            assert not {a.encode(), SECRET.format("a").encode()} & {answered.body}, path
+    status, whole = await tenants.it.a.get(f"/rag/collections/{a}/documents/one")
+    assert (status, whole["text"]) == (200, SECRET.format("a"))
+
+
+async def _lead_astray(url: str, alias: str, collection: str) -> None:
+    """Let one collection's name stand for what is another one's."""
+    async with aiohttp.ClientSession(url) as session:
+        async with session.get("/aliases") as response:
+            aliases = {one["alias_name"]: one for one in (await response.json())["result"]["aliases"]}
+        target = aliases[collection]["collection_name"]
+        action = {"create_alias": {"alias_name": alias, "collection_name": target}}
+        async with session.post("/collections/aliases", json={"actions": [action]}) as response:
+            assert response.status == 200, await response.text()
+
+
+@pytest.mark.parametrize("what", ["query/batch", "scroll"])
+async def test_a_point_of_a_foreign_collection_is_refused_whatever_the_store_answers(
+    tenants: Tenants, what: str
+) -> None:
+    a, b = tenants.keys["a"].collection, tenants.keys["b"].collection
+    tenants.rig.qdrant.on(f"/collections/{b}/points/{what}", _mistaken(tenants.rig, f"/collections/{a}/points/{what}"))
+    if what == "scroll":
+        status, answer = await tenants.it.b.get(f"/rag/collections/{b}/documents/one")
+    else:
+        status, answer = await ask(tenants.it.b, "/rag/search", {"query": "vault", "collection": b})
+    assert (status, answer["error"]["code"]) == (502, "foreign_points")
+    assert a not in str(answer)
+    assert SECRET.format("a") not in str(answer)
+
+
+def _mistaken(rig: Rig, path: str) -> Behaviour:
+    """Answer with what is found at another path, whatever the filters say."""
+
+    async def behave(exchange: Exchange) -> None:
+        body = exchange.request.json
+        for one in body.get("searches", [body]):
+            one["filter"].pop("must_not")
+        async with (
+            aiohttp.ClientSession(rig.qdrant.upstream) as session,
+            session.post(path, json=body) as response,
+        ):
+            await exchange.answer(response.status, await response.read(), {"Content-Type": "application/json"})
+
+    return behave
+
+
+_TRICKS = (
+    {"should": [{"key": "collection", "match": {"value": "FOREIGN"}}]},
+    {"must": [{"has_id": ["POINT"]}]},
+    {"should": [{"has_id": ["POINT"]}, {"is_null": {"key": "source"}}]},
+    {"must": [{"nested": {"key": "metadata", "filter": {"must": [{"has_id": ["POINT"]}]}}}]},
+    {"must": [{"has_vector": "dense"}]},
+    {"must": [{"key": "visible", "match": {"value": False}}]},
+    {"must": [], "lookup_from": {"collection": "FOREIGN"}},
+    {"must": [{"lookup_from": {"collection": "FOREIGN"}}]},
+    {"shard_key": "FOREIGN"},
+    {"must": {"key": "metadata.a[].collection", "match": {"value": "FOREIGN"}}},
+    {"must_not": [{"key": "document_id", "match": {"value": "nobody"}}]},
+    {"should": [{"key": "document_id", "match": {"any": ["one"]}}, {"must_not": []}]},
+    {"min_should": {"conditions": [{"key": "document_id", "match": {"value": "one"}}], "min_count": 1}},
+    {"must": [{"must_not": [{"must": [{"is_empty": {"key": "source"}}]}]}]},
+    {"must": [{"key": "source", "match": {"except": ["x"]}}]},
+)
+
+
+async def test_no_filter_finds_what_is_of_another_collection(tenants: Tenants) -> None:
+    own, foreign = tenants.keys["b"].collection, tenants.keys["a"].collection
+    _, document = await tenants.it.a.get(f"/rag/collections/{foreign}/documents/one")
+    tricks = json.dumps(_TRICKS).replace("FOREIGN", foreign).replace("POINT", document["chunks"][0]["chunk_id"])
+    for trick in json.loads(tricks):
+        for mode in ("hybrid", "dense", "sparse"):
+            body = {"query": "vault", "collection": own, "mode": mode, "filter": trick}
+            status, answer = await ask(tenants.it.b, "/rag/search", body)
+            assert status in {200, 422}, answer
+            assert {hit["text"] for hit in answer.get("results", [])} <= {SECRET.format("b")}, trick

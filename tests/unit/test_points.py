@@ -19,7 +19,7 @@ from hartonomous.clients.points import (
     sequence_at,
     visible_filter,
 )
-from hartonomous.clients.qdrant import Search
+from hartonomous.clients.qdrant import BestVectors, Search
 from hartonomous.errors import BackendError, ValidationFailedError
 
 _ID = "11111111-1111-8111-8111-111111111111"
@@ -56,12 +56,12 @@ def _chunk(document: str, content: str, sequence: int) -> StoredChunk:
 
 
 def _payload() -> dict[str, Any]:
-    payload: dict[str, Any] = orjson.loads(_point().to_json())["payload"]
+    payload: dict[str, Any] = orjson.loads(_point().to_json("docs"))["payload"]
     return payload
 
 
 def test_a_point_is_written_unseen_with_both_vectors() -> None:
-    written = orjson.loads(_point().to_json())
+    written = orjson.loads(_point().to_json("docs"))
     assert written["vector"] == {"dense": [0.5, 0.25], "sparse": {"indices": [3], "values": [1.5]}}
     assert written["payload"]["visible"] is False
     assert "source" not in written["payload"]
@@ -134,22 +134,48 @@ def test_two_versions_of_one_sequence_are_told_apart_the_same_way_by_every_reade
     assert newest_only([[one, two]]) == newest_only([[two, one]]) == [[two]]
 
 
-def test_a_search_sees_visible_points_only_whatever_its_filter_says() -> None:
-    search = qdrant.search_json(Search("dense", [1.0], 5))
-    assert search["filter"] == {"must": [{"key": "visible", "match": {"value": True}}]}
+_OWN = {
+    "must": [{"key": "visible", "match": {"value": True}}],
+    "must_not": [{"key": "collection", "match": {"except": ["docs"]}}],
+}
+
+
+def test_a_search_sees_visible_points_of_its_collection_only_whatever_its_filter_says() -> None:
+    search = qdrant.search_json(Search("dense", [1.0], 5), "docs")
+    assert search["filter"] == _OWN
     assert "score_threshold" not in search
+
+
+def test_the_points_that_feedback_asks_for_are_those_of_the_collection_as_well() -> None:
+    search = Search("dense", [1.0], 5)
+    asked = qdrant.best_json(BestVectors([search], 10, 60), "docs")
+    assert [one["filter"] for one in asked["prefetch"]] == [_OWN]
+
+
+def test_a_hit_that_says_that_it_is_another_collections_is_refused() -> None:
+    answer = {"points": [{"id": _ID, "payload": _payload(), "score": 0.5}]}
+    assert len(qdrant.hits(answer, "docs")) == 1
+    with pytest.raises(BackendError) as caught:
+        qdrant.hits(answer, "other")
+    assert caught.value.error_code == "foreign_points"
+
+
+@pytest.mark.parametrize("older", [{}, {"collection": None}])
+def test_a_hit_that_does_not_say_whose_it_is_is_taken(older: dict[str, Any]) -> None:
+    payload = {name: value for name, value in _payload().items() if name != "collection"} | older
+    assert len(qdrant.hits({"points": [{"id": _ID, "payload": payload, "score": 0.5}]}, "docs")) == 1
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, None, "1", True])
 def test_a_score_that_is_no_finite_number_is_a_backend_error(score: object) -> None:
     with pytest.raises(BackendError):
-        qdrant.hits({"points": [{"id": _ID, "payload": _payload(), "score": score}]})
+        qdrant.hits({"points": [{"id": _ID, "payload": _payload(), "score": score}]}, "docs")
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"points": [{}]}, {"points": 5}])
 def test_an_answer_of_another_shape_is_a_backend_error(answer: object) -> None:
     with pytest.raises(BackendError):
-        qdrant.hits(answer)
+        qdrant.hits(answer, "docs")
 
 
 @pytest.mark.parametrize(
@@ -168,13 +194,13 @@ def test_vectors_of_another_shape_are_a_backend_error(answer: object) -> None:
 
 
 def test_a_write_is_cut_by_count_and_by_bytes() -> None:
-    assert [len(batch) for batch in qdrant.batches([_point()] * 600)] == [256, 256, 88]
+    assert [len(batch) for batch in qdrant.batches([_point()] * 600, "docs")] == [256, 256, 88]
     large = _point(text="x" * 500_000)
-    assert [len(batch) for batch in qdrant.batches([large, large, _point()])] == [1, 2]
+    assert [len(batch) for batch in qdrant.batches([large, large, _point()], "docs")] == [1, 2]
 
 
 def test_the_ingests_of_one_write_are_conditional_each_on_its_own_sequence() -> None:
-    (batch,) = qdrant.batches([_point(), _point(document_id="other", sequence=9)])
+    (batch,) = qdrant.batches([_point(), _point(document_id="other", sequence=9)], "docs")
     operations = orjson.loads(qdrant.write_json(batch))["operations"]
     conditions = [operation["upsert"]["update_filter"] for operation in operations if "upsert" in operation]
     assert [condition["must"][0]["range"] for condition in conditions] == [{"lt": 7}, {"lt": 9}]
