@@ -38,6 +38,7 @@ from hartonomous.handlers.answers import runtime_of
 from hartonomous.handlers.hangup import hangup_watched
 from hartonomous.handlers.ingest_request import chunking_of, document_of, parameters_of_query
 from hartonomous.handlers.ndjson import lines
+from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import DocumentBody, IngestParameters
 from hartonomous.handlers.spool import Spool
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
@@ -62,13 +63,15 @@ async def ingest_stream(request: web.Request) -> web.StreamResponse:
     """
     body.refuse_compressed(request)
     call, parameters = _call_of_stream(request), parameters_of_query(request)
+    collection = reached(parameters.collection, runtime_of(request), call)
+    note(request, collection=collection)
     stream = _IngestStream(request, call)
     refusal = None
     try:
         with stream.spool, hangup_watched(request):
             async with asyncio.TaskGroup() as group:
                 try:
-                    await stream.run(parameters, group)
+                    await stream.run(collection, parameters, group)
                 except HartonomousError as error:
                     refusal = error
     except* ClientGoneError:
@@ -185,13 +188,11 @@ class _IngestStream:
         note(request, documents=self._counts)
         self._ended_by: HartonomousError | None = None
 
-    async def run(self, parameters: IngestParameters, group: asyncio.TaskGroup) -> None:
+    async def run(self, collection: str, parameters: IngestParameters, group: asyncio.TaskGroup) -> None:
         """Take all documents and tell the results; `group` gets the task that sends them.
 
         Raises any of our errors that keeps the stream from beginning, and ClientGoneError.
         """
-        collection = parameters.collection or self._runtime.config.rag.default_collection
-        note(self._request, collection=collection)
         chunking = chunking_of(parameters, self._runtime.config)
         tokens = 0
         try:
