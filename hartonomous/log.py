@@ -100,8 +100,10 @@ class _Lines:
     """Writes lines to a stream, or counts those that it does not take. loguru calls it from one thread at a time."""
 
     total = 0  # of all streams that there have been
+    latest: _Lines | None = None
 
     def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
         self._write = _writer(stream)
         self._untold = 0
         self._torn = False
@@ -160,6 +162,13 @@ def lost() -> int:
     return _Lines.total
 
 
+def _lines(stream: TextIO) -> _Lines:
+    """Return what writes to a stream: the same as before, with the lines that it still owes, if the stream is."""
+    if _Lines.latest is None or _Lines.latest.stream is not stream:
+        _Lines.latest = _Lines(stream)
+    return _Lines.latest
+
+
 def configure(level: str = "INFO", stream: TextIO | None = None, kept_records: int = 2_000) -> None:
     """Send all records of `level` and above to `stream` (default: standard error), one JSON line each.
 
@@ -167,7 +176,7 @@ def configure(level: str = "INFO", stream: TextIO | None = None, kept_records: i
     """
     logger.remove()
     kept.resize(kept_records)
-    sink = _Lines(stream or sys.stderr)
+    sink = _lines(stream or sys.stderr)
     logger.add(sink, level=level, format="{message}", diagnose=False, backtrace=False, catch=False)
     logging.basicConfig(handlers=[_Bridge()], level=logging.INFO, force=True)
     for name in _CHATTY:

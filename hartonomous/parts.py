@@ -2,7 +2,8 @@
 
 While a reload is under way, and until the last request of the old runtime has ended, two runtimes live side by side. A
 backend whose settings did not change keeps its one pool, with its connections, queue, limits and breakers; caches and
-worker processes likewise. Only where the settings of a service did change are there two pools for as long.
+worker processes likewise. Only where the settings of a service did change are there two pools for as long; the
+metrics show the one that was taken last, and when that has gone the one that is left.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Shown(Protocol):
+    """What the metrics show one of, by its name."""
+
+    def show(self) -> None:
+        """Let the metrics show this one from now on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +51,7 @@ class Parts:
             part.value = make(part.stack)
             alive.append(part)
         part.users += 1
+        _show(part)
         stack.push_async_callback(self._give_back, name, part)
         value: T = part.value
         return value
@@ -53,5 +63,13 @@ class Parts:
     async def _give_back(self, name: str, part: _Part) -> None:
         part.users -= 1
         if not part.users:
-            self._parts[name].remove(part)
+            alive = self._parts[name]
+            alive.remove(part)
+            if alive:
+                _show(alive[-1])
             await part.stack.aclose()
+
+
+def _show(part: _Part) -> None:
+    if isinstance(part.value, Shown):
+        part.value.show()

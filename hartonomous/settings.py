@@ -15,13 +15,14 @@ from hartonomous import clienttls, cparser, tls
 from hartonomous.config import Config
 from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
+from hartonomous.errors import ConfigError
 from hartonomous.fields import Section
 
 TEMPLATE = "rag.generation.template"
 TOKENIZER = "backends.embedding.tokenizer"
 
-# What the listening socket and aiohttp's server were made with.
-_FIXED = ("host", "port", "admin", "mode", "runtime_directory", "keepalive_s", "max_connections")
+# What was done at the start: where the server listens, how it parses, where it hears of reloads.
+_FIXED = ("host", "port", "admin", "mode", "runtime_directory")
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,7 +47,11 @@ class Settings:
         return sorted(changed)
 
     def bound_by(self, old: Settings) -> tuple[Settings, list[str]]:
-        """Return these settings with what only a restart changes as it is in `old`, and the key paths of that."""
+        """Return these settings with what only a restart changes as it is in `old`, and the key paths of that.
+
+        Raises:
+            ConfigError: together they would open a server without keys to other hosts.
+        """
         before, after = old.config.server, self.config.server
         fixed = [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
         kept: dict[str, Any] = {name: getattr(before, name) for name in fixed}
@@ -59,6 +64,8 @@ class Settings:
         server = after.model_copy(update=kept)
         config = self.config.model_copy(update={"server": server, "audit": old.config.audit})
         audit = [f"audit.{name}" for name in _differences(old.config.audit, self.config.audit)]
+        if not config.auth.keys and not server.is_loopback:
+            raise ConfigError("auth.keys: the last key can be taken away at a restart alone", param="auth.keys")
         paths = sorted([*audit, *(f"server.{name}" for name in fixed)])
         return replace(self, config=config, certificate=certificate, digests=digests), paths
 

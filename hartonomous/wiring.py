@@ -179,7 +179,7 @@ def open_shared(
         return None
 
     def make(own: AsyncExitStack) -> SharedCache:
-        shared = SharedCache(config.redis, metrics, trust=trust)
+        shared = SharedCache(config.redis, metrics, trust=trust, is_late=changes.have_been)
         own.push_async_callback(shared.close)
         changes.add(shared)
         own.callback(changes.remove, shared)

@@ -6,9 +6,10 @@ made anew.
 
 What remains: a process that is killed between the change and its stamp, or a write that the store carries out after the
 call for it has failed, was not acknowledged, and leaves the answers of before to others for at most their time
-(`ttl_s`). The same holds for what changes the collection beside us: a command (`hartonomous import`, `reindex`) that
-shares no Redis with the server, or a hand in the vector store. Where there is no Redis the number of the collection's
-points, at most two seconds old, is part of the key as well, so that new and deleted documents are noticed even then.
+(`ttl_s`). The same holds for what changes the collection beside us: a command (`hartonomous import`, `reindex`) or a
+server that shares no Redis with us or keeps no answers, or a hand in the vector store. Where there is no Redis the
+number of the collection's points, at most two seconds old, is part of the key as well, so that new and deleted
+documents are noticed even then.
 """
 
 from __future__ import annotations
@@ -60,10 +61,12 @@ class OwnGenerations:
 class Changes:
     """Who hears of every change: the generations of all runtimes that live, also of one made after the change began.
 
-    An ingest that began before a reload thereby makes the answers unreachable that were given after it.
+    An ingest that began before a reload thereby makes the answers unreachable that were given after it. `have_been`
+    says whether there have been changes that generations of now have not heard of.
     """
 
     def __init__(self) -> None:
+        self.have_been = False
         self._generations: list[Generations] = []
 
     def add(self, generations: Generations) -> None:
@@ -76,7 +79,7 @@ class Changes:
 
     async def advance(self, collection: str) -> None:
         """Give a collection that was changed a new stamp everywhere. Raises nothing but a cancellation."""
-        cancelled = None
+        cancelled, self.have_been = None, True
         for generations in list(self._generations):
             try:
                 await generations.advance(collection)

@@ -45,7 +45,11 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # the least recently used first
         self._expiry: dict[str, float] = {}  # in the order of the writes, which with one ttl is that of their ends
         self._bytes = 0
-        metrics.watch(lambda: len(self._entries), lambda: self._bytes)
+        self.show()
+
+    def show(self) -> None:
+        """Let the metrics show this cache, and no other one of its name."""
+        self._metrics.watch(lambda: len(self._entries), lambda: self._bytes)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -41,7 +41,10 @@ class AwayError(Exception):
 
 
 class SharedCache:
-    """The connections to Redis: aiocache's RedisCache, with bounded waiting and a memory of failures."""
+    """The connections to Redis: aiocache's RedisCache, with bounded waiting and a memory of failures.
+
+    With `is_late` there have been changes that were not told here: nothing of before is found again.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,8 @@ class SharedCache:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         trust: Trust | None = None,
+        *,
+        is_late: bool = False,
     ) -> None:
         self._timeout_s = config.timeout_s
         self._up = metrics.redis_up
@@ -58,6 +63,8 @@ class SharedCache:
         # Failures so far, and how many of them were followed by a new epoch.
         self._owed = self._paid = 0
         self._paying: asyncio.Task[None] | None = None
+        if is_late:
+            self._owe()
 
     async def get(self, key: str) -> tuple[bytes, float] | None:
         """Return a value and the seconds that it has left; None when there is none, or Redis is away."""

@@ -43,6 +43,10 @@ class QuestionVectors:
         self._cache = MemoryCache(config, self._metrics)
         self._flights: Flights[Mapping[str, Outcome]] = Flights()
 
+    def show(self) -> None:
+        """Let the metrics show these vectors."""
+        self._cache.show()
+
     async def get(
         self, fingerprint: EmbeddingFingerprint, texts: Sequence[str], batch_size: int, embed: Embed, call: Call
     ) -> list[Outcome]:

@@ -102,7 +102,11 @@ class Admission:
         self._lines: tuple[_Line, ...] = tuple(deque() for _ in Priority)
         self._bounds = (queue, _BATCH_QUEUE, _UNBOUNDED)
         self._closed: Callable[[], BackendUnavailableError] | None = None
-        metrics.queue.set_function(lambda: self.waiting)
+        self.show()
+
+    def show(self) -> None:
+        """Let the metrics show this line, and no other one of the service."""
+        self._metrics.queue.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:

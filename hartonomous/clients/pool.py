@@ -85,6 +85,7 @@ class Pool:
         self.replicas = [self._replica("http://localhost" if unix else url) for url in urls]
         self.admission = Admission(name, self.replicas, config.queue, self._metrics)
         self._guard = Guard(self.admission, self.replicas, self._metrics)
+        self.show()
         self._aborted = False
         self._open: set[Opened] = set()
         socket_path = urls[0].removeprefix("unix:") if unix else None
@@ -94,8 +95,13 @@ class Pool:
     def _replica(self, url: str) -> Replica:
         settings = self.config.breaker
         breaker = Breaker(url, settings.failures, settings.open_s, settings.max_open_s, self._on_change)
-        self._metrics.breaker(url).set(_GAUGE[breaker.state])
         return Replica(url, self.config.slots, breaker, is_adaptive=self.config.adaptive_concurrency)
+
+    def show(self) -> None:
+        """Let the metrics show this pool, and no other one of the service."""
+        self.admission.show()
+        for replica in self.replicas:
+            self._metrics.breaker(replica.url).set(_GAUGE[replica.breaker.state])
 
     def _on_change(self, url: str, state: State) -> None:
         self._metrics.breaker(url).set(_GAUGE[state])

@@ -144,10 +144,10 @@ async def test_nothing_changed_makes_nothing_anew(reloaded: Reloads) -> None:
 
 async def test_what_only_a_restart_changes_is_named_and_keeps_its_value(reloaded: Reloads) -> None:
     before = reloaded.rig.app.runtime.config.server
-    reloaded.write(server={"port": 1, "keepalive_s": 3.0, "drain_s": 7.0})
+    reloaded.write(server={"port": 1, "admin": "127.0.0.1:1", "drain_s": 7.0})
     for changed in (["server.drain_s"], []):
         _, answer = await reloaded.ask()
-        fixed = ["server.keepalive_s", "server.port"]
+        fixed = ["server.admin", "server.port"]
         assert answer == {"status": "reloaded", "changed": changed, "restart_required": fixed}
     server = reloaded.rig.app.runtime.config.server
     assert server == before.model_copy(update={"drain_s": 7.0})
@@ -307,6 +307,33 @@ async def _change_across_a_reload(reloads: Callable[..., Any], first: dict[str, 
         await changing
         assert [await cached(rig), await cached(rig)] == ["miss: new", "hit: new"]
         await made.alone()
+
+
+async def test_what_changed_while_no_answers_were_kept_is_new_when_they_are_again(
+    reloads: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    async with reloads(**ANSWERS, redis={"url": redis_server.url}) as made:
+        await ingest(made.rig.app, {"id": "lime", "text": "A lime weighs 67 grams."})
+        assert [await cached(made.rig), await cached(made.rig)] == ["miss: old", "hit: old"]
+        await made.to(rag={"cache": {"answers": {"enabled": False}}})
+        await ingest(made.rig.app, {"id": "lime", "text": "A lime weighs 89 grams."})
+        await made.to(**ANSWERS)
+        assert [await cached(made.rig), await cached(made.rig)] == ["miss: new", "hit: new"]
+
+
+async def test_a_reload_that_fails_leaves_the_metrics_to_what_serves_on(reloaded: Reloads, tmp_path: Path) -> None:
+    """Another pool of the embedding service was made for it and thrown away, with a circuit of its own."""
+    rig, broken = reloaded.rig, tmp_path / "tokenizer.json"
+    broken.write_text("{}")
+    rig.embedding.on(EMBEDDINGS, fault.reply(500, b"{}"))
+    await eventually(lambda: rig.app.runtime.pools["embedding"].up, "it is up")
+    for number in range(5):
+        await rig.app.post("/v1/embeddings", {"input": f"lime {number}"})
+    state = {"service": "embedding", "address": rig.embedding.url}
+    assert sample(rig.app, "hartonomous_breaker_state", **state) == 2
+    reloaded.write(backends={"embedding": {"tokenizer": str(broken)}})
+    assert (await reloaded.ask())[0] == 422
+    assert sample(rig.app, "hartonomous_breaker_state", **state) == 2
 
 
 async def test_kept_answers_outlive_a_reload_that_does_not_touch_them(reloads: Callable[..., Any]) -> None:

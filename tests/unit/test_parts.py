@@ -44,6 +44,35 @@ async def test_other_settings_make_another_part_and_the_first_is_found_again_whi
         assert parts.take("pool", "a", make, fourth) == 3
 
 
+class Part:
+    """A part that says when it is shown."""
+
+    def __init__(self, name: str, shown: list[str]) -> None:
+        self._name = name
+        self._shown = shown
+
+    def show(self) -> None:
+        self._shown.append(self._name)
+
+
+async def test_the_metrics_show_the_part_that_was_taken_last_or_else_the_one_that_is_left() -> None:
+    parts, shown = Parts(), list[str]()
+
+    def take(name: str, stack: AsyncExitStack) -> None:
+        parts.take("pool", name, lambda _: Part(name, shown), stack)
+
+    async with AsyncExitStack() as first:
+        take("a", first)
+        async with AsyncExitStack() as failing:
+            take("b", failing)
+        assert shown == ["a", "b", "a"]
+        async with AsyncExitStack() as second, AsyncExitStack() as undone:
+            take("b", second)
+            take("a", undone)
+            assert shown[-1] == "a"
+        assert shown[-1] == "a"
+
+
 async def test_parts_end_in_the_reverse_order_of_their_making() -> None:
     parts, make = Parts(), Maker()
     async with AsyncExitStack() as stack:

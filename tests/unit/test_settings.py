@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from hartonomous.core.apikey import hashed, make
+from hartonomous.errors import ConfigError
 from hartonomous.settings import Settings, read
+
+PEPPER = b"pepper-of-the-tests-0123456789"
 
 BASE: dict[str, Any] = {
     "backends": {
@@ -29,6 +33,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def settings(folder: Path, environ: dict[str, str] | None = None, **changes: Any) -> Settings:
     (folder / "config.yaml").write_text(yaml.safe_dump(BASE | changes))
     return read(folder / "config.yaml", environ or {})
+
+
+def test_the_last_key_is_not_taken_away_from_an_address_that_others_reach(folder: Path) -> None:
+    """The address stays until a restart, so the file by itself being right is not enough."""
+    key = {"id": "one", "hash": hashed(make("one", b"x" * 32), PEPPER), "scopes": ["query"]}
+    auth = {"pepper": PEPPER.decode(), "keys": [key]}
+    for server in ({"host": "0.0.0.0"}, {"admin": "0.0.0.0:8701"}):
+        old, new = settings(folder, server=server, auth=auth), settings(folder)
+        with pytest.raises(ConfigError, match="last key"):
+            new.bound_by(old)
+        assert settings(folder, auth=auth).bound_by(old)[1] == [f"server.{name}" for name in server]
 
 
 def test_values_are_told_by_their_dotted_path(folder: Path) -> None:
