@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import signal
+import socket
 import ssl
 import warnings
 from argparse import Namespace
@@ -30,6 +31,12 @@ from tests.service.serving import Served, backends, serving
 
 STREAM = {"messages": [], "stream": True}
 BROKEN = "the configuration is wrong: the old one serves on"
+USUAL = {
+    "listening",
+    "backend health changed",
+    "request",
+    "there are no keys: only this host is served, without any proxy",
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +133,7 @@ async def test_only_modern_tls_is_spoken_and_plain_http_makes_no_noise(
         for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03", b""):
             await asyncio.gather(*(_knock(served.port, sent) for _ in range(20)))
         assert (await handshake(served, modern))[0] == "TLSv1.2"
-        assert {line["message"] for line in served.lines} <= {"listening", "backend health changed"}
+        assert {line["message"] for line in served.lines} <= USUAL
 
         await _let_only_known_clients_in(tmp_path, files, served)
 
@@ -222,3 +229,68 @@ def test_check_finds_a_broken_certificate(files: Files, tmp_path: Path, capsys: 
     files.certificate.write_bytes(files.key.read_bytes())
     assert check.run(Namespace(config=path)) == 2
     assert f"server.tls.certificate: {files.certificate} holds no certificate" in capsys.readouterr().err
+
+
+async def test_no_session_is_resumed_so_no_key_opens_what_was_recorded(
+    tmp_path: Path, files: Files, faulty: FaultBackend
+) -> None:
+    async with secure(tmp_path, files, faulty.url) as served:
+        for newest in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+            context = files.client()
+            context.maximum_version = newest
+            assert await asyncio.to_thread(_tickets, served.port, context) is False
+
+
+def _tickets(port: int, context: ssl.SSLContext) -> bool:
+    """Whether a session got a ticket, after an answer: in TLS 1.3 they come behind the handshake."""
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        secured.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        while secured.recv(65_536):
+            pass
+        return secured.session is not None and secured.session.has_ticket
+
+
+async def test_of_clients_with_certificates_only_those_of_the_authority_that_are_valid_come_in(
+    tmp_path: Path, files: Files, faulty: FaultBackend
+) -> None:
+    tls = {"tls": files.section(client_ca=True)}
+    async with serving(tmp_path, server=tls, backends=backends(faulty.url)) as served:
+        url = f"https://127.0.0.1:{served.port}/health"
+        valid = files.authority.issue_cert("client@example.org")
+        async with _client(files, valid) as held, held.get(url) as response:
+            assert response.status == 200
+            ended = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+            stranger = trustme.CA()
+            for wrong in (
+                files.authority.issue_cert("client@example.org", not_after=ended),
+                stranger.issue_cert("client@example.org"),
+                stranger.create_child_ca().issue_cert("client@example.org"),
+                None,
+            ):
+                async with _client(files, wrong) as session:
+                    with pytest.raises(aiohttp.ClientError):
+                        await session.get(url)
+            async with held.get(url) as again:
+                assert again.status == 200
+        assert {line["message"] for line in served.lines} <= USUAL
+
+
+def _client(files: Files, leaf: trustme.LeafCert | None) -> aiohttp.ClientSession:
+    context = files.client()
+    if leaf is not None:
+        leaf.configure_cert(context)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+
+
+def test_a_key_that_everybody_can_read_is_told(files: Files) -> None:
+    told: list[str] = []
+    sink = log.logger.add(lambda message: told.append(message.record["message"]), level="WARNING")
+    tls.read(files.config).warn()
+    assert not told
+    files.key.chmod(0o644)
+    tls.read(files.config).warn()
+    log.logger.remove(sink)
+    assert told == ["every user of this host can read the key of the certificate"]
