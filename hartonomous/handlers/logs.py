@@ -8,6 +8,7 @@ takes the key or its scope away.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from hartonomous.handlers.stream import PING_S, ClientGoneError, ClientStream
 from hartonomous.keys import REQUEST_ID, STATE, TRAIL
 from hartonomous.middleware.audit import note, tell
 from hartonomous.middleware.auth import is_let_in
+from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
 
 LOOK_S = 0.25
 """How often a follower is brought what is new, and asked whether it may still be."""
@@ -33,6 +35,7 @@ LOOK_S = 0.25
 _MAX_LIMIT = 1_000
 _PIECE_BYTES = 65_536
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+_RFC3339 = re.compile(r"(\d{4})(-\d\d-\d\dT\d\d:\d\d:)([0-5]\d|60)((?:\.\d+)?(?:Z|[+-]\d\d:\d\d))", re.ASCII)
 _HEADERS = {"Content-Type": codec.NDJSON, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -75,6 +78,7 @@ class _Wanted:
 
 async def logs(request: web.Request) -> web.StreamResponse:
     """Answer the newest records, or follow them."""
+    call_of(request)  # whose header is refused before anything is sent
     wanted = _wanted(request)
     note(request, kind=wanted.kind, follow=wanted.follow)
     kept = log.kept if wanted.kind == "app" else request.app[TRAIL].kept
@@ -93,7 +97,7 @@ async def _follow(request: web.Request, wanted: _Wanted, kept: Kept) -> web.Stre
     sending = asyncio.create_task(_send(client, wanted, kept, ended))
     tell(request, client.response.status)  # now: nobody knows when it ends
     try:
-        while not sending.done() and not request.app[STATE].draining and is_let_in(request):
+        while not sending.done() and _may_go_on(request):
             await asyncio.wait({sending}, timeout=LOOK_S)
         ended.set()
         await asyncio.wait({sending}, timeout=2 * LOOK_S)
@@ -106,6 +110,12 @@ async def _follow(request: web.Request, wanted: _Wanted, kept: Kept) -> web.Stre
     if not sending.cancelled() and (error := sending.exception()) is not None:
         raise error
     return client.response
+
+
+def _may_go_on(request: web.Request) -> bool:
+    """Whether the server serves, the caller would still be let in, and has the time that it gave itself, if any."""
+    has_time = TIMEOUT_HEADER not in request.headers or not call_of(request).deadline.expired
+    return has_time and not request.app[STATE].draining and is_let_in(request)
 
 
 async def _send(client: ClientStream, wanted: _Wanted, kept: Kept, ended: asyncio.Event) -> None:
@@ -186,9 +196,12 @@ def _count(text: str) -> int:
 
 
 def _moment(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
+    """Return a moment of RFC 3339 as Unix time. Python knows neither the year 0 nor leap seconds."""
+    found = _RFC3339.fullmatch(text.upper())
+    if found is None:
         raise ValueError(text)
+    year, until_seconds, seconds, rest = found.groups()
+    moment = datetime.fromisoformat(f"{max(year, '0001')}{until_seconds}{min(seconds, '59')}{rest}")
     return moment.timestamp()
 
 
