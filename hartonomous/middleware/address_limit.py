@@ -1,22 +1,22 @@
 """The floor before `auth`: what one address may do, whoever is there, and how many wrong keys it may try.
 
 Who has tried too many is told so instead of 401. A right key works all the same: nobody guesses one of 256 bits, and
-whoever tries must not lock the neighbours out who share the address.
+whoever tries must not lock the neighbours out who share the address. A request without a key is no try.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from hartonomous.errors import AuthenticationError
 from hartonomous.keys import STATE
 from hartonomous.limiting.limiter import name_of
+from hartonomous.middleware.auth import key_of
 from hartonomous.middleware.limited import address_of, within
 
 _NEVER = frozenset(("/health", "/ready"))
-_KEY_HEADERS = (hdrs.AUTHORIZATION, "X-API-Key")
 
 
 @web.middleware
@@ -36,6 +36,6 @@ async def address_limit(
         meter = await limiter.enter(name_of(address_of(request)), policy, None)
         return await (handler(request) if policy.concurrent is None else within(request, handler, meter, policy))
     except AuthenticationError:
-        if any(name in request.headers for name in _KEY_HEADERS):
+        if key_of(request):
             await limiter.failed(address_of(request))
         raise

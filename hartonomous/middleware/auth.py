@@ -57,7 +57,7 @@ def _caller(request: web.Request, runtime: Runtime) -> Caller:
         return NOBODY
     if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_from_this_host(request):
         return NOBODY
-    key = _key(request)
+    key = key_of(request)
     caller = runtime.keyring.caller(key)
     if caller is None:
         note(request, claimed_key=apikey.id_of(key))
@@ -83,7 +83,7 @@ def _guard_of_error(request: web.Request) -> Guard | None:
     return None
 
 
-def _key(request: web.Request) -> str:
+def key_of(request: web.Request) -> str:
     """Return the key that the request carries, "" without one. An `Authorization` of another scheme has none."""
     headers = request.headers
     authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(headers.getall(_KEY_HEADER, ()))
