@@ -28,6 +28,8 @@ from hartonomous.config import Server
 from hartonomous.errors import RequestTimedOutError
 from hartonomous.keys import HELD
 
+_LINGER_S = 10.0
+
 HEADER_TIMEOUT = "header_timeout"
 WRITE_TIMEOUT = "write_timeout"
 
@@ -49,14 +51,14 @@ class Connection(web.RequestHandler):
         "address",
     )
 
-    def __init__(
-        self, manager: web.Server, address: str, keepalive_s: float, lost: Callable[[Connection], None]
-    ) -> None:
+    def __init__(self, manager: web.Server, address: str, limits: Server, lost: Callable[[Connection], None]) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(
             manager,
             loop=loop,
-            keepalive_timeout=keepalive_s,
+            keepalive_timeout=limits.keepalive_s,
+            # What nobody wants to read of a body is thrown away for so long, so that its sender sees the answer.
+            lingering_time=min(_LINGER_S, limits.body_timeout_s),
             access_log=None,  # type: ignore[arg-type]  # which is how aiohttp has none
             auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
         )

@@ -247,7 +247,7 @@ class Listener:
             self._metrics.connections_limited.labels("address").inc()
             return
         accepted.setblocking(False)
-        connection = Connection(self._manager, address, self._limits.keepalive_s, self.lost)
+        connection = Connection(self._manager, address, self._limits, self.lost)
         if len(self._open) >= self.limit:
             self._state.surplus.add(connection)
             self._metrics.connections_limited.labels("surplus").inc()

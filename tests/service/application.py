@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -60,7 +61,11 @@ class RunningApp:
 
 @asynccontextmanager
 async def running(
-    config: Config, path: Path | None = None, *, buffer_bytes: int | None = None
+    config: Config,
+    path: Path | None = None,
+    *,
+    buffer_bytes: int | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[RunningApp]:
     """Start the application as `hartonomous serve` does, on a free port; stop it at the end. `path` is reloaded.
 
@@ -69,11 +74,12 @@ async def running(
     """
     runner = web.AppRunner(create_app(config, path), handler_cancellation=True, shutdown_timeout=5)
     await runner.setup()
-    listener = Listener(runner, config)
+    listener = Listener(runner, config, ssl_context)
     listener.serve(_socket(buffer_bytes))
     try:
         async with aiohttp.ClientSession() as session:
-            yield RunningApp(runner.app, f"http://127.0.0.1:{listener.addresses[0][1]}", session)
+            scheme = "http" if ssl_context is None else "https"
+            yield RunningApp(runner.app, f"{scheme}://127.0.0.1:{listener.addresses[0][1]}", session)
     finally:
         await listener.close(0)
         await runner.cleanup()
