@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.forked import PIPE, Forked, hartonomous
 from tests.service.application import eventually, merged
 from tests.service.fault_backend import FaultBackend
 from tests.service.keyed import Key, auth_section
+from tests.service.rag import CHAT
 from tests.service.serving import Served, backends
 
 RELOADING = "/admin/config/reload"
@@ -25,7 +28,7 @@ READ_AGAIN = "the configuration was read again"
 # Within a second is what is promised; a busy machine may need longer for its answers alone.
 SOON_S = 5.0
 
-OPERATOR = Key("operator", ("admin", "metrics"), ("*",))
+OPERATOR = Key("operator", ("admin", "metrics", "query"), ("*",))
 OTHER = Key("other", ("metrics",))
 
 
@@ -136,10 +139,10 @@ async def test_a_key_revoked_through_one_process_is_dead_in_all(hosts: HostMaker
                 assert await host.reload(served) == (200, _reloaded("auth.keys"))
             else:
                 served.process.send_signal(signal.SIGHUP)
-            await soon(lambda: _is(host.who_know(OTHER), False))
+            await soon(partial(_all, host, knows=False))
             host.write(OTHER)
             assert (await host.reload(served))[0] == 200
-            await soon(lambda: _is(host.who_know(OTHER), True))
+            await soon(partial(_all, host, knows=True))
         told = [line for served in host.served for line in served.lines if line["level"] in {"WARNING", "ERROR"}]
         assert {line["message"] for line in told} <= {"backend health changed"}  # there is no vector store
 
@@ -148,8 +151,9 @@ def _reloaded(*changed: str) -> dict[str, Any]:
     return {"status": "reloaded", "changed": list(changed), "restart_required": []}
 
 
-async def _is(each: Awaitable[list[bool]], wanted: bool) -> bool:
-    return set(await each) == {wanted}
+async def _all(host: Host, *, knows: bool) -> bool:
+    """Whether each process lets the key in that comes and goes, or none does."""
+    return set(await host.who_know(OTHER)) == {knows}
 
 
 async def test_a_broken_file_is_told_to_who_asks_and_to_nobody_else(hosts: HostMaker) -> None:
@@ -160,7 +164,7 @@ async def test_a_broken_file_is_told_to_who_asks_and_to_nobody_else(hosts: HostM
         assert (status, answer["error"]["param"]) == (422, "rag.retrieval.top_k")
         host.write()
         assert (await host.reload(asked))[0] == 200
-        await soon(lambda: _is(host.who_know(OTHER), False))
+        await soon(partial(_all, host, knows=False))
         assert asked.told("the configuration is wrong: the old one serves on") == 1
         assert other.told("the configuration is wrong: the old one serves on") == 0
 
@@ -172,7 +176,7 @@ async def test_who_reload_at_the_same_time_all_end_with_the_last_configuration(h
                 host.write(*keys)
                 answers = await asyncio.gather(*(host.reload(served) for served in host.served))
                 assert {status for status, _ in answers} == {200}
-            await soon(lambda: _is(host.who_know(OTHER), True))
+            await soon(partial(_all, host, knows=True))
         before = [served.told(READ_AGAIN) for served in host.served]
         await eventually(lambda: _is_quiet(host, before), "nobody tells anybody any more")
 
@@ -182,3 +186,79 @@ def _is_quiet(host: Host, before: list[int]) -> bool:
     now = [served.told(READ_AGAIN) for served in host.served]
     same, before[:] = now == before, now
     return same
+
+
+async def test_200_reloads_under_load_fail_no_request_leak_nothing_and_a_revoked_key_is_dead_in_all(
+    hosts: HostMaker,
+) -> None:
+    """One every 50 ms, through each process in turn, with keys that come and go."""
+    async with hosts() as host, asyncio.TaskGroup() as group:
+        stopped, failures = asyncio.Event(), list[Any]()
+        for served in host.served:
+            group.create_task(_load(host, served, stopped, failures))
+        await _reloads(host, 40)
+        before = [_uses(served) for served in host.served]
+        await _reloads(host, 200)
+        stopped.set()
+        assert not failures
+        host.write()
+        assert (await host.reload(host.served[1]))[0] == 200
+        await soon(partial(_all, host, knows=False))
+        for served, (descriptors, resident) in zip(host.served, before, strict=True):
+            await eventually(partial(_has_fewer, served, descriptors + 20), "the descriptors are closed")
+            assert _uses(served)[1] - resident < 8 * 1024 * 1024
+
+
+async def _reloads(host: Host, count: int) -> None:
+    for number in range(count):
+        host.write(*((OTHER,) if number % 2 else ()), rag={"retrieval": {"top_k": 1 + number % 7}})
+        served = host.served[number % len(host.served)]
+        pause = asyncio.create_task(asyncio.sleep(0.05))
+        if number % 10 == 9:
+            served.process.send_signal(signal.SIGHUP)
+        else:
+            assert (await host.reload(served))[0] == 200
+        await pause
+
+
+async def _load(host: Host, served: Served, stopped: asyncio.Event, failures: list[Any]) -> None:
+    """Ask again and again with a key that is never revoked; keep what was not answered well."""
+    while not stopped.is_set():
+        for path, body in (("/metrics", None), (CHAT, {"messages": []})):
+            method = "GET" if body is None else "POST"
+            async with host.session.request(method, served.url + path, json=body) as response:
+                if response.status != 200:
+                    failures.append((path, response.status, await response.text()))
+        await asyncio.sleep(0.02)
+
+
+def _has_fewer(served: Served, descriptors: int) -> bool:
+    return _uses(served)[0] < descriptors
+
+
+def _uses(served: Served) -> tuple[int, int]:
+    """Return how many descriptors the process has open, and how many bytes of memory."""
+    folder = Path(f"/proc/{served.process.pid}")
+    pages = int((folder / "statm").read_text().split()[1])
+    return sum(1 for _ in (folder / "fd").iterdir()), pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_a_process_that_is_killed_leaves_nothing_that_hurts_the_others(hosts: HostMaker) -> None:
+    async with hosts() as host:
+        killed = host.served.pop()
+        killed.process.send_signal(signal.SIGHUP)
+        killed.process.kill()
+        await killed.process.wait()
+        await host.start()
+        host.write()
+        assert (await host.reload(host.served[0]))[0] == 200
+        await soon(partial(_all, host, knows=False))
+
+
+async def test_processes_that_serve_another_file_are_left_alone(hosts: HostMaker) -> None:
+    async with hosts("one", 2) as one, hosts("two", 1) as two:
+        for number in range(3):
+            one.write(*((OTHER,) if number % 2 else ()))
+            assert (await one.reload(one.served[0]))[0] == 200
+            await soon(partial(_all, one, knows=bool(number % 2)))
+        assert two.served[0].told(READ_AGAIN) == 0
