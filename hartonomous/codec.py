@@ -1,7 +1,8 @@
 """Bytes to JSON and back: the one place that knows orjson.
 
 orjson refuses NaN, Infinity, invalid UTF-8, lone surrogates and nesting beyond 1,024 levels by itself; a number
-that overflows to infinity (`1e400`) it refuses as well. Of duplicate keys the last one wins.
+that overflows to infinity (`1e400`) it refuses as well. An integer beyond 64 bits becomes the nearest double. Of
+duplicate keys the last one wins.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from hartonomous.config import Config, Server
 from hartonomous.connection import Connection
+from hartonomous.core.addresses import network_of
 from hartonomous.errors import ConfigError
 from hartonomous.keys import METRICS, STATE
 from hartonomous.log import logger
@@ -210,7 +211,7 @@ class Listener:
                 self._pause_after(error)
                 return
             self._tell(exhausted=False)
-            self._take(accepted, address[0] if isinstance(address, tuple) else "")
+            self._take(accepted, _counted_as(address))
 
     def _pause_after(self, error: OSError) -> None:
         """Accept nothing for a moment after what is no fault of a connection; what else there is would come again."""
@@ -313,6 +314,11 @@ def _bind(addresses: Iterable[tuple[int, Any]], made: list[socket.socket]) -> No
             missing = error
     if missing is not None and not made:
         raise missing
+
+
+def _counted_as(address: object) -> str:
+    """Return what the connections of an address are counted as, "" for what has none: a unix socket."""
+    return network_of(str(address[0]).partition("%")[0]) if isinstance(address, tuple) else ""
 
 
 def room(config: Config) -> int:
