@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.config import EmbeddingCache
+from hartonomous.core.access import EVERYTHING, Grant
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import BackendUnavailableError, HartonomousError
 from hartonomous.metrics import Metrics
@@ -45,9 +47,11 @@ class Rig:
         service, schema = cast("Any", self.service), cast("Any", Schema())
         self.vectorizer = Vectorizer(service, schema, Account(self.metrics), vectors)
 
-    async def ask(self, *texts: str, seconds: float = 60.0, mode: Any = "hybrid") -> list[Question]:
+    async def ask(
+        self, *texts: str, seconds: float = 60.0, mode: Any = "hybrid", grant: Grant = EVERYTHING
+    ) -> list[Question]:
         items = [Question(SearchRequest(text, "docs", 5, mode)) for text in texts]
-        await self.vectorizer.embed(items, call(seconds))
+        await self.vectorizer.embed(items, replace(call(seconds), grant=grant))
         return items
 
     def counted(self) -> dict[str, float]:
@@ -58,6 +62,17 @@ class Rig:
 
 def vectors(items: list[Question]) -> list[Any]:
     return [item.vector and list(item.vector) for item in items]
+
+
+async def test_callers_with_different_grants_are_embedded_for_apart() -> None:
+    """How soon an answer comes does not tell what another tenant has asked."""
+    rig = Rig()
+    one, two = Grant.of(["docs", "a"]), Grant.of(["docs", "b"])
+    together = await asyncio.gather(*(rig.ask("q", grant=grant) for grant in (one, two)))
+    assert all(vectors(items)[0] for items in together)
+    assert rig.counted() == {"hit": 0, "miss": 2, "joined": 0}
+    await rig.ask("q", grant=Grant.of(["a", "docs"]))
+    assert rig.counted() == {"hit": 1, "miss": 2, "joined": 0}
 
 
 async def test_only_what_is_missing_is_asked_for_and_equal_texts_once() -> None:

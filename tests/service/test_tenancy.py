@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from hartonomous.app import OPERATIONS
 from hartonomous.core.access import SCOPES
@@ -118,6 +119,38 @@ async def test_random_requests_across_tenants_meet_nothing_but_the_same_refusal(
                 seen.setdefault((one.name, one.path, one.request[1].label), set()).add(answer.shape[2])
     assert all(len(bodies) == 1 for bodies in seen.values()), seen
     assert not tenants.asked_of_backends(id_ for asker in tenants.askers.values() for id_ in asker.asked)
+
+
+_PART = (
+    b'--x\r\nContent-Disposition: form-data; name="collection"\r\n\r\n%b\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "media", "sent"),
+    [("?collection=%s", b"application/x-ndjson", b""), ("", b"multipart/form-data; boundary=x", _PART)],
+    ids=["stream", "form"],
+)
+async def test_a_body_for_a_foreign_collection_is_refused_as_soon_as_its_name_is_known(
+    tenants: Tenants, query: str, media: bytes, sent: bytes
+) -> None:
+    """Without the rest of it, which never comes."""
+    foreign = tenants.keys["b"].collection.encode()
+    url = URL(tenants.rig.app.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    lines = [
+        b"POST /rag/ingest" + query.encode().replace(b"%s", foreign) + b" HTTP/1.1",
+        b"Host: 127.0.0.1",
+        b"Authorization: " + tenants.keys["a"].headers["Authorization"].encode(),
+        b"Content-Type: " + media,
+        b"Content-Length: 100000",
+    ]
+    writer.write(b"\r\n".join([*lines, b"", sent.replace(b"%b", foreign)]))
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403")
+    writer.close()
+    await writer.wait_closed()
 
 
 @dataclass(slots=True, frozen=True)
