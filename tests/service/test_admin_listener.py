@@ -14,8 +14,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
-from tests.service.application import eventually
+from tests.service.application import eventually, merged
+from tests.service.certificates import Files
 from tests.service.fault_backend import FaultBackend, after, reply
 from tests.service.keyed import Key, auth_section
 from tests.service.rag import CHAT
@@ -122,6 +124,27 @@ async def test_a_unix_socket_is_for_its_owner_and_group_and_goes_with_the_server
         assert not file.exists()
 
 
+async def test_the_address_speaks_tls_where_the_other_one_does_and_a_unix_socket_does_not(
+    tmp_path: Path, faulty: FaultBackend
+) -> None:
+    files = Files(tmp_path)
+    file = tmp_path / "admin.sock"
+    for folder, admin in ((tmp_path / "tcp", "127.0.0.1:0"), (tmp_path / "unix", f"unix:{file}")):
+        folder.mkdir()
+        server = {"admin": admin, "tls": files.section()}
+        async with serving(folder, backends=backends(faulty.url), server=server) as served:
+            told = next(line for line in served.lines if line["message"] == "listening")
+            assert (told["tls"], told["keys"]) == (True, 0)
+            if admin.startswith("unix:"):
+                connector: aiohttp.BaseConnector = aiohttp.UnixConnector(str(file))
+                url = "http://localhost"
+            else:
+                connector = aiohttp.TCPConnector(ssl=files.client())
+                url = f"https://{told['admin']}"
+            async with aiohttp.ClientSession(url, connector=connector) as session, session.get("/metrics") as response:
+                assert response.status == 200
+
+
 @pytest.mark.parametrize("kind", ["taken", "a file", "no folder", "too long"])
 async def test_a_socket_that_cannot_be_had_fails_the_start_with_a_sentence(
     tmp_path: Path, faulty: FaultBackend, kind: str
@@ -148,9 +171,13 @@ async def test_a_full_server_has_room_for_its_operator(tmp_path: Path, faulty: F
     """More connections than there is room for, all at work: nobody else is let in, but the operator is."""
     released = asyncio.Event()
     faulty.on(CHAT, after(reply(200, b"{}"), released))
-    limits: dict[str, Any] = {"server": {"max_connections": 16}}
-    limits["backends"] = backends(faulty.url, concurrency=64)
-    async with both(tmp_path, faulty.url, **limits) as it, AsyncExitStack() as stack:
+    services = backends(faulty.url, concurrency=64)
+    async with both(tmp_path, faulty.url, backends=services) as it, AsyncExitStack() as stack:
+        file = tmp_path / "config.yaml"
+        written = yaml.safe_load(file.read_text())
+        file.write_text(yaml.safe_dump(merged(written, {"server": {"max_connections": 16}})))
+        async with it.admin.post("/admin/config/reload") as response:  # the limit needs no restart
+            assert (await response.json())["changed"] == ["server.max_connections"]
         for _ in range(60):
             _, writer = await asyncio.open_connection("127.0.0.1", it.served.port)
             stack.callback(writer.close)

@@ -278,6 +278,23 @@ def test_without_keys_only_loopback_can_be_served(host: str) -> None:
     )
 
 
+@pytest.mark.parametrize("admin", ["0.0.0.0:8701", "[::]:8701", "example.org:1"])
+def test_without_keys_the_operators_address_is_a_loopback_one_too(admin: str) -> None:
+    (problem,) = _problems(MINIMAL + f"server:\n  admin: '{admin}'\n")
+    assert "host and admin must be 127.0.0.1 or ::1" in problem
+
+
+@pytest.mark.parametrize("admin", ["127.0.0.1:8701", "[::1]:8701", "localhost:0", "unix:/run/a.sock"])
+def test_the_operators_address_can_be_a_loopback_one_or_a_socket(admin: str) -> None:
+    assert parse(MINIMAL + f"server:\n  admin: '{admin}'\n", {}).server.admin == admin
+
+
+@pytest.mark.parametrize("admin", ["8701", "127.0.0.1", "127.0.0.1:65536", "unix:run/a", "unix:/a\\0b", "::1:8701", ""])
+def test_what_is_no_address_of_the_operators_is_told(admin: str) -> None:
+    (problem,) = _problems(MINIMAL + f'server:\n  admin: "{admin}"\n')
+    assert problem == "f.yaml:7: server.admin: expected host:port, or unix:/ and the path of a socket"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
 def test_loopback_can_be_served(host: str) -> None:
     assert parse(MINIMAL + f"server:\n  host: '{host}'\n", {}).server.host == host
