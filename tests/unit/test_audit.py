@@ -90,6 +90,12 @@ def test_a_trail_as_it_was_written_is_sound(
     assert main(["audit", "verify", str(folder / "audit-0.jsonl")]) == 0
 
 
+@pytest.mark.parametrize("value", ["\ud800", 2**70, b"\xff", {"a": [1.5, None]}])
+def test_what_json_can_hardly_say_is_written_all_the_same(opened: TrailMaker, folder: Path, value: Any) -> None:
+    opened().write("delete", document=value)
+    assert main(["audit", "verify", str(folder)]) == 0
+
+
 def test_control_characters_stay_within_their_line(opened: TrailMaker, folder: Path) -> None:
     opened().write("delete", document="a\r\n{}\x1b[31m\x85\u2028\u202e")
     (line,) = _lines(folder / "audit-0.jsonl")
