@@ -86,7 +86,9 @@ def _new(args: argparse.Namespace) -> int:
     entry, key = _made(args, (pepper or made or SecretStr("")).get_secret_value(), configured)
     print(key)
     print(f"- {_flow(entry)}")
-    complain("The first line is the key, which is shown only now. The second one goes below auth.keys.")
+    complain(
+        "The first line is the key, which is shown only now. The second one goes below auth.keys, or into its file."
+    )
     if made is not None:
         print(f"pepper: {made.get_secret_value()}")
         complain("There is no pepper yet: the third line goes below auth, or its secret into a file that auth.pepper")

@@ -15,7 +15,7 @@ from hartonomous.core.access import LOCAL, NOBODY, Caller
 from hartonomous.errors import AuthenticationError, HartonomousError, InvalidRequestError
 from hartonomous.keys import CALLER, GUARDS, STATE, Guard, Runtime
 from hartonomous.middleware.audit import note
-from hartonomous.middleware.local import check_local, is_from_this_host
+from hartonomous.middleware.local import check_local, is_local
 
 _KEY_HEADER = "X-API-Key"
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -55,7 +55,7 @@ def _caller(request: web.Request, runtime: Runtime) -> Caller:
     scope = None if guard is None else guard.scope
     if guard is not None and scope is None:
         return NOBODY
-    if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_from_this_host(request):
+    if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_local(request):
         return NOBODY
     key = key_of(request)
     caller = runtime.keyring.caller(key)

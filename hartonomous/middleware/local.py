@@ -7,6 +7,7 @@ cross-site requests) and no proxy opens it by accident.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 from aiohttp import hdrs, web
@@ -22,8 +23,10 @@ def check_local(request: web.Request) -> None:
     """Let local callers in.
 
     Raises:
-        PermissionDeniedError: the request came through a proxy, for another host, or from a web page.
+        PermissionDeniedError: it came from another host, for another one, through a proxy, or from a web page.
     """
+    if request.remote and not _is_loopback(request.remote):  # "" is a socket of the file system, which is on this host
+        raise _refused("came from another host")
     headers = request.headers
     for name in _FORWARDED:
         if name in headers:
@@ -38,13 +41,8 @@ def check_local(request: web.Request) -> None:
         raise _refused("came from a web page")
 
 
-def is_from_this_host(request: web.Request) -> bool:
-    """Whether somebody on this host asks, and asks for itself: no proxy, and no browser for a web page.
-
-    Who is connected to a socket of the file system is on this host.
-    """
-    if request.remote is None or (request.remote and not _is_loopback(request.remote)):
-        return False
+def is_local(request: web.Request) -> bool:
+    """Whether `check_local` lets it in."""
     try:
         check_local(request)
     except PermissionDeniedError:
@@ -73,6 +71,7 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0]
 
 
+@functools.lru_cache(maxsize=256)
 def _is_loopback(name: str) -> bool:
     if name.lower() == "localhost":
         return True
