@@ -9,7 +9,7 @@ import argparse
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,31 +66,27 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help=f"configuration file (default: {DEFAULT_CONFIG})")
 
 
-def _run(action: Any, args: argparse.Namespace) -> int:
+def _run(action: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Return the exit status of an action; what is wrong with the configuration or an option is said, and is 2."""
     try:
-        status: int = action(args)
+        return action(args)
     except ConfigError as error:
         complain(error.message)
         return 2
-    return status
 
 
 def _new(args: argparse.Namespace) -> int:
     configured = _auth(args)
-    pepper = _pepper(args.pepper) if args.pepper is not None else configured.pepper
-    made = SecretStr(secrets.token_urlsafe(_PEPPER_BYTES)) if pepper is None else None
-    known = [key.id for key in configured.keys]
-    if args.id in known:
+    pepper = configured.pepper if args.pepper is None else _pepper(args.pepper)
+    secret = secrets.token_urlsafe(_PEPPER_BYTES) if pepper is None else pepper.get_secret_value()
+    if args.id in {key.id for key in configured.keys}:
         raise ConfigError(f"hartonomous keys: --id: there is a key {args.id!r} already")
-    entry, key = _made(args, (pepper or made or SecretStr("")).get_secret_value(), configured)
+    entry, key = _made(args, secret, configured)
     print(key)
     print(f"- {_flow(entry)}")
-    complain(
-        "The first line is the key, which is shown only now. The second one goes below auth.keys, or into its file."
-    )
-    if made is not None:
-        print(f"pepper: {made.get_secret_value()}")
+    complain("The first line is the key, which is shown only now. The second goes below auth.keys, or into its file.")
+    if pepper is None:
+        print(f"pepper: {secret}")
         complain("There is no pepper yet: the third line goes below auth, or its secret into a file that auth.pepper")
         complain("names (file:PATH). All keys are made with it: keep it where the configuration is kept, and secret.")
     if {"query", "ingest"} & set(entry["scopes"]) and not entry["collections"]:
@@ -120,6 +116,8 @@ def _checked(entry: dict[str, Any]) -> ApiKey:
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"][0])
         raise ConfigError(f"hartonomous keys: --{name}: {_EXPECTED[name]}") from None
+    if not key.scopes:
+        raise ConfigError(f"hartonomous keys: --scopes: {_EXPECTED['scopes']}")
     if key.expires is not None and key.expires <= datetime.now(UTC):
         raise ConfigError("hartonomous keys: --expires: that moment has passed")
     return key

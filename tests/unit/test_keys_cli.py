@@ -96,6 +96,7 @@ def test_two_keys_are_never_the_same(cli: Cli) -> None:
         (("--id", "é", "--scopes", "query"), "--id: an id is 1 to 64 letters"),
         (("--id", "a" * 65, "--scopes", "query"), "--id: an id is 1 to 64 letters"),
         (("--id", "a\n", "--scopes", "query"), "--id: an id is 1 to 64 letters"),
+        (("--id", "b", "--scopes", ","), "--scopes: the scopes are query, ingest, metrics and admin"),
         (("--id", "b", "--scopes", "query,all"), "--scopes: the scopes are query, ingest, metrics and admin"),
         (("--id", "b", "--scopes", "query", "--collections", "../x"), "--collections: a collection is given by"),
         (("--id", "b", "--scopes", "query", "--collections", "a*b"), "--collections: a collection is given by"),
