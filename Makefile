@@ -5,6 +5,7 @@
 # make chaos  ten minutes of load while backends fail at random (SEED=N repeats a run, SECONDS=N is another length)
 # make audit  known vulnerabilities in what is locked, and patterns of our own (asks the network)
 # make lock   etc/*.lock anew for setup.cfg: what is locked stays unless it must change (UPGRADE=1: the newest)
+# make contract  ten minutes of requests made from /openapi.json, with the keys of three tenants (SEED and SECONDS as above)
 # make unit   the tests that need no network and no model, in seconds
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ SEED ?=
 SECONDS ?= 600
 UPGRADE ?=
 
-.PHONY: run test tests coverage clients chaos unit lint types audit lock clean
+.PHONY: run test tests coverage clients chaos contract unit lint types audit lock clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -39,6 +40,9 @@ clients: $(VENV)/.dev $(VENV)-clients/.made
 
 chaos: $(VENV)/.dev
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+contract: $(VENV)/.dev
+	@$(BIN)/python -m tests.contract --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from hartonomous.core import template as prompt
 from hartonomous.fields import (
+    WHOLE,
     FilePath,
     Fraction,
     Listener,
@@ -207,8 +208,8 @@ class Backends(Section):
 class Chunking(Section):
     """How long a chunk may be, in tokens of the embedding model, and how much of it the next one repeats."""
 
-    max_tokens: Annotated[int, Field(ge=16, le=8_192)] = 256
-    overlap_tokens: Annotated[int, Field(ge=0, le=4_096)] = 32
+    max_tokens: Annotated[int, Field(ge=16, le=8_192), WHOLE] = 256
+    overlap_tokens: Annotated[int, Field(ge=0, le=4_096), WHOLE] = 32
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> Self:

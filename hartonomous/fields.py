@@ -105,6 +105,14 @@ def _check_path(value: Path) -> Path:
     return value
 
 
+def _whole(value: object) -> object:
+    """Return a number like 3.0 as the integer that it is to JSON, which knows one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Behind the constraints of an integer.
+WHOLE = BeforeValidator(_whole)
+
 Url = Annotated[str, AfterValidator(_check_url)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]

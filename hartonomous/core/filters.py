@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from hartonomous.errors import ValidationFailedError
 
@@ -60,6 +60,15 @@ def check(filter: object, *, max_depth: int = 8, max_clauses: int = 64) -> None:
                 _check_condition(condition, where)
 
 
+def whole(filter: Any) -> Any:  # noqa: A002 (Qdrant's own word)
+    """Return a filter that passed `check` without nulls, and with numbers like 3.0 as the integers that they are."""
+    if isinstance(filter, Mapping):
+        return {name: whole(value) for name, value in filter.items() if value is not None}
+    if isinstance(filter, list):
+        return [whole(value) for value in filter]
+    return int(filter) if _is_whole(filter) else filter
+
+
 def combine(user_filter: Mapping[str, Any] | None, *must: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a filter that wants all of `must` and what the user's filter wants; None when that is nothing.
 
@@ -98,7 +107,7 @@ def _min_should(value: object, path: str) -> list[Any]:
     clause = _object(value, path)
     _only(clause, ("conditions", "min_count"), path)
     count = clause.get("min_count")
-    if type(count) is not int or not 0 < count < _INT64:
+    if not _is_whole(count) or count <= 0:
         _refuse("This must be a whole number above 0.", f"{path}.min_count")
     conditions = clause.get("conditions")
     if not isinstance(conditions, list) or not conditions:
@@ -119,6 +128,8 @@ def _check_condition(condition: _Object, path: str) -> None:
     kind = kinds[0]
     value = _object(condition[kind], f"{path}.{kind}")
     if kind in ("is_empty", "is_null"):
+        if condition.get("key") is not None:
+            _refuse(f"The key of {kind} stands inside of it.", f"{path}.key")
         _only(value, ("key",), f"{path}.{kind}")
         _check_key(value.get("key"), f"{path}.{kind}.key")
     else:
@@ -153,7 +164,7 @@ def _check_match(value: _Object, path: str) -> None:
 def _check_scalars(values: list[Any], path: str) -> None:
     """Allow strings, or whole numbers of 64 bits: not both in one list."""
     texts = all(isinstance(value, str) for value in values)
-    if not texts and not all(type(value) is int and -_INT64 <= value < _INT64 for value in values):
+    if not texts and not all(map(_is_whole, values)):
         _refuse("Values to match must be strings or whole numbers, all of one kind.", path)
 
 
@@ -167,7 +178,7 @@ def _check_range(value: _Object, path: str) -> None:
 
 def _check_values_count(value: _Object, path: str) -> None:
     for name, bound in _bounds(value, path).items():
-        if type(bound) is not int or not 0 <= bound < _INT64:
+        if not _is_whole(bound) or bound < 0:
             _refuse("This must be a whole number, 0 or more.", f"{path}.{name}")
 
 
@@ -177,6 +188,13 @@ def _bounds(value: _Object, path: str) -> dict[str, Any]:
     if not bounds:
         _refuse("This needs at least one of gt, gte, lt, lte.", path)
     return bounds
+
+
+def _is_whole(value: object) -> TypeGuard[int | float]:
+    """Whether it is a whole number of 64 bits, which JSON may write with a fraction of zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return float(value).is_integer() and -_INT64 < value < _INT64
 
 
 def _is_number(value: object) -> bool:

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 from aiohttp import web
+from pydantic import TypeAdapter
 
+from hartonomous.clients.qdrant import CURSOR_PATTERN
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.call import Call
@@ -16,11 +18,12 @@ from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import json_response, runtime_of
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.reach import reached
+from hartonomous.handlers.schemas import DocumentId
 from hartonomous.keys import Runtime
+from hartonomous.middleware.audit import note
 from hartonomous.middleware.request_id import call_of
 
 _COLLECTION = re.compile(COLLECTION_PATTERN.replace("$", r"\Z"))
-from hartonomous.middleware.audit import note
 _MAX_PAGE = 1_000
 
 
@@ -119,10 +122,12 @@ def _limit(request: web.Request) -> int:
     return int(text)
 
 
+_COLLECTION_PATH = {"name": {"type": "string", "pattern": COLLECTION_PATTERN, "examples": ["docs"]}}
+_DOCUMENT_PATH = _COLLECTION_PATH | {"id": TypeAdapter(DocumentId).json_schema()}
 _ERRORS = (404, 409, 422, 429, 502, 503, 504)
 _PAGE_QUERY = {
     "limit": {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE, "default": 100},
-    "cursor": {"type": "string"},
+    "cursor": {"type": "string", "pattern": CURSOR_PATTERN},
 }
 
 OPERATIONS = (
@@ -142,6 +147,7 @@ OPERATIONS = (
         "Delete a collection",
         "collections",
         status=204,
+        path_parameters=_COLLECTION_PATH,
         errors=_ERRORS,
         scope="admin",
         event="delete",
@@ -154,6 +160,7 @@ OPERATIONS = (
         "collections",
         answer=shapes.DocumentsAnswer,
         query=_PAGE_QUERY,
+        path_parameters=_COLLECTION_PATH,
         errors=_ERRORS,
     ),
     Operation(
@@ -163,6 +170,7 @@ OPERATIONS = (
         "Read a document: its text and its chunks",
         "collections",
         answer=shapes.DocumentAnswer,
+        path_parameters=_DOCUMENT_PATH,
         errors=_ERRORS,
     ),
     Operation(
@@ -172,6 +180,7 @@ OPERATIONS = (
         "Delete a document",
         "collections",
         status=204,
+        path_parameters=_DOCUMENT_PATH,
         errors=_ERRORS,
         scope="ingest",
         event="delete",

@@ -13,12 +13,12 @@ from hartonomous.errors import UnsupportedMediaTypeError
 from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import json_response, retry_headers, runtime_of
 from hartonomous.handlers.body import media_type_of, read_json, validate
-from hartonomous.handlers.ingest_request import chunking_of, document_of, refuse_query
+from hartonomous.handlers.ingest_request import chunking_of, document_of, parameters_of_query
 from hartonomous.handlers.ingest_stream import ingest_stream
 from hartonomous.handlers.metering import spent
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.reach import reached
-from hartonomous.handlers.schemas import DocumentBody, IngestBody, IngestParameters, UploadFields
+from hartonomous.handlers.schemas import FILE_ENCODING, DocumentBody, IngestBody, IngestParameters, UploadFields
 from hartonomous.handlers.uploads import MULTIPART, Upload, received
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.request_id import call_of
@@ -35,26 +35,27 @@ async def ingest(request: web.Request) -> web.StreamResponse:
     if hdrs.CONTENT_TYPE in request.headers and media_type_of(request) not in {codec.JSON, MULTIPART}:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}, {codec.NDJSON} or {MULTIPART}.")
     call_of(request)  # whose header is refused before anything is read
-    refuse_query(request)
-    return await (_ingest_files(request) if media_type_of(request) == MULTIPART else _ingest_json(request))
+    parameters = parameters_of_query(request)
+    take = _ingest_files if media_type_of(request) == MULTIPART else _ingest_json
+    return await take(request, parameters)
 
 
-async def _ingest_json(request: web.Request) -> web.Response:
+async def _ingest_json(request: web.Request, parameters: IngestParameters) -> web.Response:
     runtime, call = runtime_of(request), call_of(request).of_priority(Priority.INGEST)
     body = validate(IngestBody, await read_json(request))
-    collection = reached(body.collection, runtime, call)
-    chunking = body.chunking or runtime.config.rag.chunking
+    collection = reached(body.collection or parameters.collection, runtime, call)
+    chunking = body.chunking or chunking_of(parameters, runtime.config.rag.chunking)
     documents = [document_of(document, index, f"documents.{index}") for index, document in enumerate(body.documents)]
     note(request, collection=collection, sent=len(documents))
     result = await runtime.ingestor.ingest(collection, documents, chunking.max_tokens, chunking.overlap_tokens, call)
     return _answer(request, collection, result, call.request_id)
 
 
-async def _ingest_files(request: web.Request) -> web.Response:
+async def _ingest_files(request: web.Request, parameters: IngestParameters) -> web.Response:
     runtime, call = runtime_of(request), call_of(request).of_priority(Priority.INGEST)
     async with received(request, call.grant) as upload:
-        collection = reached(upload.fields.collection, runtime, call)
-        chunking = chunking_of(upload.fields, runtime.config)
+        collection = reached(upload.fields.collection or parameters.collection, runtime, call)
+        chunking = chunking_of(upload.fields, chunking_of(parameters, runtime.config.rag.chunking))
         documents, refused = _documents_of(upload)
         note(request, collection=collection, sent=len(upload.files))
         result = IngestResult([], 0)
@@ -110,9 +111,10 @@ OPERATIONS: Sequence[Operation] = (
         requests={codec.NDJSON: DocumentBody, MULTIPART: UploadFields},
         answers={codec.NDJSON: shapes.IngestLine | shapes.IngestSummary | shapes.IngestBrokenOff},
         query={
-            name: {**schema, "description": f"Of a stream ({codec.NDJSON}) alone."}
+            name: {**schema, "description": "Where the body does not say it."}
             for name, schema in IngestParameters.model_json_schema()["properties"].items()
         },
+        encoding={MULTIPART: FILE_ENCODING},
         errors=(409, 422, 429, 502, 503, 504, 507),
         scope="ingest",
         event="ingest",

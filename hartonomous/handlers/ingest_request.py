@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from hartonomous.config import Chunking, Config
+from hartonomous.config import Chunking
 from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import ValidationFailedError
 from hartonomous.handlers.body import shown, validate
@@ -48,14 +48,6 @@ def parameters_of_query(request: web.Request) -> IngestParameters:
     return validated(IngestParameters, dict(request.query), "The query")
 
 
-def refuse_query(request: web.Request) -> None:
-    """Raise ValidationFailedError when there is a query string: this body says everything itself."""
-    for name in request.query:
-        raise ValidationFailedError(
-            f"{shown(name)} belongs into the body: the query string is for a stream alone.", param=shown(name)
-        )
-
-
 def validated(model: type[Parameters], values: Mapping[str, object], what: str) -> Parameters:
     """Return texts (and what has been parsed already) as `model`. Raises ValidationFailedError."""
     try:
@@ -65,10 +57,10 @@ def validated(model: type[Parameters], values: Mapping[str, object], what: str) 
         raise
 
 
-def chunking_of(parameters: IngestParameters, config: Config) -> Chunking:
-    """Return the sizes that were asked for, or else the configured ones."""
+def chunking_of(parameters: IngestParameters, otherwise: Chunking) -> Chunking:
+    """Return the sizes that were asked for, or else the other ones."""
     asked = parameters.model_fields_set & Chunking.model_fields.keys()
-    return parameters if asked else config.rag.chunking
+    return parameters if asked else otherwise
 
 
 def _parsed(model: type[IngestParameters], name: str, value: object) -> object:

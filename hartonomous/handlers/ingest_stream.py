@@ -193,7 +193,7 @@ class _IngestStream:
 
         Raises any of our errors that keeps the stream from beginning, and ClientGoneError.
         """
-        chunking = chunking_of(parameters, self._runtime.config)
+        chunking = chunking_of(parameters, self._runtime.config.rag.chunking)
         tokens = 0
         try:
             async with aclosing(self._documents(group)) as documents:

@@ -21,7 +21,8 @@ from hartonomous.handlers import ragmodel
 from hartonomous.handlers.answers import json_response, runtime_of
 from hartonomous.handlers.body import read_bytes, read_json, validate
 from hartonomous.handlers.metering import spent
-from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.openaishapes import AnyError, ChatRequest, EmbeddingsRequest
+from hartonomous.handlers.operations import COST, Operation
 from hartonomous.handlers.relay import relay
 from hartonomous.handlers.schemas import RerankBody
 from hartonomous.keys import Runtime
@@ -141,9 +142,11 @@ OPERATIONS = (
         chat,
         "Chat completion; with the model rag:COLLECTION answered from a collection",
         "openai",
-        dict[str, Any],
+        ChatRequest,
         dict[str, Any],
         media=(codec.JSON, codec.SSE),
+        tells=COST,
+        failure=AnyError,
         errors=(404, 409, *_PROXY_ERRORS),
     ),
     Operation(
@@ -152,8 +155,9 @@ OPERATIONS = (
         embeddings,
         "Embeddings",
         "openai",
+        EmbeddingsRequest,
         dict[str, Any],
-        dict[str, Any],
+        failure=AnyError,
         errors=_PROXY_ERRORS,
     ),
     *(
@@ -161,5 +165,14 @@ OPERATIONS = (
         for path in ("/v1/rerank", "/rerank", "/v2/rerank")
     ),
     Operation("GET", "/v1/models", list_models, "List the models", "openai", answer=dict[str, Any]),
-    Operation("GET", "/v1/models/{id}", get_model, "Describe a model", "openai", answer=dict[str, Any], errors=(404,)),
+    Operation(
+        "GET",
+        "/v1/models/{id}",
+        get_model,
+        "Describe a model",
+        "openai",
+        answer=dict[str, Any],
+        path_parameters={"id": {"type": "string", "minLength": 1}},
+        errors=(404,),
+    ),
 )

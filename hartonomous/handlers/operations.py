@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hartonomous.core.access import Scope
+from hartonomous.handlers import shapes
 from hartonomous.keys import Guard, Handler
+
+COST = ("Server-Timing", "X-Hartonomous-Degraded")
+"""The headers by which operations tell of their work."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -17,8 +21,10 @@ class Operation:
     `request` and `answer` are types that pydantic makes a schema from; None stands for no body. `requests` and
     `answers` are those of further media types; of a stream they describe a line. A request's body may be left out
     unless `body_required`.
-    `headers` are further parameters of the request, as OpenAPI describes them.
-    `errors` are the statuses that the operation itself can answer beside those that all can.
+    `path_parameters` and `query` are the schemas of its parameters; `headers` are further ones, as OpenAPI describes
+    them. `tells` are the headers of its answer beside those that all have, and `encoding` describes parts of a form.
+    `failure` is the shape of its errors, and `errors` are the statuses that the operation itself can answer beside
+    those that all can.
     `scope` is what a key needs, None where anyone is answered; `event` is the audit trail's word for what is done.
     """
 
@@ -34,8 +40,12 @@ class Operation:
     requests: Mapping[str, Any] = field(default_factory=dict)
     answers: Mapping[str, Any] = field(default_factory=dict)
     body_required: bool = True
+    path_parameters: Mapping[str, Any] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
     headers: Sequence[Mapping[str, Any]] = ()
+    tells: Sequence[str] = ()
+    encoding: Mapping[str, Any] = field(default_factory=dict)
+    failure: Any = shapes.ErrorAnswer
     errors: Sequence[int] = ()
     scope: Scope | None = "query"
     event: str | None = None

@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 from typing_extensions import TypedDict
 
 from hartonomous import __version__
+from hartonomous.handlers import shapes
 from hartonomous.handlers.answers import json_response
 from hartonomous.handlers.operations import Operation
 from hartonomous.keys import METRICS, RUNTIME, STATE
@@ -83,7 +84,17 @@ OPERATIONS = (
         answer=HealthAnswer,
         scope=None,
     ),
-    Operation("GET", "/ready", ready, "Readiness", "operations", answer=ReadyAnswer, errors=(503,), scope=None),
+    Operation(
+        "GET",
+        "/ready",
+        ready,
+        "Readiness",
+        "operations",
+        answer=ReadyAnswer,
+        failure=ReadyAnswer | shapes.ErrorAnswer,
+        errors=(503,),
+        scope=None,
+    ),
     Operation("GET", "/metrics", metrics, "Prometheus metrics", "operations", answer=str, media=_TEXT, scope="metrics"),
     Operation("GET", "/openapi.json", openapi, "This document", "operations", answer=dict[str, Any], scope=None),
 )

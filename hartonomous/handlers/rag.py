@@ -17,7 +17,7 @@ from hartonomous.handlers.answers import Timer, cost_headers, json_response, run
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.caching import CACHE_CONTROL, cache_headers, with_wishes
 from hartonomous.handlers.metering import answered
-from hartonomous.handlers.operations import Operation
+from hartonomous.handlers.operations import COST, Operation
 from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
 from hartonomous.handlers.stream import ClientGoneError, ClientStream, EventStream
@@ -55,7 +55,7 @@ def _search_request(body: SearchBody, runtime: Runtime, call: Call) -> SearchReq
         collection=collection,
         top_k=body.top_k or rag.retrieval.top_k,
         mode=body.mode,
-        filter=body.filter,
+        filter=filters.whole(body.filter),
         rerank=body.rerank,
         feedback=body.feedback,
         score_threshold=body.score_threshold,
@@ -196,7 +196,15 @@ _RAG_ERRORS = (404, 409, 422, 429, 502, 503, 504)
 
 OPERATIONS = (
     Operation(
-        "POST", "/rag/search", search, "Retrieve chunks", "rag", SearchBody, shapes.SearchAnswer, errors=_RAG_ERRORS
+        "POST",
+        "/rag/search",
+        search,
+        "Retrieve chunks",
+        "rag",
+        SearchBody,
+        shapes.SearchAnswer,
+        tells=COST,
+        errors=_RAG_ERRORS,
     ),
     Operation(
         "POST",
@@ -208,6 +216,7 @@ OPERATIONS = (
         shapes.QueryAnswer,
         media=(codec.JSON, codec.SSE),
         headers=(CACHE_CONTROL,),
+        tells=COST,
         errors=_RAG_ERRORS,
     ),
     Operation(
@@ -220,6 +229,7 @@ OPERATIONS = (
         shapes.BatchAnswer,
         media=(codec.JSON, codec.NDJSON),
         headers=(CACHE_CONTROL,),
+        tells=COST,
         errors=_RAG_ERRORS,
     ),
 )

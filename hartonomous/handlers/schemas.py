@@ -5,13 +5,24 @@ They are strict (`"5"` is no number, `true` no integer) and refuse unknown field
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    WithJsonSchema,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from hartonomous import codec
 from hartonomous.config import COLLECTION_PATTERN, Chunking
+from hartonomous.fields import WHOLE
+from hartonomous.handlers import filterschema
 
 _METADATA_LEVELS = 16
 _METADATA_BYTES = 65_536
@@ -66,12 +77,23 @@ def _bounded(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+# A text without NUL, one that is not blank either (what is blank is Python's `str.strip`), and one without controls.
+_BLANKS = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_TEXT = {"pattern": r"^[^\u0000]*$"}
+_QUESTION = {"pattern": rf"^[^\u0000]*[^\u0000{_BLANKS}][^\u0000]*$"}
+_ID = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+
 Collection = Annotated[str, Field(pattern=COLLECTION_PATTERN, examples=["docs"])]
-DocumentId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_no_control)]
-Question = Annotated[str, Field(min_length=1, max_length=8_192), AfterValidator(_no_nul), AfterValidator(_not_blank)]
-Text = Annotated[str, AfterValidator(_no_nul)]
-TopK = Annotated[int, Field(ge=1, le=100)]
-MaxTokens = Annotated[int, Field(ge=1, le=32_768)]
+DocumentId = Annotated[str, Field(min_length=1, max_length=256, json_schema_extra=_ID), AfterValidator(_no_control)]
+Question = Annotated[
+    str,
+    Field(min_length=1, max_length=8_192, json_schema_extra=_QUESTION),
+    AfterValidator(_no_nul),
+    AfterValidator(_not_blank),
+]
+Text = Annotated[str, Field(json_schema_extra=_TEXT), AfterValidator(_no_nul)]
+TopK = Annotated[int, Field(ge=1, le=100), WHOLE]
+MaxTokens = Annotated[int, Field(ge=1, le=32_768), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Metadata = Annotated[
     dict[str, Any],
@@ -80,17 +102,46 @@ Metadata = Annotated[
 ]
 
 
-FILE_SCHEMA: dict[str, Any] = {
+# Beside the fields any part with a file name is a file; the document has one by name, for those who make clients of it.
+_CONTROLS = r"\u0000-\u0008\u000e-\u001f\u007f-\u009f"
+_FILE: dict[str, Any] = {
     "type": "string",
     "contentMediaType": "application/octet-stream",
-    "description": "A file, under any name: .txt, .text, .md, .markdown, .html, .htm, .pdf or .docx.",
+    "pattern": rf"^[^{_CONTROLS}]*[A-Za-z0-9][^{_CONTROLS}]*$",
+    "description": "A .txt, .text, .md, .markdown, .html, .htm, .pdf or .docx file; the pattern is that of a text.",
 }
+FILE_ENCODING: dict[str, Any] = {
+    "file": {
+        "headers": {
+            "Content-Disposition": {
+                "description": "The ending of the file name says what it is.",
+                "schema": {"type": "string"},
+                "example": 'form-data; name="file"; filename="notes.txt"',
+            }
+        }
+    }
+}
+"""What `/openapi.json` says of the part of a form that is a file."""
+
+
+class AskedChunking(Chunking):
+    """How long a chunk may be, in tokens; an overlap of more than half of `max_tokens` counts as half."""
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> Self:
+        return self.model_copy(update={"overlap_tokens": min(self.overlap_tokens, self.max_tokens // 2)})
+
+
+def _with_file(schema: dict[str, Any]) -> None:
+    """Add the file to the schema of a form."""
+    schema["properties"]["file"] = _FILE
+    schema["required"] = ["file"]
 
 
 class DocumentBody(Body):
     """One document. Without `id` it is known by a hash of `source`, or else of its text as it was sent."""
 
-    text: Text
+    text: Annotated[str, Field(json_schema_extra=_QUESTION), AfterValidator(_no_nul)]
     id: DocumentId | None = None
     format: Literal["text", "markdown", "html"] = "text"
     title: Annotated[Text, Field(max_length=1_024)] | None = None
@@ -103,10 +154,10 @@ class IngestBody(Body):
 
     documents: Annotated[list[DocumentBody], Field(min_length=1, max_length=1_000)]
     collection: Collection | None = None
-    chunking: Chunking | None = None
+    chunking: AskedChunking | None = None
 
 
-class IngestParameters(Chunking):
+class IngestParameters(AskedChunking):
     """What is said once for all documents of a stream or of an upload: where they go and how they are cut."""
 
     collection: Collection | None = None
@@ -115,7 +166,7 @@ class IngestParameters(Chunking):
 class UploadFields(IngestParameters):
     """The fields of an upload beside its files. An `id` is for a single file alone."""
 
-    model_config = ConfigDict(title="Upload", json_schema_extra={"additionalProperties": FILE_SCHEMA})
+    model_config = ConfigDict(title="Upload", json_schema_extra=_with_file)
 
     id: DocumentId | None = None
     metadata: Metadata | None = None
@@ -135,7 +186,7 @@ class SearchBody(Body):
     collection: Collection | None = None
     top_k: TopK | None = None
     mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
-    filter: Annotated[dict[str, Any], Field(description="Qdrant's filter JSON.")] | None = None
+    filter: Annotated[dict[str, Any], WithJsonSchema(filterschema.PLACEHOLDER)] | None = None
     rerank: bool = True
     feedback: Annotated[bool, Field(description="Pseudo-relevance feedback: one more search.")] = False
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -189,7 +240,7 @@ class RerankBody(BaseModel):
 
     query: Question
     documents: Annotated[list[RerankDocument], Field(min_length=1, max_length=10_000)]
-    top_n: Annotated[int, Field(ge=1)] | None = None
+    top_n: Annotated[int, Field(ge=1), WHOLE] | None = None
     return_documents: bool = False
     model: str | None = None
     normalize: bool = False

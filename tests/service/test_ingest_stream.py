@@ -178,7 +178,6 @@ async def test_collection_and_chunking_are_parameters(api: RunningApp) -> None:
         ("max_tokens=", "max_tokens"),
         ("max_tokens=%2B64", "max_tokens"),
         ("max_tokens=" + "9" * 5_000, "max_tokens"),
-        ("max_tokens=64&overlap_tokens=33", "overlap_tokens"),
         ("overlap_tokens=-1", "overlap_tokens"),
         ("%FF%0A=1", "\\ufffd\\n"),
     ],
@@ -188,11 +187,26 @@ async def test_a_wrong_parameter_is_refused_with_its_name(api: RunningApp, query
     assert (status, error["param"], error["type"]) == (422, param, "invalid_request_error")
 
 
-async def test_json_takes_no_query_string(api: RunningApp) -> None:
-    body = {"documents": [{"text": "a"}]}
-    async with api.session.post(f"{api.url}{PATH}?collection=x", json=body) as response:
-        assert response.status == 422
-        assert (await response.json())["error"]["param"] == "collection"
+async def test_a_query_string_holds_where_a_json_body_says_nothing(api: RunningApp) -> None:
+    name = api.runtime.config.rag.default_collection
+    for body, collection in (({}, f"{name}-q"), ({"collection": name}, name)):
+        said = {**body, "documents": [{"text": "a"}]}
+        async with api.session.post(f"{api.url}{PATH}?collection={name}-q&max_tokens=64", json=said) as response:
+            assert (response.status, (await response.json())["collection"]) == (200, collection)
+    await api.delete(f"/rag/collections/{name}-q")
+    async with api.session.post(f"{api.url}{PATH}?chunks=x", json={"documents": [{"text": "a"}]}) as response:
+        assert (response.status, (await response.json())["error"]["param"]) == (422, "chunks")
+
+
+async def test_an_overlap_of_more_than_half_counts_as_half(api: RunningApp) -> None:
+    text = " ".join(f"word{number}" for number in range(200))
+    answers = []
+    for overlap in (8, 16, 4_096):
+        body = {"documents": [{"id": "a", "text": text}], "chunking": {"max_tokens": 16, "overlap_tokens": overlap}}
+        async with api.session.post(f"{api.url}{PATH}", json=body) as response:
+            assert response.status == 200
+            answers.append((await response.json())["documents"][0]["status"])
+    assert answers == ["created", "unchanged", "unchanged"]
 
 
 async def test_a_compressed_stream_is_415(api: RunningApp) -> None:

@@ -47,7 +47,7 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
 
 def test_every_reference_resolves_and_every_component_is_used(document: dict[str, Any]) -> None:
     references = {node["$ref"] for node in _walk(document) if isinstance(node.get("$ref"), str)}
-    names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    names = {f"#/components/{kind}/{name}" for kind in ("schemas", "headers") for name in document["components"][kind]}
     assert references == names
 
 
@@ -64,13 +64,15 @@ def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
 def test_every_error_is_the_one_shape_and_a_503_says_when_to_come_again(document: dict[str, Any]) -> None:
     for path in document["paths"].values():
         for operation in path.values():
-            assert {"400", "403", "405", "500"} <= set(operation["responses"])
+            assert {"400", "403", "405", "417", "429", "500"} <= set(operation["responses"])
+            assert ("401" in operation["responses"]) == (operation.get("security") != [])
             for status, response in operation["responses"].items():
-                if int(status) < 400 or operation["operationId"] == "get_ready":
+                assert "X-Request-ID" in response["headers"]
+                if int(status) < 400:
                     continue
                 schema = response["content"]["application/json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/ErrorAnswer"}
-                assert ("Retry-After" in response.get("headers", {})) == (status in {"429", "503"})
+                assert {"$ref": "#/components/schemas/ErrorAnswer"} in schema.get("anyOf", [schema])
+                assert ("Retry-After" in response["headers"]) == (status in {"429", "503"})
 
 
 def test_limits_are_the_configured_ones(make_config: ConfigMaker) -> None:
@@ -137,9 +139,11 @@ async def test_an_ingest_is_described_in_its_three_media_types(api: RunningApp, 
     (line,) = DOCUMENTS["documents"]
     _conforms(document, requests["application/json"]["schema"], DOCUMENTS)
     _conforms(document, requests["application/x-ndjson"]["schema"], line)
-    _conforms(document, requests["multipart/form-data"]["schema"], {"metadata": {"a": 1}, "max_tokens": 64, "f": "..."})
+    _conforms(
+        document, requests["multipart/form-data"]["schema"], {"metadata": {"a": 1}, "max_tokens": 64, "file": "Limes"}
+    )
     wrong: dict[str, Any]
-    for wrong in ({"metadata": []}, {"max_tokens": 1}, {"f": 7}):
+    for wrong in ({"file": "x", "metadata": []}, {"file": "x", "max_tokens": 1}, {"file": 7}, {}):
         with pytest.raises(ValidationError):
             _conforms(document, requests["multipart/form-data"]["schema"], wrong)
     data = json.dumps(line).encode() + b"\n{}\n"
