@@ -6,11 +6,13 @@ signed are believed and no others; a certificate that stands there itself is bel
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from hartonomous.config import Config
+from hartonomous.config import Config, ModelService, Qdrant
 from hartonomous.configfile import digest
 from hartonomous.errors import ConfigError
 from hartonomous.log import logger
@@ -46,23 +48,42 @@ def read(config: Config) -> dict[str, Trust]:
     }
 
 
-def warn(trusts: Trusts) -> None:
-    """Log which of our keys are no secret on this host."""
+def warn(config: Config, trusts: Trusts) -> None:
+    """Log which of our keys are no secret: on this host, or on the way to a service."""
     for name, trust in trusts.items():
         if trust.exposed:
             logger.bind(service=name).warning("every user of this host can read our key for a service")
+    keys = {"redis": config.redis.password, **{name: service.api_key for name, service in _backends(config)}}
+    for name, _, urls, _ in _services(config):
+        if keys[name] is not None and any(map(_is_overheard, urls)):
+            logger.bind(service=name).warning("the key for a service goes over the network without TLS")
+
+
+def _is_overheard(url: str) -> bool:
+    """Whether others on the network can read what goes to an address."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        stays_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        stays_here = host == "localhost"
+    return parts.scheme in {"http", "redis"} and not stays_here
 
 
 def _services(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], ClientTls]]:
     """Yield the name of each service, its key path, its addresses and its files."""
-    backends, redis = config.backends, config.redis
-    models = {"embedding": backends.embedding, "generative": backends.generative, "reranking": backends.reranking}
-    for name, service in models.items():
+    for name, service in _backends(config):
+        urls = (service.url,) if isinstance(service, Qdrant) else service.urls
+        yield name, f"backends.{name}", urls, service.tls
+    if config.redis.url is not None:
+        yield "redis", "redis", (config.redis.url,), config.redis.tls
+
+
+def _backends(config: Config) -> Iterator[tuple[str, ModelService | Qdrant]]:
+    for name in type(config.backends).model_fields:
+        service = getattr(config.backends, name)
         if service is not None:
-            yield name, f"backends.{name}", service.urls, service.tls
-    yield "qdrant", "backends.qdrant", (backends.qdrant.url,), backends.qdrant.tls
-    if redis.url is not None:
-        yield "redis", "redis", (redis.url,), redis.tls
+            yield name, service
 
 
 def _is_secure(path: str, urls: tuple[str, ...], tls: ClientTls) -> bool:

@@ -165,7 +165,7 @@ class Reloader:
         if settings.certificate is not None:
             self._metrics.certificate_ends_at.set(settings.certificate.not_after)
             settings.certificate.warn()
-        clienttls.warn(settings.trusts)
+        clienttls.warn(settings.config, settings.trusts)
 
     def _tell_failure(self, error: Exception) -> None:
         self._metrics.config_reloads.labels("failed").inc()

@@ -266,9 +266,21 @@ def test_a_key_that_everybody_can_read_is_told(authority: Files, told: list[dict
     config["backends"]["generative"]["urls"] = ("https://127.0.0.1:9",)
     for mode, expected in ((0o600, []), (0o644, ["embedding"])):
         authority.key.chmod(mode)
-        clienttls.warn(clienttls.read(Config.model_validate(config)))
+        read = Config.model_validate(config)
+        clienttls.warn(read, clienttls.read(read))
         assert [line["service"] for line in told] == expected
     authority.key.chmod(0o600)
+
+
+def test_a_key_that_goes_over_the_network_without_tls_is_told(told: list[dict[str, Any]]) -> None:
+    here, there = ("http://127.0.0.1:9", "http://[::1]:9"), ("https://models.example.org", "http://10.1.2.3:8710")
+    models = {"embedding": {"urls": here, "api_key": SECRET}, "generative": {"urls": there, "api_key": SECRET}}
+    store = {"url": "http://qdrant.example.org:6333"}
+    redis = {"url": "redis://redis.example.org", "password": SECRET}
+    config = Config.model_validate({"backends": {**models, "qdrant": store}, "redis": redis})
+    clienttls.warn(config, clienttls.read(config))
+    assert {line["service"] for line in told} == {"generative", "redis"}
+    assert SECRET not in str(told)
 
 
 @pytest.fixture
