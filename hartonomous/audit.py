@@ -85,14 +85,26 @@ class Trail:
         while True:
             await asyncio.sleep(SYNC_S)
             if self._files is not None and self._files.is_dirty:
-                await asyncio.to_thread(self._sync, self._files)
+                await asyncio.to_thread(self.sync)
 
     def close(self) -> None:
         """Bring everything to the disk and give the chain back."""
         if self._files is not None:
-            self._sync(self._files)
+            self.sync()
             self._files.close()
             self._files = None
+
+    def sync(self) -> None:
+        """Bring everything to the disk; wait for it. Any thread may call it."""
+        if self._files is None:
+            return
+        try:
+            self._files.sync()
+            self._is_synced = True
+        except OSError as error:
+            if self._is_synced:
+                logger.bind(cause=error.strerror).error("the audit trail does not reach the disk")
+            self._is_synced = False
 
     def _has_told(self) -> bool:
         """Say what was lost or torn, if anything was; return whether the next line may follow."""
@@ -127,15 +139,6 @@ class Trail:
         self._link = self._files.link
         return taken
 
-    def _sync(self, files: _Files) -> None:
-        try:
-            files.sync()
-            self._is_synced = True
-        except OSError as error:
-            if self._is_synced:
-                logger.bind(cause=error.strerror).error("the audit trail does not reach the disk")
-            self._is_synced = False
-
 
 class _Files:
     """The files of one chain, of which the last is written; the lock on its head says whose it is.
@@ -147,13 +150,14 @@ class _Files:
         self.chain = chain
         self.is_torn = False
         self.is_dirty = True
+        self.link = Link()
         self._folder = folder
         self._head = head
         self._max_bytes = max_bytes
         self._path = folder / f"{chain}.jsonl"
         self._swapping, self._syncing = threading.Lock(), threading.Lock()
         self._full: list[int] = []  # descriptors of full files that have not reached the disk
-        self.link = self._found()
+        self._whole = self._found()  # the last whole line, which the head remembers
         self._file = _opened(self._path)
         self._size = os.fstat(self._file).st_size
         self._is_open_line = self._size > 0 and not _tail(self._path).endswith(b"\n")
@@ -187,18 +191,24 @@ class _Files:
             self._begin_next()
         taken = os.write(self._file, line + b"\n")
         self._size += taken
-        self.is_dirty = True
         if not taken:
             return False
         self._is_open_line = taken <= len(line)
         self.is_torn = taken < len(line)
         self.link = Link(self.link.seq + (not self.is_torn), digest(line[:taken]))
+        if not self.is_torn:
+            self._whole = self.link
+        self.is_dirty = True
         return not self.is_torn
 
     def sync(self) -> None:
         """Bring the lines to the disk, then the head. Any thread may call it. Raises OSError."""
         with self._syncing:
-            self.is_dirty, link = False, self.link
+            if self._head < 0:
+                return  # closed meanwhile
+            # In this order, and `append` in the other: a line that comes meanwhile leaves it dirty.
+            self.is_dirty = False
+            whole = self._whole
             with self._swapping:
                 full, self._full, file = self._full, [], self._file
             try:
@@ -206,7 +216,7 @@ class _Files:
                     os.fdatasync(one)
                 _sync_folder(self._folder)
                 # Less than a sector, which is written whole or not at all.
-                text = codec.dumps({"seq": link.seq, "digest": link.digest})
+                text = codec.dumps({"seq": whole.seq, "digest": whole.digest})
                 os.pwrite(self._head, text.ljust(_HEAD_BYTES - 1) + b"\n", 0)
                 os.fdatasync(self._head)
             except OSError:
@@ -222,6 +232,7 @@ class _Files:
         with self._syncing:
             for file in (*self._full, self._file, self._head):
                 os.close(file)
+            self._head = -1
 
     def _begin_next(self) -> None:
         """Go on in a new file; where that cannot be, in the old one."""
@@ -242,15 +253,20 @@ class _Files:
         self._size, self._first = 0, self.link.seq + 1
 
     def _found(self) -> Link:
-        """Return where the chain stands: at its last line, or at its head where that knows of more."""
+        """Return the last whole line, and set `link` to where the chain goes on.
+
+        Where the head knows of more than the files, or of another last line, it goes on from the head, so that what was
+        done to them does not become the truth.
+        """
         lines = list(islice(_backwards(paths(self._folder, self.chain)), 2))
         records = [record_of(line) for line in lines]
-        link = next((record.link for record in records if record is not None), Link())
-        if records and records[0] is None:
-            self.is_torn = True
-            link = Link(link.seq, digest(lines[0]))
+        whole = next((record.link for record in records if record is not None), Link())
         head = read_head(self._folder / f"{self.chain}.head")
-        return head if head is not None and head.seq > link.seq else link
+        if head is not None and head.seq >= whole.seq:
+            whole = head
+        self.is_torn = bool(records) and records[0] is None
+        self.link = Link(whole.seq, digest(lines[0])) if self.is_torn else whole
+        return whole
 
 
 def paths(folder: Path, chain: str) -> list[Path]:

@@ -196,6 +196,22 @@ def test_a_tail_that_was_cut_off_is_found(opened: TrailMaker, folder: Path) -> N
     assert main(["audit", "verify", str(folder)]) == 1
 
 
+def test_a_last_line_that_was_forged_is_found_after_a_restart_as_well(opened: TrailMaker, folder: Path) -> None:
+    trail = opened()
+    _written(trail, 5)
+    trail.close()
+    path = folder / "audit-0.jsonl"
+    lines = _lines(path)
+    _forge(lines, 4)
+    _put(path, lines)
+    assert main(["audit", "verify", str(folder)]) == 1
+    for _ in range(2):
+        trail = opened()
+        _written(trail, 1)
+        trail.close()
+        assert main(["audit", "verify", str(folder)]) == 1
+
+
 def test_rotation_and_restarts_keep_the_chain(opened: TrailMaker, folder: Path) -> None:
     for start in range(1, 61, 20):
         trail = opened(4_096)
@@ -298,6 +314,8 @@ def test_a_full_disk_stops_nobody_and_what_was_lost_is_told(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         _written(trail, 5, 3)
+        trail.sync()  # the disk is as the last line left it
+        assert main(["audit", "verify", str(folder)]) == 0
     _written(trail, 2, 8)
     trail.close()
     records = [json.loads(line) for line in _lines(folder / "audit-0.jsonl") if line.endswith(b'"}')]
