@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = [
@@ -26,3 +28,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "any")
 # A shell that runs the tests in the background has SIGINT ignored, and so would every process that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let servers of the tests tell each other of reloads in a place of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RUNTIME_DIRECTORY", raising=False)
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        yield

@@ -30,7 +30,6 @@ ASK_THE_WALL_CLOCK = {
     "cli/keys.py": "whether the day on which a new key expires has passed",
     "audit.py": "shown in the trail",
     "clients/status.py": "a Retry-After that is a date",
-    "clients/targets.py": "a reindex's sign of life, compared over processes by core.walltime",
     "core/walltime.py": "what is compared over processes",
     "engine/journal.py": "the stamps of files",
     "evaluation/runs.py": "shown in the report",
