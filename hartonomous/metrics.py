@@ -101,8 +101,8 @@ class Metrics:
             "hartonomous_http_connections_limited_total",
             "What was done for want of room for connections: an idle one closed (closed_idle), one taken for health "
             "alone (surplus), accepting stopped for a while (paused), because no descriptor was left (exhausted) or "
-            "the network said no (failed); and those closed whose address had too many (address), whose headers did not "
-            "come (header_timeout), who did not read what they were answered (write_timeout).",
+            "the network said no (failed); and those closed whose address had too many (address), whose headers did "
+            "not come (header_timeout), who did not read what they were answered (write_timeout).",
             ("action",),
             registry=registry,
         )
