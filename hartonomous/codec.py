@@ -11,11 +11,14 @@ from typing import Any
 
 import orjson
 
-from hartonomous.errors import HartonomousError, InvalidRequestError
+from hartonomous.errors import HartonomousError, InvalidRequestError, ValidationFailedError
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+
+MAX_CONTAINERS = 1_000_000
+"""The most objects and lists that a request may have: those of 16 MiB would hold the loop up for seconds."""
 
 dumps = orjson.dumps
 INDENTED = orjson.OPT_INDENT_2
@@ -39,7 +42,14 @@ def loads(data: bytes | bytearray | memoryview | str) -> Any:
 
 
 def loads_request(data: bytes) -> Any:
-    """Parse the body of a request; raise a 400 that says where the JSON breaks."""
+    """Parse the body of a request.
+
+    Raises:
+        InvalidRequestError: it is no JSON; says where it breaks.
+        ValidationFailedError: it has too many objects and lists, counted with the closing brackets in its texts.
+    """
+    if len(data) > MAX_CONTAINERS and data.count(b"}") + data.count(b"]") > MAX_CONTAINERS:
+        raise ValidationFailedError(f"The body has more than {MAX_CONTAINERS} objects and lists.")
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -251,6 +251,16 @@ async def test_a_million_of_something_is_a_422_at_once(app: RunningApp, name: st
     assert (await app.get("/health"))[0] == 200
 
 
+@pytest.mark.parametrize("element", [b"{}", b"[]", b'{"a":[]}'])
+async def test_more_objects_and_lists_than_anybody_needs_are_not_even_made(app: RunningApp, element: bytes) -> None:
+    body = b'{"query": "a", "filter": [%b]}' % b",".join([element] * (15 * MIB // (len(element) + 1)))
+    before = rss_bytes()
+    for path in (SEARCH, QUERY, BATCH, INGEST, RERANK):
+        status, error = await send(app, path, body)
+        assert (status, error["message"]) == (422, "The body has more than 1000000 objects and lists.")
+    assert rss_bytes() - before < 100 * MIB
+
+
 def rss_bytes() -> int:
     """Return how much memory this process, which the server is in, has."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4_096
