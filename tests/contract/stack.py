@@ -42,7 +42,9 @@ class Contract:
     @asynccontextmanager
     async def serving(self, key: Key) -> AsyncIterator[Served]:
         """Start a server whose default collection is one that the key reaches; each tenant's has a few documents."""
-        async with serving(self.folder, **_sections(self.models, self.store, self.keys, key)) as served:
+        folder = self.folder / key.id
+        folder.mkdir()
+        async with serving(folder, **_sections(self.models, self.store, self.keys, key)) as served:
             for tenant in self.tenants:
                 await _fill(served.url, tenant)
             yield served

@@ -169,7 +169,7 @@ async def test_a_filter_of_a_thousand_levels_is_refused_at_once(fruit: RunningAp
         ("top_k", 101),
         ("top_k", 1e9),
         ("top_k", 10**9),
-        ("top_k", 1.0),
+        ("top_k", 1.5),
         ("top_k", True),
         ("top_k", "5"),
         ("query", ""),
