@@ -32,6 +32,7 @@ class Sweeper:
         from its last sign of life.
 
         Raises:
+            PermissionDeniedError: the caller may not see the collection.
             NotFoundError: there is no such collection.
             ConflictError: it is not ours, or was made by a newer version.
         """

@@ -108,6 +108,7 @@ MATRIX: Mapping[tuple[str, str], Sequence[Way]] = {
     ),
     ("POST", "/rag/search"): (
         *_in_body("/rag/search", **_QUESTION),
+        Way("bad filter", _json("/rag/search", lambda name, _: {**_QUESTION, "collection": name, "filter": {"x": 1}})),
         Way("words", _json("/rag/search", lambda name, _: {**_QUESTION, "collection": name, "mode": "sparse"})),
     ),
     ("POST", "/rag/query"): (

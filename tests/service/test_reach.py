@@ -16,6 +16,7 @@ from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import PermissionDeniedError
 from hartonomous.keys import Runtime
+from hartonomous.pipelines.answering import CachedAnswerer
 from hartonomous.pipelines.query import QueryRequest
 from hartonomous.pipelines.questions import SearchRequest
 from tests.pipelines.fakes import call
@@ -40,6 +41,13 @@ async def _streamed(runtime: Runtime, name: str, call: Call) -> None:
         pass
 
 
+async def _placed(runtime: Runtime, name: str, call: Call) -> None:
+    if isinstance(runtime.answerer, CachedAnswerer):
+        await runtime.answerer.look_up(_question(name), call)
+    else:
+        await runtime.answerer.prepare(_question(name), call)
+
+
 WORK: dict[str, Work] = {
     "describe": lambda runtime, name, call: runtime.schema.describe(name, call),
     "require": lambda runtime, name, call: runtime.schema.require(name, FINGERPRINT, call),
@@ -62,6 +70,10 @@ WORK: dict[str, Work] = {
     "mover": _paged,
     "searcher": lambda runtime, name, call: runtime.searcher.search(SearchRequest("limes", name, 5), call),
     "answerer": lambda runtime, name, call: runtime.answerer.answer(_question(name), call),
+    "follow-up": lambda runtime, name, call: runtime.answerer.answer(
+        replace(_question(name), history=[{"role": "user", "content": "What is green?"}]), call
+    ),
+    "place": _placed,
     "stream": _streamed,
     "ingestor": lambda runtime, name, call: runtime.ingestor.ingest(name, [], 64, 8, call),
 }
