@@ -34,8 +34,10 @@ async def ingest(request: web.Request) -> web.StreamResponse:
         return await ingest_stream(request)
     if hdrs.CONTENT_TYPE in request.headers and media_type_of(request) not in {codec.JSON, MULTIPART}:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}, {codec.NDJSON} or {MULTIPART}.")
-    call_of(request)  # whose header is refused before anything is read
+    call = call_of(request)  # whose header is refused before anything is read
     parameters = parameters_of_query(request)
+    if parameters.collection is not None:
+        reached(parameters.collection, runtime_of(request), call)
     take = _ingest_files if media_type_of(request) == MULTIPART else _ingest_json
     return await take(request, parameters)
 

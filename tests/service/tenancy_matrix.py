@@ -69,6 +69,10 @@ def _ndjson(collection: str, document: str) -> dict[str, Any]:
     return {"path": "/rag/ingest", "data": line, "params": params, "headers": {"Content-Type": codec.NDJSON}}
 
 
+def _by_query(collection: str, body: Any) -> dict[str, Any]:
+    return {"path": "/rag/ingest", "params": {"collection": collection}, "json": body}
+
+
 def _form(collection: str, _: str, *, first: bool = True) -> dict[str, Any]:
     def make() -> aiohttp.FormData:
         form = aiohttp.FormData()
@@ -100,6 +104,8 @@ _DOCUMENTS = "/rag/collections/{name}/documents"
 MATRIX: Mapping[tuple[str, str], Sequence[Way]] = {
     ("POST", "/rag/ingest"): (
         *_in_body("/rag/ingest", documents=[{"text": "A stolen place."}]),
+        Way("query string", lambda name, _: _by_query(name, {"documents": [{"text": "A stolen place."}]})),
+        Way("query string before a bad body", lambda name, _: _by_query(name, {})),
         Way("stream", _ndjson),
         Way("stream, left out", lambda _, document: _ndjson("", document), names=False),
         Way("form", _form),
