@@ -11,7 +11,7 @@ from aiohttp import web
 from hartonomous.config import Chunking
 from hartonomous.core.fingerprint import document_id
 from hartonomous.errors import ValidationFailedError
-from hartonomous.handlers.body import shown, validate
+from hartonomous.handlers.body import validate
 from hartonomous.handlers.schemas import DocumentBody, IngestParameters
 from hartonomous.pipelines.documents import Document
 
@@ -37,14 +37,7 @@ def document_of(body: DocumentBody, index: int, path: str) -> Document:
 
 
 def parameters_of_query(request: web.Request) -> IngestParameters:
-    """Return the parameters of a query string.
-
-    Raises:
-        ValidationFailedError: an unknown, repeated or wrong one.
-    """
-    for name in request.query:
-        if len(request.query.getall(name)) > 1:
-            raise ValidationFailedError(f"{shown(name)} is given twice.", param=shown(name))
+    """Return the parameters of a query string. Raises ValidationFailedError when one is wrong."""
     return validated(IngestParameters, dict(request.query), "The query")
 
 
