@@ -22,7 +22,7 @@ _INTEGER = {"type": "integer", "minimum": 1 - _INT64, "maximum": _INT64 - 1}
 _KEY = {"type": "string", "maxLength": 256, "pattern": rf"^(document_id|source|metadata(\.{_NAME}){{1,3}})$"}
 _DATE = {"type": "string", "format": "date"}
 _CONDITION = {"$ref": "#/components/schemas/Condition"}
-_CONDITIONS = {"type": "array", "items": _CONDITION, "maxItems": 64}
+_CONDITIONS = {"type": "array", "items": _CONDITION}
 
 
 def _object(properties: Mapping[str, Any], *required: str) -> dict[str, Any]:

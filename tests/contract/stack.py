@@ -65,6 +65,7 @@ async def contract(folder: Path) -> AsyncIterator[Contract]:
         models["reranking"] = ranker.url
         brief = await stack.enter_async_context(FaultBackend(upstream=models["generative"]))
         brief.on(CHAT, _brief(models["generative"]))
+        brief.on("/props", _roomy(models["generative"]))
         models["generative"] = brief.url
         yield Contract(folder, models, store, Keys())
 
@@ -90,10 +91,35 @@ def _brief(url: str) -> Behaviour:
         request = exchange.request
         body = _parsed(request.body)
         if isinstance(body, dict) and isinstance(body.get("max_tokens"), float | int | None):
-            request.body = json.dumps({**body, "max_tokens": 4}).encode()
+            request.body = json.dumps({**body, "max_tokens": 4, **_cut(body)}).encode()
         await exchange.answer(*await forwarded(url, request))
 
     return behave
+
+
+def _roomy(url: str) -> Behaviour:
+    """Let the model at `url` have room for every question; what it gets is cut."""
+
+    async def behave(exchange: Exchange) -> None:
+        status, body, headers = await forwarded(url, exchange.request)
+        props = json.loads(body)
+        props["default_generation_settings"]["n_ctx"] = 1 << 20
+        await exchange.answer(status, json.dumps(props).encode(), headers)
+
+    return behave
+
+
+def _cut(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the messages with the beginnings of their texts, where they are messages with texts."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return {}
+    return {"messages": [_shortened(message) for message in messages]}
+
+
+def _shortened(message: Any) -> Any:
+    content = message.get("content") if isinstance(message, dict) else None
+    return {**message, "content": content[:500]} if isinstance(content, str) else message
 
 
 def _parsed(body: bytes) -> Any:
