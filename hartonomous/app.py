@@ -74,8 +74,8 @@ OPERATIONS = (
     *documents.OPERATIONS,
     *openai.OPERATIONS,
     *admin.OPERATIONS,
-    *ops.OPERATIONS,
     *logs.OPERATIONS,
+    *ops.OPERATIONS,
 )
 
 # A block of the loop is seen for as much of it as is left when the timer is due.

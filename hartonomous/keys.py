@@ -128,6 +128,7 @@ class State:
         self.surplus: set[web.RequestHandler] = set()
         self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
+        self._coming: Keyring | None = None
         self.retired: set[Tenure] = set()
         self.active = 0
         self.idle = asyncio.Event()
@@ -145,6 +146,20 @@ class State:
             self.active -= 1
             if not self.active:
                 self.idle.set()
+
+    @contextmanager
+    def narrowed(self, coming: Keyring) -> Iterator[None]:
+        """Let keys open no more than they will with the keys that come."""
+        self._coming = coming
+        try:
+            yield
+        finally:
+            self._coming = None
+
+    def caller(self, key: str) -> Caller | None:
+        """Return whose key this is, None when there is none."""
+        caller = self.current.keyring.caller(key)
+        return caller if caller is None or not self._coming else self._coming.caller(key)
 
     @property
     def current(self) -> Runtime:

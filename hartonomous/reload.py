@@ -2,6 +2,8 @@
 
 Everything is read, checked and made before the swap, which is one assignment; whatever fails before leaves the old
 configuration serving. A request keeps the runtime that it began with, which is closed when its last request has ended.
+Between making and swapping the backends are polled, which may take seconds: a key that is gone opens nothing by then,
+and the other processes know already.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Reloader:
         Raises:
             ConfigError: the file, or something that it names, is wrong; the old configuration serves on, everywhere.
         """
-        return await self._jobs.run(self._reload_and_tell())
+        return await self._jobs.run(self._reload_in_turn(told=False))
 
     async def follow(self, noted: Callable[[Awaitable[Reloaded]], Awaitable[None]]) -> None:
         """Reload whenever another process has, and let `noted` await it; it has no end of its own."""
@@ -79,25 +81,20 @@ class Reloader:
             await asyncio.sleep(LOOK_S)
             if self._siblings.have_reloaded():
                 with suppress(Exception):  # told where it was raised
-                    await noted(self._jobs.run(self._reload_in_turn()))
+                    await noted(self._jobs.run(self._reload_in_turn(told=True)))
 
     async def _catch_up(self, settings: Settings) -> None:
         """Reload if the file has changed since `settings` were read: what others told before nobody heard here."""
         with suppress(ConfigError):
             read, _ = (await asyncio.to_thread(self._read)).bound_by(settings)
             if read.changes(settings):
-                await self._reload_in_turn()
+                await self._reload_in_turn(told=True)
 
-    async def _reload_and_tell(self) -> Reloaded:
-        reloaded = await self._reload_in_turn()
-        if self._siblings is not None:
-            self._siblings.tell()
-        return reloaded
-
-    async def _reload_in_turn(self) -> Reloaded:
+    async def _reload_in_turn(self, *, told: bool) -> Reloaded:
+        """Reload when those before have; `told`: the other processes know of it."""
         async with self._one_at_a_time:
             try:
-                reloaded = await self._reload()
+                reloaded = await self._reload(told=told)
             except Exception as error:
                 self._tell_failure(error)
                 raise
@@ -117,24 +114,29 @@ class Reloader:
             if self._retiring:
                 await asyncio.wait(self._retiring)
 
-    async def _reload(self) -> Reloaded:
+    async def _reload(self, *, told: bool) -> Reloaded:
         old = self._settings
         assert old is not None
         read = await asyncio.to_thread(self._read)
         settings, restart_required = read.bound_by(old)
         changed = settings.changes(old)
         if changed:
-            await self._swap(settings)
+            await self._swap(settings, told=told)
+        elif not told:
+            self._tell_siblings()
         if settings.config.log != old.config.log:
             log.configure(settings.config.log.level, kept_records=settings.config.log.kept_records)
         self._tell_success(settings)
         return Reloaded(changed, restart_required)
 
-    async def _swap(self, settings: Settings) -> None:
+    async def _swap(self, settings: Settings, *, told: bool = True) -> None:
         async with AsyncExitStack() as stack:
             runtime = await self._make(settings, stack)
+            if not told:
+                self._tell_siblings()
             if self._state.tenure is not None:
-                await _first_round(runtime)
+                with self._state.narrowed(runtime.keyring):
+                    await _first_round(runtime)
             tenure = Tenure(runtime, stack.pop_all())
         old, self._state.tenure = self._state.tenure, tenure
         self._settings = settings
@@ -146,6 +148,10 @@ class Reloader:
             old.runtime.monitor.is_told = old.runtime.monitor is runtime.monitor
             runtime.monitor.is_told = True
             self._retire(old)
+
+    def _tell_siblings(self) -> None:
+        if self._siblings is not None:
+            self._siblings.tell()
 
     def _retire(self, tenure: Tenure) -> None:
         """Let a runtime end with its last request."""

@@ -100,10 +100,10 @@ class _Body:
         self._deadline = call.deadline
         self._client = client
         self._spool = spool
+        self._idle_s = request[RUNTIME].config.server.body_timeout_s
         self._quiet_since = time.monotonic()
         self._closes_at = math.inf
 
-        self._idle_s = request[RUNTIME].config.server.body_timeout_s
     def heard(self) -> None:
         """Say that the client has sent or been told something."""
         self._quiet_since = time.monotonic()
@@ -181,9 +181,9 @@ class _IngestStream:
         self.spool = Spool(request[RUNTIME].config.server.max_spool_bytes)
         self._runtime = runtime_of(request)
         self._server = request[RUNTIME].config.server
+        self._request = request
         self._call = call
         self._body = _Body(request, call, self.client, self.spool)
-        self._request = request
         self._counts = views.no_documents()
         note(request, documents=self._counts)
         self._ended_by: HartonomousError | None = None

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from hartonomous.core import apikey
 from hartonomous.core.access import LOCAL, NOBODY, Caller
 from hartonomous.errors import AuthenticationError, HartonomousError, InvalidRequestError
-from hartonomous.keys import CALLER, GUARDS, STATE, Guard, Runtime
+from hartonomous.keys import CALLER, GUARDS, STATE, Guard, State
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.local import check_local, is_local
 
@@ -33,21 +33,22 @@ async def auth(
         PermissionDeniedError: the key lacks the scope; without keys, the request is not a local one.
         InvalidRequestError: it carries different keys.
     """
-    # The current runtime, not the request's own: a key that was revoked is dead at once.
-    request[CALLER] = _caller(request, request.app[STATE].current)
+    # What holds now, not when the request began: a key that was revoked is dead at once.
+    request[CALLER] = _caller(request, request.app[STATE])
     return await handler(request)
 
 
 def is_let_in(request: web.Request) -> bool:
     """Whether a request that was let in would be now: a long answer ends when a reload takes the right to it."""
     try:
-        _caller(request, request.app[STATE].current)
+        _caller(request, request.app[STATE])
     except HartonomousError:
         return False
     return True
 
 
-def _caller(request: web.Request, runtime: Runtime) -> Caller:
+def _caller(request: web.Request, state: State) -> Caller:
+    runtime = state.current
     if not runtime.keyring:
         check_local(request)
         return LOCAL
@@ -58,7 +59,7 @@ def _caller(request: web.Request, runtime: Runtime) -> Caller:
     if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_local(request):
         return NOBODY
     key = key_of(request)
-    caller = runtime.keyring.caller(key)
+    caller = state.caller(key)
     if caller is None:
         note(request, claimed_key=apikey.id_of(key))
         raise AuthenticationError("A valid API key is required.", headers=_CHALLENGE)

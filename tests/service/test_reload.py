@@ -17,6 +17,7 @@ from tests.redis import RedisServer
 from tests.service import fault_backend as fault
 from tests.service.application import eventually, merged
 from tests.service.fault_backend import FaultBackend
+from tests.service.keyed import Key, auth_section
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, check_answer, ingest, passed_on, sample, says
 
 RELOADING = "/admin/config/reload"
@@ -227,6 +228,24 @@ async def test_a_reload_whose_caller_leaves_is_finished(reloaded: Reloads) -> No
     assert reloaded.rig.app.runtime.config.health.interval_s == 50.0
     assert (await chat(reloaded.rig)).status == 200
     await reloaded.alone()
+
+
+async def test_a_key_that_is_taken_opens_nothing_while_the_new_backends_are_polled(
+    reloads: Callable[..., Any],
+) -> None:
+    stays, goes = Key("stays", ("query", "admin")), Key("goes", ("query",))
+    async with reloads(auth=auth_section(stays, goes)) as made:
+        made.rig.generative.on("/health", fault.hang())
+        made.write(auth=auth_section(stays), health={"interval_s": 50.0})
+        before = made.rig.app.runtime
+        reloading = asyncio.create_task(made.rig.app.app[RELOAD]())
+        await eventually(lambda: len(made.rig.generative.calls("/health")) > 1, "the new monitor polls")
+        statuses = [(await made.rig.app.get("/v1/models", headers=key.headers))[0] for key in (stays, goes)]
+        assert (statuses, made.rig.app.runtime is before) == ([200, 401], True)
+        made.rig.generative.on("/health", fault.DEFAULT)
+        await reloading
+        assert [(await made.rig.app.get("/v1/models", headers=key.headers))[0] for key in (stays, goes)] == [200, 401]
+        await made.alone()
 
 
 async def test_a_changed_secret_is_read_again_and_never_shown(reloaded: Reloads, tmp_path: Path) -> None:
