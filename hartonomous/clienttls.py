@@ -6,7 +6,6 @@ signed are believed and no others; a certificate that stands there itself is bel
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from hartonomous.config import Config, ModelService, Qdrant
 from hartonomous.configfile import digest
+from hartonomous.core.addresses import is_loopback
 from hartonomous.errors import ConfigError
 from hartonomous.log import logger
 from hartonomous.security import ClientTls
@@ -62,12 +62,7 @@ def warn(config: Config, trusts: Trusts) -> None:
 def _is_overheard(url: str) -> bool:
     """Whether others on the network can read what goes to an address."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        stays_here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        stays_here = host == "localhost"
-    return parts.scheme in {"http", "redis"} and not stays_here
+    return parts.scheme in {"http", "redis"} and not is_loopback(parts.hostname or "")
 
 
 def _services(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], ClientTls]]:

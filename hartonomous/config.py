@@ -6,12 +6,12 @@ sizes end in `_bytes`. Models are strict (the text "8700" is no port) and refuse
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from hartonomous.core import template as prompt
+from hartonomous.core.addresses import is_loopback
 from hartonomous.fields import (
     WHOLE,
     FilePath,
@@ -32,13 +32,6 @@ COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 # What a service that does not say how many slots it has takes at once.
 _SLOTS = 8
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 IndexedField = Annotated[str, Field(pattern=r"^metadata\.[^\s\[\]]{1,128}$")]
@@ -92,7 +85,7 @@ class Server(Section):
     def is_loopback(self) -> bool:
         """Whether only this host can connect, to either address."""
         admin = self.admin
-        return _is_loopback(self.host) and (admin is None or admin.startswith("unix:") or _is_loopback(host_of(admin)))
+        return is_loopback(self.host) and (admin is None or admin.startswith("unix:") or is_loopback(host_of(admin)))
 
 
 class Log(Section):

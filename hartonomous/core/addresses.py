@@ -51,6 +51,13 @@ def network_of(address: str) -> str:
     return str(ip_network((address, _V6_PREFIX), strict=False))
 
 
+@lru_cache(maxsize=256)
+def is_loopback(host: str) -> bool:
+    """Whether a host, by its name or its address (without a zone), is this one."""
+    address = None if "%" in host else _normal(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
 @lru_cache(maxsize=_KEPT)
 def _normal(text: str) -> IPv4Address | IPv6Address | None:
     """Return an address without a zone; an IPv4 address within IPv6 is the former. None for what is none."""

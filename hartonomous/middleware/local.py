@@ -7,13 +7,11 @@ cross-site requests) and no proxy opens it by accident.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
-
 from aiohttp import hdrs, web
 
+from hartonomous.core.addresses import is_loopback
 from hartonomous.errors import PermissionDeniedError
-from hartonomous.middleware.origins import is_named
+from hartonomous.middleware.origins import is_named, is_operators
 
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 _OWN_SITE = frozenset(("same-origin", "none"))
@@ -25,7 +23,7 @@ def check_local(request: web.Request) -> None:
     Raises:
         PermissionDeniedError: it came from another host, for another one, through a proxy, or from a web page.
     """
-    if request.remote and not _is_loopback(request.remote):  # "" is a socket of the file system, which is on this host
+    if request.remote and not is_loopback(request.remote):  # "" is a socket of the file system, which is on this host
         raise _refused("came from another host")
     headers = request.headers
     for name in _FORWARDED:
@@ -33,8 +31,8 @@ def check_local(request: web.Request) -> None:
             raise _refused("came through a proxy")
     if not _names_this_host(request):
         raise _refused("names another host")
-    if is_named(request):
-        return  # a web page that was let in by its name
+    if is_named(request) and not is_operators(request, request.match_info):
+        return  # a web page that was let in by its name; a form could send what has no body without asking
     if not all(_is_own(origin, request) for origin in headers.getall("Origin", ())):
         raise _refused("came from a web page")
     if not _OWN_SITE.issuperset(headers.getall("Sec-Fetch-Site", ())):
@@ -53,7 +51,7 @@ def is_local(request: web.Request) -> bool:
 def _names_this_host(request: web.Request) -> bool:
     if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
         return True  # HTTP/1.0, as health checks speak it and no browser does
-    return _is_loopback(_host_name(request.host))
+    return is_loopback(_host_name(request.host))
 
 
 def _is_own(origin: str, request: web.Request) -> bool:
@@ -69,15 +67,3 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
-
-
-@functools.lru_cache(maxsize=256)
-def _is_loopback(name: str) -> bool:
-    if name.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -257,6 +257,18 @@ async def test_without_keys_a_named_page_gets_in_and_no_other(rigs: RigMaker) ->
                 assert response.status == 403
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/admin/sweep"), ("POST", "/admin/config/reload"), ("GET", "/admin/logs")]
+)
+async def test_without_keys_the_operators_side_is_closed_to_a_named_page(
+    rigs: RigMaker, method: str, path: str
+) -> None:
+    """Not one of these needs a preflight."""
+    async with rigs.make(server=SERVER) as rig:
+        response = await rig.app.session.request(method, rig.app.url + path, headers={"Origin": APP})
+        assert (response.status, (await response.json())["error"]["code"]) == (403, "local_only")
+
+
 async def test_a_reload_lets_other_pages_in(rigs: RigMaker, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     async with keyed(rigs, file) as it:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.core.addresses import UNIX, Proxies, network_of
+from hartonomous.core.addresses import UNIX, Proxies, is_loopback, network_of
 
 TRUSTED = Proxies(["10.0.0.0/8", "2001:db8:ffff::/48"])
 
@@ -57,6 +57,18 @@ def test_whatever_a_caller_makes_up_the_address_is_the_one_that_the_proxy_saw(li
 @given(st.lists(st.text(max_size=30)))
 def test_garbage_is_no_error(lines: list[str]) -> None:
     assert TRUSTED.caller("10.0.0.1", lines)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST"])
+def test_this_host(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "::ffff:10.0.0.1", "0.0.0.0", "::", "localhost.example", "127.0.0.1%x", ""]
+)
+def test_another_host(host: str) -> None:
+    assert not is_loopback(host)
 
 
 @pytest.mark.parametrize(
