@@ -149,7 +149,7 @@ class State:
 
     @contextmanager
     def narrowed(self, coming: Keyring) -> Iterator[None]:
-        """Let keys open no more than they will with the keys that come."""
+        """Let keys open what they do with these keys and with those that come, and nothing else."""
         self._coming = coming
         try:
             yield
@@ -159,7 +159,10 @@ class State:
     def caller(self, key: str) -> Caller | None:
         """Return whose key this is, None when there is none."""
         caller = self.current.keyring.caller(key)
-        return caller if caller is None or not self._coming else self._coming.caller(key)
+        if caller is None or not self._coming:
+            return caller
+        coming = self._coming.caller(key)
+        return None if coming is None else caller.within(coming)
 
     @property
     def current(self) -> Runtime:

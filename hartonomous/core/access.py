@@ -40,6 +40,13 @@ class Grant:
         """Whether a collection of this name may be seen."""
         return collection in self.names or collection.startswith(self.prefixes)
 
+    def within(self, other: Self) -> Self:
+        """Return the grant of what both allow."""
+        names = frozenset(name for name in self.names | other.names if self.allows(name) and other.allows(name))
+        prefixes = {prefix for prefix in self.prefixes if prefix.startswith(other.prefixes)}
+        prefixes |= {prefix for prefix in other.prefixes if prefix.startswith(self.prefixes)}
+        return type(self)(names, tuple(sorted(prefixes)))
+
     def check(self, collection: str, *, param: str = "collection") -> None:
         """Raise PermissionDeniedError when a collection of this name may not be seen; `param` is where it was named."""
         if not self.allows(collection):
@@ -65,6 +72,10 @@ class Caller:
         """Raise PermissionDeniedError when the caller lacks the scope."""
         if scope not in self.scopes:
             raise PermissionDeniedError(f"The key lacks the scope {scope!r}.", code="scope_missing")
+
+    def within(self, other: Caller) -> Caller:
+        """Return this caller with no more than the other one may do and see as well."""
+        return Caller(self.key_id, self.scopes & other.scopes, self.grant.within(other.grant))
 
 
 NOBODY = Caller(None)

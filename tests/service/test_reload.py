@@ -248,6 +248,32 @@ async def test_a_key_that_is_taken_opens_nothing_while_the_new_backends_are_poll
         await made.alone()
 
 
+async def test_a_key_that_changes_has_neither_more_nor_less_than_both_say_until_it_has_changed(
+    reloads: Callable[..., Any],
+) -> None:
+    operator = Key("operator", ("query", "ingest", "admin"), ("*",))
+    before, after = Key("other", ("query",), ("a", "b")), Key("other", ("query", "admin"), ("b*",))
+
+    async def asks(rig: Rig) -> list[int]:
+        searches = [
+            (await rig.app.post("/rag/search", {"query": "x", "collection": name}, headers=after.headers))[0]
+            for name in ("a", "b", "bc")
+        ]
+        return [*searches, (await rig.app.get("/admin/logs", headers=after.headers))[0]]
+
+    async with reloads(auth=auth_section(operator, before)) as made:
+        assert await asks(made.rig) == [404, 404, 403, 403]
+        made.rig.generative.on("/health", fault.hang())
+        made.write(auth=auth_section(operator, after), health={"interval_s": 50.0})
+        reloading = asyncio.create_task(made.rig.app.app[RELOAD]())
+        await eventually(lambda: len(made.rig.generative.calls("/health")) > 1, "the new monitor polls")
+        assert await asks(made.rig) == [403, 404, 403, 403]
+        made.rig.generative.on("/health", fault.DEFAULT)
+        await reloading
+        assert await asks(made.rig) == [403, 404, 404, 200]
+        await made.alone()
+
+
 async def test_a_changed_secret_is_read_again_and_never_shown(reloaded: Reloads, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("first-of-all\n")

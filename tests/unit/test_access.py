@@ -34,6 +34,13 @@ def test_what_is_not_allowed_is_refused_in_the_same_words(patterns: list[str], n
     assert error.message == "The key does not reach this collection."
 
 
+@given(PATTERNS, PATTERNS, NAMES)
+def test_within_another_grant_is_what_both_allow(one: list[str], other: list[str], name: str) -> None:
+    first, second = Grant.of(one), Grant.of(other)
+    assert first.within(second).allows(name) is (first.allows(name) and second.allows(name))
+    assert first.within(first) == first
+
+
 @given(PATTERNS)
 def test_a_grant_is_made_again_from_its_patterns_in_any_order(patterns: list[str]) -> None:
     grant = Grant.of(patterns)
