@@ -40,6 +40,7 @@ from hartonomous.middleware.key_limit import key_limit
 from hartonomous.middleware.known_query import known_query
 from hartonomous.middleware.limited import add_limits
 from hartonomous.middleware.request_id import add_request_id, request_id
+from hartonomous.middleware.scope import scope
 from hartonomous.monitor import Monitor
 from hartonomous.parts import Parts
 from hartonomous.pipelines.batch import BatchAnswerer
@@ -53,7 +54,7 @@ from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
 from hartonomous.wiring import open_answers, open_limiter, open_pool, open_search, open_storage
 
-# Limits by address come before `auth`, limits by key behind it.
+# Limits by address come before `auth`, limits by key behind it, and before what its scopes refuse.
 MIDDLEWARES = (
     request_id,
     access,
@@ -64,6 +65,7 @@ MIDDLEWARES = (
     address_limit,
     auth,
     key_limit,
+    scope,
     known_query,
     expectation,
 )

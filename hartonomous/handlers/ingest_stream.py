@@ -47,9 +47,10 @@ from hartonomous.log import logger
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.expectation import invite
 from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
+from hartonomous.middleware.scope import caller_now
 from hartonomous.pipelines.documents import Document, DocumentResult
 
-# How often who waits for the client looks whether the deadline has passed or the server is to stop.
+# How often who waits for the client looks whether the deadline has passed, the server is to stop or the key is gone.
 LOOK_S = 0.5
 
 _HEADERS = {"Content-Type": codec.NDJSON, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -65,13 +66,13 @@ async def ingest_stream(request: web.Request) -> web.StreamResponse:
     call, parameters = _call_of_stream(request), parameters_of_query(request)
     collection = reached(parameters.collection, runtime_of(request), call)
     note(request, collection=collection)
-    stream = _IngestStream(request, call)
+    stream = _IngestStream(request, call, collection)
     refusal = None
     try:
         with stream.spool, hangup_watched(request):
             async with asyncio.TaskGroup() as group:
                 try:
-                    await stream.run(collection, parameters, group)
+                    await stream.run(parameters, group)
                 except HartonomousError as error:
                     refusal = error
     except* ClientGoneError:
@@ -89,15 +90,16 @@ def _call_of_stream(request: web.Request) -> Call:
 
 
 class _Body:
-    """The pieces of a request's body, until the client, the deadline or a shutdown ends them.
+    """The pieces of a request's body, until the client, the deadline, a shutdown or the loss of the right ends them.
 
     `owed` counts the documents whose results the client has not been told.
     """
 
-    def __init__(self, request: web.Request, call: Call, client: ClientStream, spool: Spool) -> None:
+    def __init__(self, request: web.Request, call: Call, collection: str, client: ClientStream, spool: Spool) -> None:
         self.owed = 0
         self._request = request
         self._deadline = call.deadline
+        self._collection = collection
         self._client = client
         self._spool = spool
         self._idle_s = request[RUNTIME].config.server.body_timeout_s
@@ -119,7 +121,7 @@ class _Body:
             InvalidRequestError: the framing is broken.
             ClientGoneError: the client has left.
             RateLimitedError: the key may not send as many bytes.
-            DeadlineExceededError, BackendUnavailableError: as `check`.
+            DeadlineExceededError, BackendUnavailableError, AuthenticationError, PermissionDeniedError: as `check`.
         """
         self._client.hold(False)
         waited = False
@@ -136,10 +138,11 @@ class _Body:
         return piece
 
     def check(self, *, waited: bool = False) -> None:
-        """Raise DeadlineExceededError, or BackendUnavailableError when the server is about to stop.
+        """Raise as `check_right`; DeadlineExceededError; BackendUnavailableError when the server is about to stop.
 
         What keeps coming during a drain is taken for half of its time, so that the rest is there to finish it.
         """
+        self.check_right()
         if self._deadline.expired:
             raise DeadlineExceededError("The deadline passed before the whole body had come.")
         if not self._request.app[STATE].draining:
@@ -148,6 +151,10 @@ class _Body:
         self._closes_at = min(self._closes_at, now + self._request.app[STATE].current.config.server.drain_s / 2)
         if waited or now >= self._closes_at:
             raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+
+    def check_right(self) -> None:
+        """Raise AuthenticationError or PermissionDeniedError when a reload has taken the right to write here."""
+        caller_now(self._request).grant.check(self._collection)
 
     async def room(self) -> None:
         """Wait until the client has read so much that more can be answered."""
@@ -176,19 +183,20 @@ class _Body:
 class _IngestStream:
     """One stream."""
 
-    def __init__(self, request: web.Request, call: Call) -> None:
+    def __init__(self, request: web.Request, call: Call, collection: str) -> None:
         self.client = ClientStream(request, web.StreamResponse(headers=_HEADERS))
         self.spool = Spool(request[RUNTIME].config.server.max_spool_bytes)
         self._runtime = runtime_of(request)
         self._server = request[RUNTIME].config.server
         self._request = request
         self._call = call
-        self._body = _Body(request, call, self.client, self.spool)
+        self._collection = collection
+        self._body = _Body(request, call, collection, self.client, self.spool)
         self._counts = views.no_documents()
         note(request, documents=self._counts)
         self._ended_by: HartonomousError | None = None
 
-    async def run(self, collection: str, parameters: IngestParameters, group: asyncio.TaskGroup) -> None:
+    async def run(self, parameters: IngestParameters, group: asyncio.TaskGroup) -> None:
         """Take all documents and tell the results; `group` gets the task that sends them.
 
         Raises any of our errors that keeps the stream from beginning, and ClientGoneError.
@@ -198,7 +206,7 @@ class _IngestStream:
         try:
             async with aclosing(self._documents(group)) as documents:
                 tokens = await self._runtime.ingestor.stream(
-                    collection,
+                    self._collection,
                     documents,
                     chunking.max_tokens,
                     chunking.overlap_tokens,
@@ -210,7 +218,7 @@ class _IngestStream:
             if not self.client.response.prepared:
                 raise
             self._ended_by = error
-        await self._end(views.ingest_summary(collection, self._counts, tokens, self._call.request_id))
+        await self._end(views.ingest_summary(self._collection, self._counts, tokens, self._call.request_id))
 
     async def _documents(self, group: asyncio.TaskGroup) -> AsyncGenerator[Document | DocumentResult]:
         """Yield what is on the lines; what ends them early is kept, so that what is under way is finished."""
@@ -222,6 +230,7 @@ class _IngestStream:
         try:
             async with aclosing(lines(self._body, limit)) as numbered:
                 async for number, line in numbered:
+                    self._body.check_right()
                     self._body.owed += 1
                     yield _document(number, line, limit)
                     self._body.check()

@@ -21,13 +21,12 @@ from typing_extensions import TypedDict
 from hartonomous import codec, log
 from hartonomous.core.kept import Kept, KeptRecord
 from hartonomous.errors import ValidationFailedError
-from hartonomous.handlers.body import shown
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.stream import PING_S, ClientGoneError, ClientStream
 from hartonomous.keys import REQUEST_ID, STATE, TRAIL
 from hartonomous.middleware.audit import note, tell
-from hartonomous.middleware.auth import is_let_in
 from hartonomous.middleware.request_id import TIMEOUT_HEADER, call_of
+from hartonomous.middleware.scope import is_let_in
 
 LOOK_S = 0.25
 """How often a follower is brought what is new, and asked whether it may still be."""
@@ -175,10 +174,6 @@ def _wanted(request: web.Request) -> _Wanted:
     """Return what the query string asks for. Raises ValidationFailedError."""
     wanted = _Wanted()
     for name in request.query:
-        if name not in _READ:
-            raise ValidationFailedError(f"{shown(name)} is not a known parameter.", param=shown(name))
-        if len(request.query.getall(name)) > 1:
-            raise ValidationFailedError(f"{name} is given twice.", param=name)
         read, expected = _READ[name]
         try:
             setattr(wanted, name, read(request.query[name]))

@@ -12,8 +12,8 @@ from aiohttp import hdrs, web
 
 from hartonomous.core import apikey
 from hartonomous.core.access import LOCAL, NOBODY, Caller
-from hartonomous.errors import AuthenticationError, HartonomousError, InvalidRequestError
-from hartonomous.keys import CALLER, GUARDS, STATE, Guard, State
+from hartonomous.errors import AuthenticationError, InvalidRequestError
+from hartonomous.keys import CALLER, GUARDS, STATE, Guard
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.local import check_local, is_local
 
@@ -26,46 +26,37 @@ _OPEN = Guard(None)
 async def auth(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Let in who may come in.
+    """Know who comes in.
 
     Raises:
         AuthenticationError: no key, or none that is known.
-        PermissionDeniedError: the key lacks the scope; without keys, the request is not a local one.
+        PermissionDeniedError: without keys, the request is not a local one.
         InvalidRequestError: it carries different keys.
     """
     # What holds now, not when the request began: a key that was revoked is dead at once.
-    request[CALLER] = _caller(request, request.app[STATE])
+    try:
+        request[CALLER] = identified(request)
+    except AuthenticationError:
+        note(request, claimed_key=apikey.id_of(key_of(request)))
+        raise
     return await handler(request)
 
 
-def is_let_in(request: web.Request) -> bool:
-    """Whether a request that was let in would be now: a long answer ends when a reload takes the right to it."""
-    try:
-        _caller(request, request.app[STATE])
-    except HartonomousError:
-        return False
-    return True
-
-
-def _caller(request: web.Request, state: State) -> Caller:
+def identified(request: web.Request) -> Caller:
+    """Return whose request it is now. Raises what `auth` raises."""
+    state = request.app[STATE]
     runtime = state.current
     if not runtime.keyring:
         check_local(request)
         return LOCAL
     guard = request.app[GUARDS].get(request.match_info.handler) or _guard_of_error(request)
-    scope = None if guard is None else guard.scope
-    if guard is not None and scope is None:
+    if guard is not None and guard.scope is None:
         return NOBODY
-    if scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_local(request):
+    if guard is not None and guard.scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_local(request):
         return NOBODY
-    key = key_of(request)
-    caller = state.caller(key)
+    caller = state.caller(key_of(request))
     if caller is None:
-        note(request, claimed_key=apikey.id_of(key))
         raise AuthenticationError("A valid API key is required.", headers=_CHALLENGE)
-    request[CALLER] = caller  # who is refused is known by name
-    if scope is not None:
-        caller.check(scope)
     return caller
 
 

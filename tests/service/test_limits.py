@@ -418,6 +418,15 @@ async def test_without_keys_only_addresses_have_limits(rigs: RigMaker) -> None:
         assert await statuses(rig.app, 5) == [404] * 3 + [429] * 2
 
 
+async def test_what_a_key_may_not_do_counts_against_its_limits(rigs: RigMaker) -> None:
+    key = limited("limited", requests_per_s=SLOW, burst=2)
+    async with keyed(rigs, more=(key,)) as it, asking(it.rig.app, key) as app:
+        assert await statuses(app, 5, "/admin/logs") == [403, 403, 429, 429, 429]
+        wrong = {"X-API-Key": Key("limited", secret="another").text}
+        async with it.rig.app.session.get(app.url + "/admin/logs", headers=wrong) as response:
+            assert response.status == 401
+
+
 async def test_lines_over_what_is_left_end_the_stream_and_what_came_before_is_stored(rigs: RigMaker) -> None:
     key = limited("limited", bytes_per_day=20_000)
     async with keyed(rigs, more=(key,)) as it, asking(it.rig.app, key) as app:
