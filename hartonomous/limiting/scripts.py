@@ -88,15 +88,27 @@ return 0
 RENEW = (
     _CLOCK
     + """
--- KEYS: the sorted sets; ARGV: the life (ms), 'XX' or '' where lost places are taken again, and a place for each set
+-- KEYS: the sorted sets; ARGV: the life (ms), 'XX' or '' where lost places are taken again, and a place for each set.
+-- Returns which of them (from 1 on) were lost and are not taken again.
 local life = tonumber(ARGV[1])
 local ends = string.format('%.0f', now + life * 1000)
+local missed = {}
 for index, key in ipairs(KEYS) do
     if ARGV[2] == '' or redis.call('ZSCORE', key, ARGV[index + 2]) then
         redis.call('ZADD', key, ends, ARGV[index + 2])
         redis.call('PEXPIRE', key, life)
+    else
+        missed[#missed + 1] = index
     end
+end
+return missed
+"""
+)
+
+FORGET = """
+-- KEYS: the sorted sets; ARGV: a place for each of them that nobody holds any more
+for index, key in ipairs(KEYS) do
+    redis.call('ZREM', key, ARGV[index])
 end
 return 0
 """
-)

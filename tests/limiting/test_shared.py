@@ -6,16 +6,20 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
 from hartonomous.config import Redis
 from hartonomous.core.ratelimit import Rate
+from hartonomous.limiting import shared
 from hartonomous.limiting.policy import Asked, Entry, Kind, Refusal
 from hartonomous.limiting.shared import SharedStore
 from hartonomous.metrics import Metrics
+from hartonomous.parts import Parts
+from hartonomous.wiring import open_limiter
 from tests.redis import RedisServer
-from tests.service.application import eventually
+from tests.service.application import WAIT_S, ConfigMaker, eventually
 
 PROCESSES = 3
 BURST = Asked(None, ((Kind.REQUESTS, Rate(0.001, 50.0), 1.0),))
@@ -48,6 +52,14 @@ def admitted(found: list[Entry | Refusal]) -> list[Entry]:
 
 async def count(redis: RedisServer, name: str) -> int:
     return int((await redis.command("ZCARD", f"hartonomous:limits:{{{name}}}:places"))[1:])
+
+
+async def counted(redis: RedisServer, name: str, places: int) -> None:
+    """Wait until there are so many places."""
+    ends = asyncio.get_running_loop().time() + WAIT_S
+    while await count(redis, name) != places:
+        assert asyncio.get_running_loop().time() < ends
+        await asyncio.sleep(0.005)
 
 
 async def test_several_processes_admit_exactly_the_burst(make_store: StoreMaker) -> None:
@@ -185,3 +197,170 @@ async def test_a_caller_that_leaves_while_redis_decides_holds_no_place(
     await eventually(lambda: not store._tasks, "all is settled")
     assert await count(redis_server, "a") == 0
     assert not store._places
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is looked for often."""
+    monkeypatch.setattr(shared, "PAUSE_S", 0.05)
+
+
+async def places(store: SharedStore, name: str, asked: Asked, times: int) -> list[str]:
+    """Enter so often, and return the places that there were."""
+    return [str(entry.place) for entry in admitted(await enter_all([store], name, asked, times))]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_places_given_back_while_redis_stalls_are_free_when_it_is_back(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    store = make_store(timeout_s=0.3)
+    held = await places(store, "a", PLACES, 6)
+    redis_server.hang()
+    try:
+        await store.enter("b", BURST)
+        assert store.is_away
+        for place in held:
+            store.settle("a", place)
+    finally:
+        redis_server.go_on()
+    await eventually(lambda: not store.is_away, "redis is found")
+    assert await count(redis_server, "a") == 0
+    assert len(await places(store, "a", PLACES, 6)) == 6
+    assert not store._owed
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_redis_did_too_late_to_be_heard_holds_no_place(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    """It lets a request in, and takes a place back, when nobody waits for its answers any more."""
+    store = make_store(timeout_s=0.3)
+    [held, lasting] = await places(store, "a", PLACES, 2)
+    redis_server.hang()
+    try:
+        entering = asyncio.create_task(store.enter("a", PLACES))
+        await eventually(lambda: store._tasks)
+        store.settle("a", held)
+        entry = await entering
+        assert isinstance(entry, Entry)
+        assert store.is_away
+    finally:
+        redis_server.go_on()
+    await eventually(lambda: not store.is_away, "redis is found")
+    assert await count(redis_server, "a") == 1
+    store.settle("a", entry.place)
+    store.settle("a", lasting)
+    await eventually(lambda: not store._tasks, "all is settled")
+    assert await count(redis_server, "a") == 0
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+@pytest.mark.usefixtures("quick")
+async def test_a_place_given_back_while_lost_ones_are_taken_again_does_not_come_back(
+    make_store: StoreMaker, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, is_noticed: bool
+) -> None:
+    store = make_store(life_s=3.0)
+    held = await places(store, "a", PLACES, 4)
+    renew = store._renew
+
+    async def renewed(keys: list[str], arguments: list[Any]) -> Any:
+        if arguments[1] == "":
+            store.settle("a", held.pop())
+            await eventually(lambda: not store._tasks, "it is settled")
+        return await renew(keys, arguments)
+
+    monkeypatch.setattr(store, "_renew", renewed)
+    if is_noticed:
+        redis_server.kill()
+        await store.enter("b", BURST)
+        assert store.is_away
+        await redis_server.start()
+        await eventually(lambda: not store.is_away, "redis is found")
+    else:
+        assert await redis_server.command("FLUSHALL")
+    await counted(redis_server, "a", 3)
+    assert not store._owed
+
+
+async def test_places_that_redis_forgot_unnoticed_are_taken_again(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    store = make_store(life_s=1.5)
+    held = await places(store, "a", PLACES, 6)
+    await redis_server.command("FLUSHALL")
+    await counted(redis_server, "a", 6)
+    assert not await places(store, "a", PLACES, 4)
+    for place in held:
+        store.settle("a", place)
+    await store.close()
+    assert await count(redis_server, "a") == 0
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_redis_that_takes_nothing_is_away_and_asked_less_and_less_often(
+    make_store: StoreMaker, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    assert isinstance(await store.enter("a", BURST), Entry)
+    finding = store._finding
+    await eventually(lambda: store._pause_s > 10 * shared.PAUSE_S or store._finding is not finding)
+    assert store._finding is finding is not None
+    assert store._metrics.limits_alone._value.get() == 1
+    await redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    await eventually(lambda: not store.is_away, "redis is found")
+    assert store._pause_s > shared.PAUSE_S
+    await store.enter("a", BURST)
+    assert store._pause_s == shared.PAUSE_S
+
+
+async def test_thousands_who_ask_at_once_do_not_take_a_healthy_redis_for_away(make_store: StoreMaker) -> None:
+    store = make_store(timeout_s=Redis().timeout_s)
+    asked = Asked(5_000, ((Kind.REQUESTS, Rate(0.001, 2_500.0), 1.0),))
+    assert len(admitted(await enter_all([store], "a", asked, 3_000))) == 2_500
+    assert not store.is_away
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_unexpected_error_does_not_end_the_search_for_redis(
+    make_store: StoreMaker, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    [place] = await places(store, "a", PLACES, 1)
+    renew = store._renew
+    errors = [ValueError("unexpected")]
+
+    async def renewed(keys: list[str], arguments: list[Any]) -> Any:
+        if errors:
+            raise errors.pop()
+        return await renew(keys, arguments)
+
+    redis_server.kill()
+    await store.enter("b", BURST)
+    monkeypatch.setattr(store, "_renew", renewed)
+    await redis_server.start()
+    await eventually(lambda: not store.is_away, "redis is found")
+    assert not errors
+    assert await count(redis_server, "a") == 1
+    store.settle("a", place)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_store_that_was_replaced_does_not_leave_its_loss_in_the_metrics(
+    redis_server: RedisServer, make_config: ConfigMaker
+) -> None:
+    parts, metrics = Parts(), Metrics()
+    async with AsyncExitStack() as new, AsyncExitStack() as old:
+        for stack, timeout_s in ((old, 1.0), (new, 2.0)):
+            config = make_config(
+                redis={"url": redis_server.url, "timeout_s": timeout_s}, limits={"address": {"requests_per_s": 5.0}}
+            )
+            limiter = open_limiter(config, metrics, parts, stack)
+            if stack is old:
+                replaced = limiter
+        redis_server.kill()
+        await replaced.enter("address 203.0.113.1", replaced.address, None)
+        assert metrics.limits_alone._value.get() == 1
+        await old.aclose()
+        assert metrics.limits_alone._value.get() == 0
