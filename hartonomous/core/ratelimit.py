@@ -68,14 +68,6 @@ class Bucket:
         self.at = now
         return level
 
-    def take(self, rate: Rate, cost: float, now: float) -> bool:
-        """Use `cost` if that is admitted, and return whether it is."""
-        level = self.look(rate, now)
-        if not rate.admits(level, cost):
-            return False
-        self.level = level + cost
-        return True
-
     def debit(self, rate: Rate, cost: float, now: float) -> None:
         """Use `cost`, admitted or not; a negative one gives back what was not used after all."""
         self.level = max(0.0, self.look(rate, now) + cost)

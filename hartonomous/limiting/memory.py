@@ -2,7 +2,7 @@
 
 The names are bounded. Who would make room for new ones by inventing names gains nothing: those whose buckets are full
 again go first, as nothing is lost with them, and otherwise, of a few that were not seen for longest, the one that is
-full again soonest. Whoever has requests under way stays.
+full again soonest. Whoever has requests under way stays, and is no more than there are connections.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class _Usage:
         self.buckets: dict[Kind, tuple[Bucket, Rate]] = {}
         self.held = 0
 
-    def look(self, kind: Kind, rate: Rate, now: float) -> float:
-        """Return how much is used of a limit now."""
+    def bucket(self, kind: Kind, rate: Rate) -> Bucket:
+        """Return what is used of a limit."""
         known = self.buckets.get(kind)
         if known is None or known[1] is not rate:
             known = self.buckets[kind] = (Bucket() if known is None else known[0], rate)
-        return known[0].look(rate, now)
+        return known[0]
 
     @property
     def full_at(self) -> float:
@@ -49,26 +49,27 @@ class MemoryStore:
         self._max_names = max_names
         self._clock = clock
         self._usages: OrderedDict[str, _Usage] = OrderedDict()  # who was not seen for longest first
+        self._held: dict[str, _Usage] = {}  # who has requests under way, and is not among the others
 
     def __len__(self) -> int:
-        return len(self._usages)
+        return len(self._usages) + len(self._held)
 
     async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
         """Let a request in, or say what it has reached; one that is refused uses nothing."""
         now, usage = self._clock(), self._usage(name)
         levels: list[float] = []
         for kind, rate, cost in asked.costs:
-            level = usage.look(kind, rate, now)
+            level = usage.bucket(kind, rate).look(rate, now)
             if not rate.admits(level, cost):
                 return asked.refusal(len(levels), level)
             levels.append(level + cost)
         if asked.concurrent is not None and usage.held >= asked.concurrent:
             return asked.refusal(len(levels), 0.0)
-        for (kind, _, _), level in zip(asked.costs, levels, strict=True):
-            usage.buckets[kind][0].level = level
+        for kind, rate, cost in asked.costs:
+            usage.buckets[kind][0].debit(rate, cost, now)
         if asked.concurrent is None:
             return Entry(asked, levels)
-        usage.held += 1
+        self._hold(name, usage)
         return Entry(asked, levels, usage.held, _PLACE)
 
     async def take(self, name: str, cost: Cost) -> Refusal | None:
@@ -79,20 +80,34 @@ class MemoryStore:
     def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:
         """Give the place back, and use what is known only now: more than is left, or less than was taken before."""
         usage, now = self._usage(name), self._clock()
+        for kind, rate, cost in costs:
+            usage.bucket(kind, rate).debit(rate, cost, now)
         if place is not None:
             usage.held -= 1
-        for kind, rate, cost in costs:
-            level = usage.look(kind, rate, now) + cost
-            usage.buckets[kind][0].level = max(0.0, level)
+            if not usage.held:
+                self._usages[name] = self._held.pop(name)
 
     def hold(self, name: str) -> None:
         """Count a request as under way that was let in elsewhere."""
-        self._usage(name).held += 1
+        self._hold(name, self._usage(name))
+
+    def under_way(self, name: str) -> int:
+        """Return how many requests are under way."""
+        usage = self._held.get(name)
+        return 0 if usage is None else usage.held
+
+    def _hold(self, name: str, usage: _Usage) -> None:
+        if not usage.held:
+            self._held[name] = self._usages.pop(name)
+        usage.held += 1
 
     def _usage(self, name: str) -> _Usage:
+        usage = self._held.get(name)
+        if usage is not None:
+            return usage
         usage = self._usages.get(name)
         if usage is None:
-            if len(self._usages) >= self._max_names:
+            if len(self) >= self._max_names:
                 self._make_room()
             usage = self._usages[name] = _Usage()
         else:
@@ -100,6 +115,5 @@ class MemoryStore:
         return usage
 
     def _make_room(self) -> None:
-        oldest = [name for name in islice(self._usages, _SAMPLE) if not self._usages[name].held]
-        if oldest:
-            del self._usages[min(oldest, key=lambda name: self._usages[name].full_at)]
+        if self._usages:
+            del self._usages[min(islice(self._usages, _SAMPLE), key=lambda name: self._usages[name].full_at)]

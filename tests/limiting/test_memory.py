@@ -74,6 +74,22 @@ async def test_names_whose_buckets_are_full_again_go_first() -> None:
     assert await entered(store, "slow", requests(), 1) == [False]
 
 
+async def test_names_are_bounded_however_many_have_requests_under_way() -> None:
+    store = MemoryStore(max_names=50, clock=Clock())
+    for number in range(40):
+        assert await entered(store, f"slow {number}", Asked(1, ()), 1) == [True]
+    for number in range(1_000):
+        await store.enter(f"other {number}", requests())
+        assert len(store) <= 50
+    assert [store.under_way(f"slow {number}") for number in range(40)] == [1] * 40
+    for number in range(40):
+        store.settle(f"slow {number}", "here")
+    for number in range(1_000):
+        await store.enter(f"other {number}", requests())
+    assert len(store) == 50
+    assert not any(store.under_way(f"slow {number}") for number in range(40))
+
+
 async def test_whoever_has_requests_under_way_stays() -> None:
     store = MemoryStore(max_names=5, clock=Clock())
     entry = await store.enter("a", Asked(1, ()))
