@@ -14,6 +14,8 @@ UNIX = "unix"
 """What stands for the address of a caller without one: of a unix socket."""
 
 _KEPT = 4_096
+# No request passes more proxies than these: a longer list is read no further.
+_HOPS = 32
 _V6_PREFIX = 64
 
 
@@ -30,7 +32,7 @@ class Proxies:
         here = _normal(peer) if peer else None
         if here is None or not self._trusts(here):
             return _text(peer)
-        for said in reversed(",".join(forwarded_for).split(",")):
+        for said in reversed(",".join(forwarded_for).rsplit(",", _HOPS)[-_HOPS:]):
             address = _address(said.strip())
             if address is None:
                 break  # who asked the one before is not known

@@ -71,6 +71,13 @@ def test_another_host(host: str) -> None:
     assert not is_loopback(host)
 
 
+def test_a_list_that_is_longer_than_any_way_is_read_from_its_end_alone() -> None:
+    ways = [f"10.0.{number >> 8}.{number & 255}" for number in range(60_000)]
+    assert TRUSTED.caller("10.0.0.1", [", ".join(ways)]) == ways[-32]
+    assert TRUSTED.caller("10.0.0.1", ["203.0.113.1", ",".join(ways[:31])]) == "203.0.113.1"
+    assert TRUSTED.caller("10.0.0.1", ["203.0.113.1", ",".join(ways[:32])]) == ways[0]
+
+
 @pytest.mark.parametrize(
     ("address", "network"),
     [
