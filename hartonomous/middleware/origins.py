@@ -25,7 +25,7 @@ _ALLOWED = (
 # What these clients say of themselves: another list with each of their versions.
 _ALLOWED_PREFIXES = ("X-STAINLESS-", "X-FERN-")
 _EXPOSED = (
-    *("RateLimit-Limit", "RateLimit-Policy", "RateLimit-Remaining", "RateLimit-Reset", hdrs.RETRY_AFTER),
+    *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", hdrs.RETRY_AFTER),
     *(hdrs.AGE, hdrs.WWW_AUTHENTICATE, "Server-Timing", "X-Request-ID"),
     *("X-Hartonomous-Cache", "X-Hartonomous-Degraded"),
 )
