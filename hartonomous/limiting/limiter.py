@@ -35,13 +35,13 @@ class Limiter:
     def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._refused = metrics.limit_refusals
-        # Counted alone, limits are shared out; the configuration wants Redis for all but the wrong keys.
-        alone = config.server.processes if config.redis.url is None else 1
-        self.address = Policy.of_address(config.limits.address).share(alone)
+        self.address = Policy.of_address(config.limits.address)
+        if config.redis.url is None:  # which the configuration wants for all other limits of several processes
+            self.address = self.address.of_failures_shared(config.server.processes)
         self._keys = {
             key.id: (f"key {key.owner or key.id}", policy)
             for key in config.auth.keys
-            if (policy := Policy.of_key(key.limits or config.limits.key).share(alone)).limits_requests
+            if (policy := Policy.of_key(key.limits or config.limits.key)).limits_requests
         }
 
     @property

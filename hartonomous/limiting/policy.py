@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Self
 
@@ -92,13 +92,9 @@ class Policy:
         """Whether anything is to be asked when a request comes."""
         return bool(self.concurrent or self.requests or self.tokens or self.bytes)
 
-    def share(self, processes: int) -> Policy:
-        """Return the policy of one of so many processes that count alone."""
-        if processes == 1:
-            return self
-        concurrent = None if self.concurrent is None else max(1, self.concurrent // processes)
-        rates = (self.requests, self.tokens, self.bytes, self.failures)
-        return Policy(concurrent, *(None if rate is None else rate.share(processes) for rate in rates))
+    def of_failures_shared(self, processes: int) -> Self:
+        """Return the policy of one of so many processes that count wrong keys alone."""
+        return self if self.failures is None else replace(self, failures=self.failures.share(processes))
 
 
 def _requests(per_s: float | None, burst: int | None) -> Rate | None:
