@@ -108,7 +108,7 @@ class Mover(PointStore):
         }
         found: dict[str, dict[str, tuple[StoredChunk, Vectors | None]]] = {}
         while True:
-            result = await self._scrolled(collection, body, call)
+            _, result = await self._scrolled(collection, body, call)
             for chunk, vectors in _read(result, dimension):
                 found.setdefault(chunk.document_id, {})[chunk.id] = chunk, vectors
             body["offset"] = result.get("next_page_offset")

@@ -80,21 +80,22 @@ class PointStore:
             "with_vector": False,
             "offset": offset,
         }
-        result = await self._scrolled(collection, body, call)
-        records = [(point["id"], point["payload"]) for point in result["points"]]
+        records, result = await self._scrolled(collection, body, call)
         following = result.get("next_page_offset")
         if following is not None and not isinstance(following, str):
             nonsense()
         return records, following
 
-    async def _scrolled(self, collection: str, body: Mapping[str, Any], call: Call) -> Mapping[str, Any]:
-        """Return a page, whose points have an id and a payload and are all of the collection."""
+    async def _scrolled(
+        self, collection: str, body: Mapping[str, Any], call: Call
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """Return the records of a page, which are all of the collection, and the page as it was answered."""
         name = name_of(collection)
         body = {**body, "filter": of_collection(name, body["filter"])}
         result = await self._post(collection, "scroll", body, call)
         try:
-            points = [(point["id"], point["payload"]) for point in result["points"]]
+            records = [(point["id"], point["payload"]) for point in result["points"]]
         except (TypeError, KeyError):
             nonsense()
-        refuse_others(name, (payload for _, payload in points))
-        return result if isinstance(result, dict) else nonsense()
+        refuse_others(name, (payload for _, payload in records))
+        return records, result if isinstance(result, dict) else nonsense()

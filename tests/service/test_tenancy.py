@@ -270,7 +270,7 @@ async def test_an_alias_that_leads_to_a_foreign_collection_shows_nothing_of_it(t
         if "left out" not in way.label:
             answered = await tenants.askers["b"].ask(method, way, b)
             assert {status for status, _ in answered.refusals} <= {403, 404, 409, 422}, (path, way.label, answered)
-            assert not {a.encode(), SECRET.format("a").encode()} & {answered.body}, path
+            assert not [secret for secret in (a, SECRET.format("a")) if secret.encode() in answered.body], path
     status, whole = await tenants.it.a.get(f"/rag/collections/{a}/documents/one")
     assert (status, whole["text"]) == (200, SECRET.format("a"))
 
