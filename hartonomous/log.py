@@ -86,7 +86,13 @@ def _encode(fields: dict[str, Any]) -> str:
     try:
         return json.dumps(fields, default=_shown, skipkeys=True)
     except (ValueError, RecursionError):
-        return json.dumps({name: str(fields[name]) for name in ("time", "level", "logger", "message")})
+        return json.dumps({name: _plain(value) for name, value in fields.items()})
+
+
+def _plain(value: object) -> object:
+    """Return what JSON surely has a text for: of other values, what they are."""
+    is_short = value is None or isinstance(value, str) or (isinstance(value, int) and value.bit_length() <= 64)
+    return value if is_short else f"<{type(value).__name__}>"
 
 
 def _shown(value: object) -> str:

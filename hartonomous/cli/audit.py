@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from hartonomous.audit import paths, read_head
+from hartonomous.auditfiles import paths, read_head
 from hartonomous.cli.common import complain
 from hartonomous.core.chain import Checker, Finding, Link, place_of
 

@@ -6,7 +6,8 @@ that was changed shows it by itself, also the last one; and one that was taken o
 its neighbours.
 
 What was torn (a crash or a full disk in the middle of a line) is closed by a line end; the next line's `prev` is the
-hash of the torn part, and its event is `recovered`.
+hash of the torn part, and its event is `recovered`. Should that one be torn as well, the next one's `prev` is the hash
+of both, with the line end between them, and so on (`Torn`).
 """
 
 from __future__ import annotations
@@ -90,6 +91,24 @@ def place_of(name: str) -> tuple[str, int | None] | None:
     return found["chain"], None if found["number"] is None else int(found["number"])
 
 
+class Torn:
+    """Lines in a row that were torn, without their ends: how many, and the hash that the line after them carries."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = sha256()
+
+    def add(self, line: bytes) -> None:
+        """Add the next one."""
+        self._hash.update(b"\n" + line if self.count else line)
+        self.count += 1
+
+    @property
+    def digest(self) -> str:
+        """The hash of all of them."""
+        return self._hash.hexdigest()
+
+
 class Checker:
     """Goes through the lines of a chain in order and says what does not fit.
 
@@ -104,17 +123,17 @@ class Checker:
         self.last: str | None = None
         self._head = head
         self._is_partial = is_partial
-        self._broken: tuple[int, str] | None = None
+        self._broken: list[int] = []  # the places of the lines since the last whole one
+        self._torn = Torn()
 
     def line(self, number: int, line: bytes) -> Iterator[Finding]:
         """Check the next line, without its end; `number` is its place in its file."""
         record = record_of(line)
         if record is None:
-            if self._broken is not None:
-                yield from self._changed()
-            self._broken = (number, digest(line))
+            self._broken.append(number)
+            self._torn.add(line)
             return
-        if self._is_partial and not self.count and self._broken is None:
+        if self._is_partial and not self.count and not self._broken:
             self.link = Link(record.seq - 1, record.prev)
         yield from self._follows(number, record)
         if self._head is not None and record.seq == self._head.seq and record.digest != self._head.digest:
@@ -124,20 +143,19 @@ class Checker:
 
     def end(self, number: int, *, is_open: bool) -> Iterator[Finding]:
         """Say what is wrong with the chain's end; `is_open` says that its last line has no line end."""
-        if self._broken is not None and is_open:
-            yield Finding(self._broken[0], "torn: a crash, or it is being written", is_note=True)
-        elif self._broken is not None:
+        # Of a line that was whole the head knows, unless it is newer than the disk.
+        if self._broken and (is_open or (self._head is not None and self._head.seq <= self.link.seq)):
+            yield from self._were_torn("torn: a crash, or it is being written", self.link)
+        elif self._broken:
             yield from self._changed()
         if self._head is not None and self._head.seq > self.link.seq:
             yield Finding(number, f"missing: {_lines(self.link.seq + 1, self._head.seq)} at the end")
 
     def _follows(self, number: int, record: Record) -> Iterator[Finding]:
         expected = self.link.seq + 1
-        if self._broken is not None:
-            torn = self._broken
-            if record.event == RECOVERED and (record.seq, record.prev) == (expected, torn[1]):
-                yield Finding(torn[0], "torn, as the next line tells: a crash, or a full disk", is_note=True)
-                self._broken, self.link = None, record.link
+        if self._broken:
+            if record.event == RECOVERED and (record.seq, record.prev) == (expected, self._torn.digest):
+                yield from self._were_torn("torn, as the next line tells: a crash, or a full disk", record.link)
                 return
             yield from self._changed()
             expected = self.link.seq + 1
@@ -151,11 +169,18 @@ class Checker:
             yield Finding(number, f"missing: {_lines(expected, record.seq - 1)} of the chain before it")
         self.link = record.link
 
+    def _were_torn(self, sentence: str, link: Link) -> Iterator[Finding]:
+        for number in self._broken:
+            yield Finding(number, sentence, is_note=True)
+        self._go_on(link)
+
     def _changed(self) -> Iterator[Finding]:
-        assert self._broken is not None
-        number, digest_now = self._broken
-        self._broken, self.link = None, Link(self.link.seq + 1, digest_now)
-        yield Finding(number, "changed: its hash is another")
+        for number in self._broken:
+            yield Finding(number, "changed: its hash is another")
+        self._go_on(Link(self.link.seq + len(self._broken), self._torn.digest))
+
+    def _go_on(self, link: Link) -> None:
+        self._broken, self._torn, self.link = [], Torn(), link
 
 
 def _lines(first: int, last: int) -> str:

@@ -29,6 +29,7 @@ FLOORS = (
         "settings",
         "tracing",
         "audit",
+        "auditfiles",
     },
     {"clients", "parsing", "cache", "limiting"},
     {"monitor", "pipelines"},

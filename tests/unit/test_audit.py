@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from hartonomous.__main__ import main
 from hartonomous.audit import Trail
+from hartonomous.auditfiles import RETRY_S
 from hartonomous.core.chain import digest
 from hartonomous.errors import ConfigError
 from hartonomous.metrics import Metrics
@@ -90,7 +93,15 @@ def test_a_trail_as_it_was_written_is_sound(
     assert main(["audit", "verify", str(folder / "audit-0.jsonl")]) == 0
 
 
-@pytest.mark.parametrize("value", ["\ud800", 2**70, b"\xff", {"a": [1.5, None]}])
+def _within_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", ["\ud800", 2**70, 2**99_999, b"\xff", {"a": [1.5, None]}, _within_itself()], ids=range(6)
+)
 def test_what_json_can_hardly_say_is_written_all_the_same(opened: TrailMaker, folder: Path, value: Any) -> None:
     opened().write("delete", document=value)
     assert main(["audit", "verify", str(folder)]) == 0
@@ -279,6 +290,118 @@ def test_what_a_crash_tore_is_told_and_the_chain_goes_on(
     lines[3] += b"more"
     _put(path, lines)
     assert main(["audit", "verify", str(folder)]) == 1
+
+
+@pytest.mark.parametrize("crashes", [2, 3])
+def test_what_was_torn_again_and_again_is_told(
+    opened: TrailMaker, folder: Path, monkeypatch: pytest.MonkeyPatch, crashes: int
+) -> None:
+    """Each start finds what the last one tore, and tears the line that tells of it."""
+    with closing(opened()) as trail:
+        _written(trail, 3)
+    path = folder / "audit-0.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"time":"2026-01-01T00:')
+    for crash in range(crashes - 1):
+        with monkeypatch.context() as patch, closing(opened_with(opened, patch, [1, 20 + crash])):
+            assert main(["audit", "verify", str(folder)]) == 0
+    assert main(["audit", "verify", str(folder)]) == 0
+    with closing(opened()) as trail:
+        _written(trail, 2, 4)
+    assert main(["audit", "verify", str(folder)]) == 0
+    lines = _lines(path)
+    assert [json.loads(line)["seq"] for line in (lines[2], *lines[-3:])] == [3, 4, 5, 6]
+    assert len(lines) == 6 + crashes
+    for changed in ([*lines[:4], *lines[5:]], [*lines[:4], lines[4] + b"x", *lines[5:]], [*lines[:2], *lines[3:]]):
+        _put(path, changed)
+        assert main(["audit", "verify", str(folder)]) == 1
+
+
+def opened_with(opened: TrailMaker, patch: pytest.MonkeyPatch, rooms: list[int]) -> Trail:
+    """Open a trail on a disk that takes so many bytes of each next write, and then nothing."""
+    patch.setattr(os, "write", _scarce(rooms))
+    return opened()
+
+
+def _scarce(rooms: list[int]) -> Callable[[int, bytes], int]:
+    """Return a `write` that takes so many bytes at most of each next call; 0, and what comes after: none."""
+    left, write = iter(rooms), os.write
+
+    def scarce(descriptor: int, data: bytes) -> int:
+        room = next(left, 0)
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:room])
+
+    return scarce
+
+
+@pytest.mark.parametrize(
+    "rooms",
+    [
+        [50, 1, 60],
+        [50, 0, 1, 0, 1],
+        [50, 1, 70, 0, 0, 1, 30, 1, 20],
+        [9_999, 9_999, 10, 1, 9_999, 10, 1, 0, 5],
+        [200, 0, 1, 9_999, 7, 1, 7],
+    ],
+    ids=range(5),
+)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_disk_that_is_full_time_and_again_leaves_a_sound_trail(
+    opened: TrailMaker, folder: Path, monkeypatch: pytest.MonkeyPatch, rooms: list[int], restarts: bool
+) -> None:
+    metrics = Metrics()
+    trail = opened(metrics=metrics)
+    _written(trail, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", _scarce(rooms))
+        for number in range(8):
+            _written(trail, 1, 3 + number)
+            trail.sync()
+            assert main(["audit", "verify", str(folder)]) == 0
+    if restarts:
+        trail.close()
+        trail = opened(metrics=metrics)
+    _written(trail, 2, 11)
+    trail.close()
+    assert main(["audit", "verify", str(folder)]) == 0
+    if not restarts:
+        lost = metrics.registry.get_sample_value("hartonomous_audit_lines_lost_total")
+        whole = [json.loads(line) for line in _lines(folder / "audit-0.jsonl") if line.endswith(b'"}')]
+        assert sum(record["lost"] for record in whole if record["event"] == "recovered") == lost
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_file_that_cannot_be_renamed_goes_on_and_is_tried_again(
+    opened: TrailMaker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trail = opened(4_096)
+    _written(trail, 5)
+    rename, descriptors = Path.rename, _descriptors()
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.suffix == ".next":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        _written(trail, 40, 6)
+    assert _descriptors() == descriptors
+    assert len(_records(folder / "audit-0.jsonl")) == 45
+    assert main(["audit", "verify", str(folder)]) == 0
+    _written(trail, 1, 46)  # not tried with every line
+    assert len(_records(folder / "audit-0.jsonl")) == 46
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + RETRY_S)
+    _written(trail, 30, 47)
+    trail.close()
+    assert len(list(folder.glob("audit-0.*.jsonl"))) > 1
+    assert main(["audit", "verify", str(folder)]) == 0
 
 
 def test_a_line_without_its_end_is_closed(opened: TrailMaker, folder: Path) -> None:
