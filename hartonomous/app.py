@@ -123,7 +123,7 @@ def _reloader(app: web.Application, path: Path | None, siblings: Siblings | None
     async def make(settings: Settings, stack: AsyncExitStack) -> Runtime:
         return await _make_runtime(settings, metrics, parts, stack)
 
-    return Reloader(app[STATE], metrics, read_again, make, app.get(SERVING), siblings)
+    return Reloader(app[STATE], metrics, read_again, make, app.get(SERVING), siblings, app[TRAIL].kept)
 
 
 async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 from hartonomous import clienttls, log
+from hartonomous.core.kept import Kept
 from hartonomous.errors import ConfigError
 from hartonomous.keys import Reloaded, Runtime, State, Tenure
 from hartonomous.log import logger
@@ -35,7 +36,8 @@ class Reloader:
     """Holds what the server serves with. One reload at a time: who comes meanwhile reads what is there afterwards.
 
     `read` reads the configuration again, in a thread. `serving` is the context of the listening socket, None without
-    TLS. `siblings` are the other processes that serve the same file, None without a file.
+    TLS. `siblings` are the other processes that serve the same file, None without a file. `kept` are the newest lines
+    of the audit trail.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Reloader:
         make: Make,
         serving: ServingContext | None,
         siblings: Siblings | None,
+        kept: Kept,
     ) -> None:
         self._state = state
         self._metrics = metrics
@@ -53,6 +56,7 @@ class Reloader:
         self._make = make
         self._serving = serving
         self._siblings = siblings
+        self._kept = kept
         self._settings: Settings | None = None
         self._one_at_a_time = asyncio.Lock()
         self._jobs = Jobs()
@@ -126,6 +130,7 @@ class Reloader:
             self._tell_siblings()
         if settings.config.log != old.config.log:
             log.configure(settings.config.log.level, kept_records=settings.config.log.kept_records)
+            self._kept.resize(settings.config.log.kept_records)
         self._tell_success(settings)
         return Reloaded(changed, restart_required)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from hartonomous import log
-from hartonomous.keys import RELOAD, STATE
+from hartonomous.core.kept import KeptRecord
+from hartonomous.keys import RELOAD, STATE, TRAIL
 from tests.redis import RedisServer
 from tests.service import fault_backend as fault
 from tests.service.application import eventually, merged
@@ -134,6 +136,19 @@ async def test_a_reload_tells_what_changed_and_new_requests_have_it(reloaded: Re
         async with reloaded.rig.app.session.get(reloaded.rig.app.url + "/openapi.json") as response:
             assert "2000 bytes" in await response.text()
         await reloaded.alone()
+
+
+async def test_a_reload_changes_how_many_records_of_the_log_and_of_the_trail_are_kept(reloaded: Reloads) -> None:
+    kept = reloaded.rig.app.app[TRAIL].kept
+    try:
+        assert await reloaded.to(log={"kept_records": 100}) == ["log.kept_records"]
+        for number in range(101):
+            kept.append(KeptRecord(number, 0, None, "{}"))
+            log.kept.append(KeptRecord(number, 0, None, "{}"))
+        assert (len(kept), len(log.kept)) == (100, 100)
+    finally:
+        log.configure("WARNING", io.StringIO())
+    await reloaded.alone()
 
 
 async def test_nothing_changed_makes_nothing_anew(reloaded: Reloads) -> None:
