@@ -49,8 +49,8 @@ class Doors:
 
     async def close(self, limit_s: float) -> None:
         """Listen no more; return when those who are connected have their answers, at most after so many seconds."""
-        await asyncio.gather(*(listener.close(limit_s) for listener in self._listeners))
         self._remove_file()
+        await asyncio.gather(*(listener.close(limit_s) for listener in self._listeners))
 
     async def wait_closed(self, limit_s: float) -> None:
         """Wait until what was answered has been sent, at most so many seconds; end the connections that are left."""

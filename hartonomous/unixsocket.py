@@ -1,11 +1,17 @@
-"""A unix socket to listen on: its file's mode, what a process that was killed left there, and its end."""
+"""A unix socket to listen on: its file's mode, what a process that was killed left there, and its end.
+
+Of several that start at once one has it: each holds a lock while it looks and binds (`admin.sock.lock`, which stays; a
+lock whose file is removed would be another one for who comes next).
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISSOCK
 
@@ -24,20 +30,39 @@ class UnixSocket:
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _remove_stale(path)
-            self.socket.bind(os.fsencode(path))
-            self._file = os.lstat(path).st_ino
-            path.chmod(_MODE)
-            self.socket.listen(backlog)  # nobody can have connected before
+            with _locked(path):
+                _remove_stale(path)
+                self.socket.bind(os.fsencode(path))
+                self._file = os.lstat(path)
+                path.chmod(_MODE)
+                self.socket.listen(backlog)  # nobody can have connected before
         except BaseException:
             self.socket.close()
             raise
 
     def remove(self) -> None:
-        """Remove the file, unless another process has put its own there."""
+        """Remove the file, unless another process has put its own there; who has connected is still to be accepted.
+
+        To be called before the socket is closed, and does nothing afterwards: until then nobody else takes the place,
+        and the number of the file is not given to another one.
+        """
+        if self.socket.fileno() < 0:
+            return
         with suppress(OSError):
-            if os.lstat(self.path).st_ino == self._file:
+            if os.path.samestat(os.lstat(self.path), self._file):
                 self.path.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is about to take the path, and let none begin."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _remove_stale(path: Path) -> None:
@@ -52,6 +77,8 @@ def _remove_stale(path: Path) -> None:
         probe.setblocking(False)
         try:
             probe.connect(os.fsencode(path))
+        except FileNotFoundError:
+            return  # whose it was has just ended
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return

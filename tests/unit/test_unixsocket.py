@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,21 +19,56 @@ def test_a_file_that_was_left_is_replaced_and_ones_own_removed(tmp_path: Path) -
         left.bind(str(path))
     made = UnixSocket(path, 1)
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    made.socket.close()
     made.remove()
     assert not path.exists()
-    made.remove()
+    made.socket.close()
 
 
-def test_the_file_of_a_successor_is_left(tmp_path: Path) -> None:
+def test_the_file_of_a_successor_is_left_also_where_it_has_the_number_of_the_old_one(tmp_path: Path) -> None:
+    """File systems give a number to the next file as soon as nobody has the old one open."""
     path = tmp_path / "a.sock"
     first = UnixSocket(path, 1)
-    first.socket.close()
-    path.rename(tmp_path / "kept")  # so that its number is not given to the next one
-    second = UnixSocket(path, 1)
+    first.remove()
+    second = UnixSocket(path, 1)  # while the first one still listens
     first.remove()
     assert path.exists()
+    first.socket.close()
+    first.remove()
+    assert path.exists()
+    second.remove()
     second.socket.close()
+    for _ in range(8):
+        first = UnixSocket(path, 1)
+        path.unlink()
+        first.socket.close()
+        third = UnixSocket(path, 1)
+        first.remove()
+        assert path.exists()
+        third.socket.close()
+
+
+def test_of_several_that_start_over_a_stale_file_one_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+        with ThreadPoolExecutor(8) as pool:
+            made = [one for one in pool.map(_made, [path] * 8) if one is not None]
+        assert len(made) == 1
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            assert client.connect_ex(str(path)) in {0, errno.EAGAIN}  # those who were refused have filled the queue
+        made[0].socket.close()
+        path.unlink()
+
+
+def _made(path: Path) -> UnixSocket | None:
+    try:
+        return UnixSocket(path, 1)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
 
 
 @pytest.mark.parametrize("waiting", [0, 3])
