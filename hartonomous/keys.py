@@ -65,7 +65,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True, frozen=True)
 class Guard:
-    """What a caller needs for a handler, and whether it belongs to the operator's side (`server.admin`).
+    """What a caller needs for a handler, and whether web pages are kept from it (`server.cors`).
 
     Without a scope anyone is answered. `event` is the audit trail's word for what is done, None where nothing is noted.
     `parameters` are those that its query string may have, None where others are ignored.
@@ -73,7 +73,7 @@ class Guard:
 
     scope: Scope | None
     event: str | None = None
-    is_operators: bool = False
+    is_closed_to_pages: bool = False
     parameters: frozenset[str] | None = None
 
 

@@ -15,8 +15,6 @@ from typing_extensions import override
 from hartonomous.handlers.operations import Operation
 from hartonomous.middleware.expectation import unanswered
 
-_ON_BOTH = frozenset(("/health", "/ready", "/openapi.json"))
-
 Connections = Collection[web.RequestHandler]
 _IsHere = Callable[[web.Request], bool]
 _Resolved = tuple[web.UrlMappingMatchInfo | None, set[str]]
@@ -85,11 +83,10 @@ def add_routes(router: web.UrlDispatcher, operations: Iterable[Operation], opera
 
 
 def _place(operation: Operation, operators: Connections | None) -> _IsHere:
-    if operators is None or operation.path in _ON_BOTH:
+    """Return who finds the path of an operation: it is the same for all methods of the path."""
+    if operators is None:
         return lambda _: True
-    if operation.guard.is_operators:
-        return lambda request: request.protocol in operators
-    return lambda request: request.protocol not in operators
+    return lambda request: operation.is_found(by_operators=request.protocol in operators)
 
 
 def _resource(path: str, is_here: _IsHere) -> web.Resource:

@@ -10,6 +10,9 @@ from hartonomous.core.access import Scope
 from hartonomous.handlers import shapes
 from hartonomous.keys import Guard, Handler
 
+_ON_BOTH = frozenset(("/health", "/ready", "/openapi.json"))
+_OPERATORS = ("/admin/", "/metrics")
+
 COST = ("Server-Timing", "X-Hartonomous-Degraded")
 """The headers by which operations tell of their work."""
 
@@ -50,6 +53,10 @@ class Operation:
     scope: Scope | None = "query"
     event: str | None = None
 
+    def is_found(self, *, by_operators: bool) -> bool:
+        """Whether it is found on this one of two listeners (`server.admin`); the path alone says so, not the scope."""
+        return self.path in _ON_BOTH or self.path.startswith(_OPERATORS) == by_operators
+
     @property
     def guard(self) -> Guard:
         """What the middlewares must know of it."""
@@ -57,6 +64,6 @@ class Operation:
         return Guard(
             self.scope,
             self.event,
-            is_operators=self.scope in {"admin", "metrics"},
+            is_closed_to_pages=self.scope in {"admin", "metrics"},
             parameters=frozenset(self.query) if ours else None,
         )

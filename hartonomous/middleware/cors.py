@@ -6,7 +6,7 @@ keeps the origins it began with, and it never says `Vary: Origin`. So it is aske
 (`origins.EveryPath`), for which every path is alike and the origins are those of the configuration that serves now, and
 what varies is said here. A preflight is answered before anybody looks for a key: it never carries one.
 
-What belongs to the operator (`Guard.is_operators`) is not for web pages. Nothing is said to those of other origins:
+What is an operator's (`Guard.is_closed_to_pages`) is not for web pages. Nothing is said to those of other origins:
 the browser keeps the answer from them.
 """
 

@@ -96,9 +96,9 @@ def is_named(request: web.Request) -> bool:
 
 
 def is_operators(request: web.Request, match: web.UrlMappingMatchInfo) -> bool:
-    """Whether what a request leads to belongs to the operator, also where it leads nowhere."""
+    """Whether what a request leads to is an operator's and so closed to web pages, also where it leads nowhere."""
     guard = request.app[GUARDS].get(match.handler)
-    return request.path.startswith(_OPERATORS) or (guard is not None and guard.is_operators)
+    return request.path.startswith(_OPERATORS) or (guard is not None and guard.is_closed_to_pages)
 
 
 @functools.lru_cache(maxsize=4)

@@ -26,7 +26,11 @@ from tests.service.serving import Served, backends, serving
 OPERATOR = Key("operator", ("admin", "metrics"), ("*",))
 TENANT = Key("tenant", ("query",), ("docs",))
 OPERATORS = (("POST", "/admin/config/reload"), ("GET", "/metrics"))
-PUBLIC = (("POST", "/rag/query"), ("GET", "/rag/collections"), ("GET", "/v1/models"), ("POST", CHAT))
+PUBLIC = (
+    *(("POST", "/rag/query"), ("GET", "/rag/collections"), ("GET", "/v1/models"), ("POST", CHAT)),
+    # For an admin's key, and all the same a path of the main address.
+    ("DELETE", "/rag/collections/docs"),
+)
 SHARED = (("GET", "/health"), ("GET", "/openapi.json"))
 
 
@@ -95,6 +99,8 @@ async def test_each_address_has_its_own_paths_and_the_other_ones_are_unknown(
                 assert (await answered(session, method, path, None))[0] == 200
             assert (await answered(session, "GET", "/ready", None))[0] in {200, 503}
         assert (await answered(it.main, "GET", "/v1/models", TENANT))[0] == 200
+        for key, status in ((OPERATOR, 503), (TENANT, 403), (None, 401)):  # the store is none
+            assert (await answered(it.main, "DELETE", "/rag/collections/docs", key))[0] == status
 
 
 async def test_without_keys_the_same_rules_hold_on_both(tmp_path: Path, faulty: FaultBackend) -> None:
