@@ -9,7 +9,7 @@ the prompt is read the same way, but nothing in it is replaced.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from hartonomous import files
 from hartonomous.config import Config, PromptTexts
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template
 from hartonomous.errors import ConfigError
@@ -27,6 +28,8 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<def
 _Path = tuple[str, ...]
 _KEYS: _Path = ("auth", "keys")
 _FILE = "file:"
+# An alias stands for all that is below it: a few lines may mean billions of values.
+_MOST_VALUES = 500_000
 _Read = TypeVar("_Read", bound=Section)
 
 
@@ -42,10 +45,14 @@ class _Reader:
         self._loader = loader
         self._environ = environ
         self._name = name
+        self._left = _MOST_VALUES
         self.places: dict[_Path, _Place] = {}
 
     def read(self, node: yaml.Node, path: _Path = ()) -> Any:
         place = self.places.setdefault(path, self._place(node))
+        self._left -= 1
+        if self._left < 0:
+            raise _Problem(place, path, "too many values")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -62,7 +69,7 @@ class _Reader:
     def _list_of(self, name: str, place: _Place, path: _Path) -> Any:
         """Return what a file of its own holds for `path`."""
         try:
-            text = Path(name).read_text(encoding="utf-8")
+            text = files.read(Path(name)).decode()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a file of UTF-8 text"
             raise _Problem(place, path, f"the file cannot be read ({reason})") from None
@@ -201,7 +208,7 @@ def load_auth(path: Path, environ: Mapping[str, str]) -> Auth:
 def digest(key: str, path: Path) -> bytes:
     """Return what tells a file's content from another; `key` is the key path that names it. Raises ConfigError."""
     try:
-        return blake2b(path.read_bytes(), digest_size=20).digest()
+        return blake2b(files.read(path), digest_size=20).digest()
     except OSError as error:
         raise ConfigError(f"{key}: {path} cannot be read: {error.strerror}", param=key) from error
 
@@ -214,13 +221,13 @@ def load_template(path: Path | None) -> Template:
     """
     if path is None:
         return DEFAULT_TEMPLATE
-    texts = _parse(PromptTexts, _text_of(path), None, str(path))
+    texts = _parse(PromptTexts, _text_of(path, files.read), None, str(path))
     return Template(**texts.model_dump())
 
 
-def _text_of(path: Path) -> str:
+def _text_of(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read(path).decode()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -10,6 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from hartonomous import files
+
 # A header carries a secret, so it is one word.
 _SECRET = re.compile(r"[!-~]+")
 _URL = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/[A-Za-z0-9._~/-]*)?")
@@ -60,7 +62,7 @@ def _read_secret(value: object) -> object:
     secret = value
     if value.startswith("file:"):
         try:
-            secret = Path(value.removeprefix("file:")).read_text(encoding="ascii", errors="replace").strip()
+            secret = files.read(Path(value.removeprefix("file:"))).decode("ascii", "replace").strip()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a file name"
             raise ValueError(f"the secret's file cannot be read ({reason})") from None

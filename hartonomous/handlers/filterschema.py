@@ -1,7 +1,7 @@
 """The grammar of a caller's filter (`core.filters`) as JSON Schema, for the OpenAPI document.
 
-A key that is null counts as absent. The schema says nothing of how deep filters stand in each other and how many
-conditions they have, and it leaves out the letters beyond ASCII that a name may have without quotes.
+A key that is null counts as absent. The schema says nothing of filters in filters, whose conditions in all JSON Schema
+cannot count (the description does), and it leaves out the letters beyond ASCII that a name may have without quotes.
 """
 
 from __future__ import annotations
@@ -83,19 +83,18 @@ def _condition(kind: str, schema: Mapping[str, Any], *required: str) -> dict[str
 
 
 _CONDITION_SCHEMA = {
-    "description": "A condition on one key, which says exactly one thing of it, or a filter.",
+    "description": "A condition on one key, which says exactly one thing of it. A filter may stand in its place.",
     "anyOf": [
         _condition("match", _MATCH, "key"),
         _condition("range", _RANGE, "key"),
         _condition("values_count", _COUNT, "key"),
         _condition("is_empty", _object({"key": _KEY}, "key")),
         _condition("is_null", _object({"key": _KEY}, "key")),
-        {**_FILTER, "minProperties": 1},
     ],
 }
 
 COMPONENTS: dict[str, Any] = {
-    "Filter": {"description": "Qdrant's filter: at most 8 levels and 64 conditions.", **_FILTER},
+    "Filter": {"description": "Qdrant's filter: at most 8 levels and 64 conditions in all.", **_FILTER},
     "Condition": _CONDITION_SCHEMA,
 }
 # pydantic knows no references but its own.

@@ -26,7 +26,7 @@ _Input = Annotated[
         {
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "minItems": 1, "maxItems": 2_048, "items": {"type": "string"}},
+                {"type": "array", "minItems": 1, "items": {"type": "string"}},
                 {
                     "type": "array",
                     "minItems": 1,

@@ -13,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SkipValidation,
     WithJsonSchema,
     model_validator,
 )
@@ -212,10 +211,15 @@ class QueryBody(SearchBody):
     require_grounding: bool = False
 
 
+_AnyQuery = Annotated[
+    Any, WithJsonSchema({"description": "A `QueryBody`. Whatever is wrong with it is told in its own result."})
+]
+
+
 class BatchQueryBody(Body):
     """Many questions; each is validated by itself, so that a bad one does not fail the others."""
 
-    queries: Annotated[list[SkipValidation[QueryBody]], Field(min_length=1, max_length=256)]
+    queries: Annotated[list[_AnyQuery], Field(min_length=1, max_length=256)]
     stream: bool = False
 
 

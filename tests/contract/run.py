@@ -17,8 +17,8 @@ from pathlib import Path
 from tests.contract.stack import Contract, contract
 from tests.service.keyed import Key
 
-# How long it takes to end after its time is spent.
-_GRACE_S = 120.0
+# How long it takes to end after its time is spent, or without one.
+_GRACE_S = 300.0
 _CASES = re.compile(r"(\d+) generated")
 
 
@@ -61,30 +61,34 @@ class Report:
         return told
 
 
-async def run(seconds: float, seed: int, *options: str, tenants: int = 3) -> Report:
-    """Run for so many seconds in all, with the keys of so many tenants in turn; `options` are schemathesis' own."""
+async def run(seconds: float | None, seed: int, *options: str, tenants: int = 3) -> Report:
+    """Run for so many seconds in all, with the keys of so many tenants in turn; `options` are schemathesis' own.
+
+    With None it ends when all is done that `options` ask for.
+    """
     report = Report(seed)
     with tempfile.TemporaryDirectory(prefix="hartonomous-contract-") as folder:
         async with contract(Path(folder)) as it:
             for key in it.tenants[:tenants]:
-                report.runs.append(await _run(it, key, seconds / tenants, seed, *options))
+                report.runs.append(await _run(it, key, seconds and seconds / tenants, seed, *options))
     return report
 
 
-async def _run(it: Contract, key: Key, seconds: float, seed: int, *options: str) -> Run:
+async def _run(it: Contract, key: Key, seconds: float | None, seed: int, *options: str) -> Run:
     async with it.serving(key) as served:
         began = time.monotonic()
         command = [
             *(str(Path(sys.executable).with_name("schemathesis")), "--no-color", "run", f"{served.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {key.text}", "--checks", "all", "--seed", str(seed)),
-            *("--max-time", str(max(1, round(seconds))), "--continue-on-failure", "--generation-database", "none"),
+            *("--continue-on-failure", "--generation-database", "none"),
+            *(() if seconds is None else ("--max-time", str(max(1, round(seconds))))),
             *options,
         ]
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=it.folder
         )
         try:
-            async with asyncio.timeout(seconds + _GRACE_S):
+            async with asyncio.timeout((seconds or 0.0) + _GRACE_S):
                 output, _ = await process.communicate()
         finally:
             if process.returncode is None:

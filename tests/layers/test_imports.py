@@ -19,6 +19,7 @@ FLOORS = (
         "config",
         "configfile",
         "fields",
+        "files",
         "security",
         "metrics",
         "log",
@@ -43,7 +44,18 @@ FLOORS = (
     {"__main__"},
 )
 BESIDE = {"engine", "sending", "trial"}
-BESIDE_MAY_IMPORT = {"core", "errors", "codec", "config", "configfile", "fields", "security", "log", "supervision"}
+BESIDE_MAY_IMPORT = {
+    "core",
+    "errors",
+    "codec",
+    "config",
+    "configfile",
+    "fields",
+    "files",
+    "security",
+    "log",
+    "supervision",
+}
 SPEAKS_HTTP = {
     "keys",
     "middleware",

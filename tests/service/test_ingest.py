@@ -229,7 +229,6 @@ def nested(levels: int) -> Any:
         (bad(metadata=nested(200)), "documents.0.metadata"),
         (bad(metadata={"a": "x" * 70_000}), "documents.0.metadata"),
         ({**bad(), "chunking": {"max_tokens": 15}}, "chunking.max_tokens"),
-        ({**bad(), "chunking": {"max_tokens": 64, "overlap_tokens": 33}}, "chunking"),
         ({**bad(), "chunking": {"max_tokens": True}}, "chunking.max_tokens"),
         ({**bad(), "chunking": {"max_tokens": "64"}}, "chunking.max_tokens"),
         ({**bad(), "collection": "../x"}, "collection"),

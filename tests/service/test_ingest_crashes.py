@@ -171,11 +171,12 @@ async def until_a_moment(sending: asyncio.Task[None], stored: list[str], chance:
 
 
 async def points(session: aiohttp.ClientSession, store: str, collection: str) -> list[tuple[Any, ...]]:
-    """Return every point, seen or not, but for its sequence and time."""
+    """Return every point, seen or not, but for its sequence and time; each says whose it is."""
     body = {"limit": 100_000, "with_payload": True, "with_vector": True}
     async with session.post(f"{store}/collections/{collection}/points/scroll", json=body) as response:
         found = (await response.json())["result"]["points"]
     for point in found:
+        assert point["payload"].pop("collection") == collection
         del point["payload"]["sequence"], point["payload"]["updated_at"]
     return sorted((point["id"], point["payload"], point["vector"]) for point in found)
 

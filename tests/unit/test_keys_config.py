@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from hartonomous.config import Config
-from hartonomous.configfile import load, load_auth, parse
+from hartonomous.configfile import digest, load, load_auth, parse
 from hartonomous.core import apikey
 from hartonomous.errors import ConfigError
 from tests.service.keyed import PEPPER, Key, auth_section
@@ -167,6 +168,36 @@ def test_two_keys_of_one_id_are_told_at_the_file_of_keys(tmp_path: Path) -> None
 def test_a_file_of_keys_that_cannot_be_read_is_told(tmp_path: Path, name: str, reason: str) -> None:
     path = _written(tmp_path, {"pepper": PEPPER, "keys": f"file:{tmp_path}/{name}"})
     assert _problem(path).endswith(f": auth.keys: the file cannot be read ({reason})")
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        {"pepper": PEPPER, "keys": "file:{}"},
+        {"pepper": "file:{}", "keys": [A.entry]},
+    ],
+    ids=["keys", "pepper"],
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, auth: dict[str, Any]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    section = {name: value.format(pipe) if isinstance(value, str) else value for name, value in auth.items()}
+    assert "cannot be read (not a regular file)" in _problem(_written(tmp_path, section))
+
+
+def test_a_pipe_in_the_place_of_a_certificate_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"server\.tls\.key: .* cannot be read: not a regular file"):
+        digest("server.tls.key", pipe)
+
+
+def test_aliases_that_stand_for_billions_of_values_are_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 9)}]" for depth in range(1, 10)]
+    path = tmp_path / "f.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert "too many values" in _problem(path)
 
 
 def test_keys_can_be_read_whatever_else_is_wrong(tmp_path: Path) -> None:
