@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -133,7 +132,7 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
         _background(stack, app[TRAIL].run())
         stack.push_async_callback(reloader.close)
         await reloader.start(settings)
-        _background(stack, reloader.follow(partial(reload_noted, app[TRAIL], "process")))
+        _background(stack, reloader.follow(reload_noted(app[TRAIL], cause="process")))
         _background(stack, _measure_lag(app[METRICS]))
         loop = asyncio.get_running_loop()
         app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))

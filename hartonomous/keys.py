@@ -189,13 +189,16 @@ class Reloaded:
     restart_required: list[str]
 
 
+Noted = Callable[[Reloaded | Exception], None]
+"""Is told how a reload ended, for the audit trail: by the reload itself, which outlives who asked for it."""
+
 METRICS = web.AppKey("METRICS", Metrics)
 STATE = web.AppKey("STATE", State)
 OPENAPI = web.AppKey("OPENAPI", bytes)
 GUARDS: web.AppKey[Mapping[Handler, Guard]] = web.AppKey("GUARDS")
 SERVING = web.AppKey("SERVING", ServingContext)
 TRAIL = web.AppKey("TRAIL", Trail)
-RELOAD: web.AppKey[Callable[[], Coroutine[None, None, Reloaded]]] = web.AppKey("RELOAD")
+RELOAD: web.AppKey[Callable[..., Coroutine[None, None, Reloaded]]] = web.AppKey("RELOAD")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)

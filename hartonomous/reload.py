@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 from hartonomous import clienttls, log
 from hartonomous.core.kept import Kept
 from hartonomous.errors import ConfigError
-from hartonomous.keys import Reloaded, Runtime, State, Tenure
+from hartonomous.keys import Noted, Reloaded, Runtime, State, Tenure
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.jobs import Jobs
@@ -69,42 +69,46 @@ class Reloader:
         if self._siblings is not None:
             await self._catch_up(settings)
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, noted: Noted | None = None) -> Reloaded:
         """Serve what the configuration file says now, here and in the other processes of this host.
 
-        Once begun it is done, also when its caller leaves.
+        Once begun it is done, also when its caller leaves, and `noted` is told how it ended.
 
         Raises:
             ConfigError: the file, or something that it names, is wrong; the old configuration serves on, everywhere.
         """
-        return await self._jobs.run(self._reload_in_turn(told=False))
+        return await self._jobs.run(self._reload_in_turn(noted, told=False))
 
-    async def follow(self, noted: Callable[[Awaitable[Reloaded]], Awaitable[None]]) -> None:
-        """Reload whenever another process has, and let `noted` await it; it has no end of its own."""
+    async def follow(self, noted: Noted) -> None:
+        """Reload whenever another process has, and tell `noted` how it ended; it has no end of its own."""
         while self._siblings is not None:
             await asyncio.sleep(LOOK_S)
             if self._siblings.have_reloaded():
                 with suppress(Exception):  # told where it was raised
-                    await noted(self._jobs.run(self._reload_in_turn(told=True)))
+                    await self._jobs.run(self._reload_in_turn(noted, told=True))
 
     async def _catch_up(self, settings: Settings) -> None:
         """Reload if the file has changed since `settings` were read: what others told before nobody heard here."""
         with suppress(ConfigError):
             read, _ = (await asyncio.to_thread(self._read)).bound_by(settings)
             if read.changes(settings):
-                await self._reload_in_turn(told=True)
+                await self._reload_in_turn(None, told=True)
 
-    async def _reload_in_turn(self, *, told: bool) -> Reloaded:
+    async def _reload_in_turn(self, noted: Noted | None, *, told: bool) -> Reloaded:
         """Reload when those before have; `told`: the other processes know of it."""
         async with self._one_at_a_time:
             try:
                 reloaded = await self._reload(told=told)
             except Exception as error:
                 self._tell_failure(error)
+                if noted is not None:
+                    noted(error)
                 raise
         self._metrics.config_reloads.labels("reloaded" if reloaded.changed else "unchanged").inc()
         found = {"changed": reloaded.changed, "restart_required": reloaded.restart_required}
         logger.bind(**found).info("the configuration was read again")
+        if noted is not None:
+            noted(reloaded)
         return reloaded
 
     async def close(self) -> None:

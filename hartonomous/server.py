@@ -61,7 +61,7 @@ async def _reloading(app: web.Application, hangup: asyncio.Event) -> AsyncIterat
         while await hangup.wait():
             hangup.clear()
             with suppress(Exception):  # told where it was raised
-                await reload_noted(app[TRAIL], "signal", app[RELOAD]())
+                await app[RELOAD](reload_noted(app[TRAIL], cause="signal"))
 
     task = asyncio.create_task(reload())
     try:

@@ -12,7 +12,7 @@ from hartonomous.handlers.body import read_bytes, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import SweepBody
 from hartonomous.keys import RELOAD
-from hartonomous.middleware.audit import note
+from hartonomous.middleware.audit import asked_reload_noted, note
 from hartonomous.middleware.request_id import call_of
 
 
@@ -37,10 +37,9 @@ async def sweep(request: web.Request) -> web.Response:
 async def reload(request: web.Request) -> web.Response:
     """Serve what the configuration file says now, or go on with the old one and say what is wrong."""
     try:
-        reloaded = await request.app[RELOAD]()
+        reloaded = await request.app[RELOAD](asked_reload_noted(request))
     except ConfigError as error:
         raise ValidationFailedError(error.message, param=error.param, code=error.code) from error
-    note(request, changed=reloaded.changed, restart_required=reloaded.restart_required)
     body = {"status": "reloaded", "changed": reloaded.changed, "restart_required": reloaded.restart_required}
     return json_response(body)
 

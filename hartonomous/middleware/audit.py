@@ -13,7 +13,7 @@ from aiohttp import web
 
 from hartonomous.audit import Trail
 from hartonomous.errors import HartonomousError, PermissionDeniedError
-from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL, Reloaded
+from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL, Noted, Reloaded
 from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
 from hartonomous.middleware.limited import address_of
 
@@ -93,14 +93,30 @@ def _outcome(status: int, notes: dict[str, Any]) -> str:
     return "failed" if has_failed or status >= 400 else "ok"
 
 
-async def reload_noted(trail: Trail, cause: str, reloading: Awaitable[Reloaded]) -> None:
-    """Await a reload that no request asked for but a signal or another process (`cause`), and note how it ended.
+def asked_reload_noted(request: web.Request) -> Noted:
+    """Let the reload that a request asks for write the request's line, which has no other; it may leave before."""
+    caller = request.get(CALLER)
+    request[NOTES]["is_told"] = True
+    return reload_noted(
+        request.app[TRAIL],
+        key=None if caller is None else caller.key_id,
+        remote=address_of(request),
+        method=method_of(request),
+        route=template_of(request),
+        request_id=request[REQUEST_ID],
+    )
 
-    Raises what the reload raises.
-    """
-    facts: dict[str, Any] = {"outcome": "failed"}
-    try:
-        reloaded = await reloading
-        facts = {"outcome": "ok", "changed": reloaded.changed, "restart_required": reloaded.restart_required}
-    finally:
-        trail.write("reload", key=None, remote=None, request_id=None, cause=cause, **facts)
+
+def reload_noted(trail: Trail, *, key: str | None = None, remote: str | None = None, **facts: Any) -> Noted:
+    """Return what writes the line of a reload; without a request its `cause` says why there was one."""
+    facts = {"key": key, "remote": remote, "request_id": None} | facts
+
+    def write(ended: Reloaded | Exception) -> None:
+        if isinstance(ended, Reloaded):
+            found: dict[str, Any] = {"changed": ended.changed, "restart_required": ended.restart_required}
+            trail.write("reload", **facts, outcome="ok", **found)
+        else:
+            code = ended.error_code if isinstance(ended, HartonomousError) else HartonomousError.code
+            trail.write("reload", **facts, outcome="failed", code=code)
+
+    return write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 
 from hartonomous.__main__ import main
 from hartonomous.core import apikey
-from hartonomous.keys import TRAIL
+from hartonomous.keys import STATE, TRAIL
 from tests.service.application import RunningApp, eventually, merged, running
 from tests.service.fault_backend import hang
 from tests.service.keyed import Key, Keys, asking, keyed
@@ -138,6 +139,33 @@ async def test_a_reload_is_noted_with_what_changed_and_who_asked(rigs: RigMaker,
             (followed,) = _lines(other)
             assert (followed["event"], followed["cause"], followed["key"]) == ("reload", "process", None)
             assert followed["changed"] == asked["changed"]
+
+
+async def test_a_reload_whose_client_left_is_noted_as_it_ended_and_once(rigs: RigMaker, tmp_path: Path) -> None:
+    file, keys = tmp_path / "config.yaml", Keys()
+    sections: dict[str, Any] = {"auth": keys.section(), "server": {"runtime_directory": tmp_path}}
+    async with rigs.make(file, **sections) as rig, asking(rig.app, keys.operator) as operator:
+        written = rig.config.model_dump(mode="json", exclude_none=True)
+        auth = json.loads(json.dumps({"auth": keys.section()}))
+        for interval, outcome in ((30.0, "ok"), (-1.0, "failed")):
+            before, held = len(_lines(rig.app)), tmp_path / f"pipe{interval}"
+            os.mkfifo(held)
+            text = yaml.safe_dump(merged(merged(written, auth), {"health": {"interval_s": interval}}))
+            held.replace(file)  # reading it takes until somebody has written
+            asking_for = asyncio.create_task(operator.post("/admin/config/reload", None))
+            await eventually(lambda: rig.app.app[STATE].active == 1, "it is asked for")
+            writer = await asyncio.to_thread(file.open, "w")
+            asking_for.cancel()
+            await asyncio.wait({asking_for})
+            await eventually(rig.app.app[STATE].idle.is_set, "its client has left")
+            assert len(_lines(rig.app)) == before
+            writer.write(text)
+            writer.close()
+            await eventually(lambda before=before: len(_lines(rig.app)) > before, "it ends")  # type: ignore[misc]
+            (line,) = _lines(rig.app)[before:]
+            assert (line["event"], line["key"], line["outcome"]) == ("reload", "operator", outcome)
+            assert (line["route"], "changed" in line) == ("/admin/config/reload", outcome == "ok")
+            assert line["request_id"]
 
 
 async def test_processes_write_chains_of_their_own_and_a_signal_is_noted(
