@@ -25,6 +25,11 @@ class UsageReader:
         self._edge = b"\n"
         self._events = 0
         self._said: dict[str, int] = {}
+        self._is_left = False
+
+    def left(self) -> None:
+        """The answer was given up while it was made: the prompt is used, whatever has come."""
+        self._is_left = True
 
     def feed(self, data: bytes) -> None:
         """Read the next bytes."""
@@ -44,7 +49,7 @@ class UsageReader:
         for kind in ("usage", "timings"):
             if kind in self._said:
                 return self._said[kind]
-        return self._prompt + self._events if self._events else 0
+        return self._prompt + self._events if self._events or self._is_left else 0
 
 
 def _tokens(text: bytes) -> int | None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
 
 from aiohttp import web
 
+from hartonomous.core.call import Call
 from hartonomous.core.usage import UsageReader
+from hartonomous.errors import DeadlineExceededError, HartonomousError
+from hartonomous.handlers.stream import ClientGoneError
 from hartonomous.keys import METER
 from hartonomous.pipelines.answering import CachedResult, CachedSources
-from hartonomous.pipelines.answers import Event, SourcesFound, TextDelta
+from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
 
 # About so many characters are a token.
 _CHARACTERS = 4
+
+
+class _Answerer(Protocol):
+    async def answer(self, request: QueryRequest, call: Call) -> QueryResult: ...
 
 
 async def received(request: web.Request, size: int) -> None:
@@ -36,11 +46,71 @@ def answered(request: web.Request, event: Event) -> None:
     if meter is None or isinstance(event, CachedResult | CachedSources):
         return
     if isinstance(event, SourcesFound):
-        meter.estimated(sum(len(found.chunk.text) for found in event.found.hits) // _CHARACTERS)
+        meter.estimated(_sources(event))
     elif isinstance(event, TextDelta):
         meter.estimated(1)
     else:
         meter.spent(event.usage.prompt_tokens + event.usage.completion_tokens, all_of_it=True)
+
+
+class Stake:
+    """What an answer in one piece takes, by an estimate, where nobody waits for its end."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._meter = request.get(METER)
+        self._tokens = 0
+
+    def of(self, question: QueryRequest) -> QueryRequest:
+        """Return the question so that its prompt is estimated when its generation begins."""
+        if self._meter is None or not self._meter.counts_tokens:
+            return question
+        asked = len(question.search.query) + len(question.system or "") + len(question.added_system or "")
+        asked += sum(len(turn["content"]) for turn in question.history)
+        return replace(question, on_sources=lambda event: self._add(asked // _CHARACTERS + _sources(event)))
+
+    def ended(self, outcome: QueryResult | HartonomousError) -> None:
+        """Use what was reported in place of the estimate, which holds where the time was up, as the caller may say."""
+        if isinstance(outcome, DeadlineExceededError):
+            return
+        self._add(-self._tokens)
+        if self._meter is not None and isinstance(outcome, QueryResult) and not isinstance(outcome, CachedResult):
+            self._meter.spent(outcome.usage.prompt_tokens + outcome.usage.completion_tokens)
+
+    def _add(self, tokens: int) -> None:
+        if self._meter is not None:
+            self._tokens += tokens
+            self._meter.estimated(tokens)
+
+
+async def answer_of(request: web.Request, answerer: _Answerer, question: QueryRequest, call: Call) -> QueryResult:
+    """Return the answer in one piece; who leaves before its end has used its prompt."""
+    stake = Stake(request)
+    try:
+        result = await answerer.answer(stake.of(question), call)
+    except HartonomousError as error:
+        stake.ended(error)
+        raise
+    stake.ended(result)
+    return result
+
+
+def _sources(event: SourcesFound) -> int:
+    return sum(len(found.chunk.text) for found in event.found.hits) // _CHARACTERS
+
+
+@asynccontextmanager
+async def relayed(request: web.Request, reader: UsageReader | None) -> AsyncIterator[None]:
+    """Use the tokens of a relayed answer when it has ended; one that nobody waited for has used its prompt."""
+    if reader is None:
+        yield
+        return
+    try:
+        yield
+    except (asyncio.CancelledError, ClientGoneError, DeadlineExceededError):
+        reader.left()
+        raise
+    finally:
+        spent(request, reader.tokens)
 
 
 def reader_of(request: web.Request, body: bytes) -> UsageReader | None:

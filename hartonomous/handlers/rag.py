@@ -16,7 +16,7 @@ from hartonomous.handlers import shapes, views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.caching import CACHE_CONTROL, cache_headers, with_wishes
-from hartonomous.handlers.metering import answered
+from hartonomous.handlers.metering import Stake, answer_of, answered
 from hartonomous.handlers.operations import COST, Operation
 from hartonomous.handlers.reach import reached
 from hartonomous.handlers.schemas import BatchQueryBody, QueryBody, SearchBody
@@ -70,8 +70,7 @@ async def query(request: web.Request) -> web.StreamResponse:
     question = _query_request(body, runtime, call)
     if body.stream:
         return await _stream_query(request, runtime, question, call, timer)
-    result = await runtime.answerer.answer(question, call)
-    answered(request, result)
+    result = await answer_of(request, runtime.answerer, question, call)
     timings = {**result.timings, "total": timer.ms}
     answer = views.query_answer(result, timings, call.request_id)
     return json_response(answer, headers=cost_headers(timings, result.degraded) | cache_headers(runtime, result))
@@ -162,10 +161,11 @@ async def _outcomes(
 ) -> AsyncGenerator[BatchItem]:
     for item in refused:
         yield item
-    async with aclosing(runtime_of(request).batch.answer(questions, call)) as items:
+    stakes = {index: Stake(request) for index, _ in questions}
+    staked = [(index, stakes[index].of(question)) for index, question in questions]
+    async with aclosing(runtime_of(request).batch.answer(staked, call)) as items:
         async for item in items:
-            if isinstance(item.outcome, QueryResult):
-                answered(request, item.outcome)
+            stakes[item.index].ended(item.outcome)
             yield item
 
 

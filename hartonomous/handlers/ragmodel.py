@@ -24,7 +24,7 @@ from hartonomous.handlers import views
 from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import validate
 from hartonomous.handlers.caching import cache_headers, with_wishes
-from hartonomous.handlers.metering import answered
+from hartonomous.handlers.metering import answer_of, answered
 from hartonomous.handlers.schemas import MaxTokens, Question, Temperature
 from hartonomous.handlers.stream import ClientGoneError, EventStream
 from hartonomous.keys import Runtime
@@ -100,8 +100,7 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
     try:
         if body.stream:
             return await _stream(request, runtime, question, completion, call)
-        result = await runtime.answerer.answer(question, call)
-        answered(request, result)
+        result = await answer_of(request, runtime.answerer, question, call)
     except NotFoundError as error:
         raise _no_model() from error
     timings = {**result.timings, "total": timer.ms}

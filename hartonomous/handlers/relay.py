@@ -59,7 +59,10 @@ async def relay(
     response = web.StreamResponse()
     reader = metering.reader_of(request, body)
     try:
-        async with pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened:
+        async with (
+            metering.relayed(request, reader),
+            pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened,
+        ):
             if not _passes(opened.status):
                 content = await opened.read()
                 codec.loads_request(body)
@@ -75,9 +78,6 @@ async def relay(
         if not response.prepared:
             raise
         _cut(request, error, call)
-    finally:
-        if reader is not None:
-            metering.spent(request, reader.tokens)
     return response
 
 

@@ -19,7 +19,11 @@ class _Store(Protocol):
 
 
 class Meter:
-    """A request that was let in. `close` must be called at its end, whatever happens."""
+    """A request that was let in.
+
+    `close` must be called at its end, whatever happens, where it has a place or may use tokens or bytes; one that is
+    limited by nothing but requests has used all it will, and needs none.
+    """
 
     __slots__ = ("_entry", "_error", "_name", "_policy", "_received", "_store", "_taken", "_tokens")
 

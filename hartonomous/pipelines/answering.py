@@ -137,6 +137,7 @@ class CachedAnswerer:
                 async for event in events:
                     if isinstance(event, SourcesFound):
                         sources = event
+                        request.tell(event)
                     elif isinstance(event, QueryResult):
                         result = event
         except (BackendUnavailableError, BackendError, DeadlineExceededError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ class QueryRequest:
 
     `system` replaces the instruction, `added_system` stands behind it. `options` are passed to the generative service
     as they are (temperature, top_p, seed, stop). `alone` says how a follow-up came to be the question of `search`; it
-    is set by `Answerer.prepare`.
+    is set by `Answerer.prepare`. `on_sources` is called when the sources of an answer in one piece are there and its
+    generation begins; one from the cache has neither.
     """
 
     search: SearchRequest
@@ -31,11 +32,17 @@ class QueryRequest:
     sources_on_failure: bool = False
     require_grounding: bool = False
     alone: StandAlone | None = field(default=None, compare=False)
+    on_sources: Callable[[SourcesFound], None] | None = field(default=None, compare=False)
 
     @property
     def search_query(self) -> str | None:
         """The question that was searched for, where it is not the one that was asked."""
         return self.search.query if self.alone is not None and self.alone.changed else None
+
+    def tell(self, event: SourcesFound) -> None:
+        """Say that the sources are there."""
+        if self.on_sources is not None:
+            self.on_sources(event)
 
 
 @dataclass(slots=True)

@@ -72,7 +72,7 @@ class AnswerKeys:
         digest.update(
             codec.canonical(
                 {
-                    "request": request,
+                    "request": replace(request, on_sources=None),
                     "grant": call.grant.patterns,
                     "generation": generation,
                     "models": models,

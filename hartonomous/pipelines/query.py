@@ -131,7 +131,9 @@ class Answerer:
         result: QueryResult | None = None
         async with aclosing(self._events(request, found, call, streamed=False)) as events:
             async for event in events:
-                if isinstance(event, QueryResult):
+                if isinstance(event, SourcesFound):
+                    request.tell(event)
+                elif isinstance(event, QueryResult):
                     result = event
         assert result is not None
         return result

@@ -188,6 +188,55 @@ async def test_a_client_that_leaves_a_stream_pays_for_what_was_generated(rigs: R
         await eventually_refused(app, "too_many_tokens")
 
 
+LONG = "What does a lime weigh? " * 8
+WORK = [
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": LONG}]}),
+    ("/v1/chat/completions", {"model": "rag:{name}", "messages": [{"role": "user", "content": LONG}]}),
+    ("/rag/query", {"query": LONG, "collection": "{name}"}),
+    ("/rag/batch-query", {"queries": [{"query": LONG, "collection": "{name}"}]}),
+]
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize(("path", "body"), WORK)
+async def test_a_client_that_leaves_before_an_answer_in_one_piece_pays_for_the_prompt(
+    rigs: RigMaker, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], is_kept: bool
+) -> None:
+    key = limited("limited", tokens_per_minute=100_000, concurrent=1)
+    kept = {"rag": {"cache": {"answers": {"enabled": is_kept}}}}
+    async with keyed(rigs, more=(key,), **kept) as it, asking(it.rig.app, key) as app:
+        name = it.keys.a.collection
+        await ingest(app, "A lime weighs 67 grams.", collection=name)
+        it.rig.generative.on(CHAT, hang())
+        taken = tokens_taken(app, monkeypatch)
+        text = json.dumps(body).replace("{name}", name)
+        leaving = asyncio.create_task(app.post(path, json.loads(text)))
+        await eventually(lambda: it.rig.generative.calls(CHAT), "it is generated")
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        await eventually(lambda: not held(app, key.id), "the place is given back")
+        assert 48 <= taken() < 100
+
+
+@pytest.mark.parametrize(("path", "body"), WORK[:3])
+async def test_what_a_backend_refuses_takes_no_tokens_and_what_takes_too_long_does(
+    rigs: RigMaker, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    key = limited("limited", tokens_per_minute=100_000)
+    async with keyed(rigs, more=(key,)) as it, asking(it.rig.app, key) as app:
+        name = it.keys.a.collection
+        await ingest(app, "A lime weighs 67 grams.", collection=name)
+        taken = tokens_taken(app, monkeypatch)
+        asked = json.loads(json.dumps(body).replace("{name}", name))
+        it.rig.generative.on(CHAT, json_reply({"error": "wrong"}, status=401))
+        assert (await app.post(path, asked))[0] == 502
+        assert taken() == 0
+        it.rig.generative.on(CHAT, hang())
+        async with app.session.post(app.url + path, json=asked, headers={"X-Request-Timeout-Ms": "700"}) as response:
+            assert response.status == 504
+        assert 48 <= taken() < 100
+
+
 async def eventually_refused(app: RunningApp, code: str) -> None:
     for _ in range(500):
         async with app.session.get(app.url + MODELS) as response:

@@ -66,3 +66,12 @@ def test_a_stream_that_breaks_off_has_taken_its_events_and_about_its_prompt(cuts
 def test_an_answer_that_says_nothing_of_tokens_takes_none() -> None:
     assert read(b'{"error": {"message": "no"}}', [], 10) == 0
     assert read(b"", [], 10) == 0
+
+
+def test_an_answer_that_was_given_up_has_used_its_prompt() -> None:
+    reader = UsageReader(30)
+    assert reader.tokens == 0
+    reader.left()
+    assert reader.tokens == 30
+    reader.feed(b'data: {"usage": {"total_tokens": 7}}\n\n')
+    assert reader.tokens == 7
