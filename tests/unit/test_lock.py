@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from configparser import ConfigParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_the_lock_satisfies_every_requirement(name: str) -> None:
         versions = found.get(canonicalize_name(requirement.name), set())
         assert versions, f"{requirement} is not in {name}.lock: make lock"
         assert all(requirement.specifier.contains(version) for version in versions), f"{requirement}: make lock"
+
+
+def test_aiohttp_is_bound_to_the_minor_whose_insides_are_used() -> None:
+    (found,) = (each for each in wanted(extras=False) if each.name == "aiohttp")
+    major, minor, *_ = map(int, version("aiohttp").split("."))
+    assert found.specifier.contains(f"{major}.{minor}.99")
+    assert not found.specifier.contains(f"{major}.{minor + 1}.0")
 
 
 @pytest.mark.parametrize("name", LOCKS)
