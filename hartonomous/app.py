@@ -24,7 +24,7 @@ from hartonomous.core.addresses import Proxies
 from hartonomous.errors import ConfigError
 from hartonomous.handlers import admin, documents, ingest, logs, openai, openapi, ops, rag
 from hartonomous.keyring import Keyring
-from hartonomous.keys import GUARDS, METRICS, OPENAPI, RELOAD, SERVING, STATE, TRAIL, Runtime, State
+from hartonomous.keys import GUARDS, METRICS, RELOAD, SERVING, STATE, TRAIL, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
@@ -94,7 +94,6 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     app[METRICS] = Metrics()
     app[TRAIL] = Trail(config.audit, app[METRICS], config.log.kept_records)
     app[STATE] = State(time.monotonic())
-    app[OPENAPI] = openapi.document(OPERATIONS, config)
     app[GUARDS] = {operation.handler: operation.guard for operation in OPERATIONS}
     if settings.certificate is not None:
         app[SERVING] = ServingContext.of(settings.certificate)
@@ -189,7 +188,7 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
         keyring=Keyring(config.auth),
         limiter=open_limiter(config, metrics, parts, stack, read.trusts.get("redis")),
         proxies=Proxies(config.server.trusted_proxies),
-        openapi=parts.take("openapi", openapi.limits(config), lambda _: openapi.document(OPERATIONS, config), stack),
+        openapi=parts.take("openapi", openapi.limits(config), lambda _: openapi.documents(OPERATIONS, config), stack),
     )
 
 

@@ -37,6 +37,14 @@ from hartonomous.tls import ServingContext
 
 
 @dataclass(slots=True, frozen=True)
+class Documents:
+    """The OpenAPI document of each listener (`server.admin`); where there is one listener both are its own."""
+
+    main: bytes
+    operators: bytes
+
+
+@dataclass(slots=True, frozen=True)
 class Runtime:
     """The configuration and everything made from it; a request keeps the one it began with."""
 
@@ -57,7 +65,7 @@ class Runtime:
     keyring: Keyring
     limiter: Limiter
     proxies: Proxies
-    openapi: bytes
+    openapi: Documents
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -194,7 +202,6 @@ Noted = Callable[[Reloaded | Exception], None]
 
 METRICS = web.AppKey("METRICS", Metrics)
 STATE = web.AppKey("STATE", State)
-OPENAPI = web.AppKey("OPENAPI", bytes)
 GUARDS: web.AppKey[Mapping[Handler, Guard]] = web.AppKey("GUARDS")
 SERVING = web.AppKey("SERVING", ServingContext)
 TRAIL = web.AppKey("TRAIL", Trail)

@@ -14,6 +14,7 @@ from hartonomous import __version__, codec
 from hartonomous.config import Config
 from hartonomous.handlers import described, filterschema
 from hartonomous.handlers.operations import Operation
+from hartonomous.keys import Documents
 
 _REF = "#/components/schemas/{model}"
 
@@ -39,6 +40,18 @@ def _schema(kind: Any, mode: JsonSchemaMode) -> tuple[dict[str, Any], dict[str, 
     schema = filterschema.resolved(TypeAdapter(kind).json_schema(ref_template=_REF, mode=mode))
     parts = schema.pop("$defs", {})
     return schema, parts
+
+
+def documents(operations: Sequence[Operation], config: Config) -> Documents:
+    """Return the document of each listener: of what is found there."""
+    if config.server.admin is None:
+        whole = document(operations, config)
+        return Documents(whole, whole)
+    main, operators = (
+        document([each for each in operations if each.is_found(by_operators=by_operators)], config)
+        for by_operators in (False, True)
+    )
+    return Documents(main, operators)
 
 
 def document(operations: Sequence[Operation], config: Config) -> bytes:

@@ -68,8 +68,11 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """Answer the OpenAPI document of the current configuration."""
-    return web.Response(body=request[RUNTIME].openapi, content_type="application/json")
+    """Answer the OpenAPI document of the current configuration, with what is found on this listener."""
+    documents = request[RUNTIME].openapi
+    is_operators = request.protocol in request.app[STATE].operators
+    body = documents.operators if is_operators else documents.main
+    return web.Response(body=body, content_type="application/json")
 
 
 _TEXT = ("text/plain", OPENMETRICS.partition(";")[0])
@@ -96,5 +99,14 @@ OPERATIONS = (
         scope=None,
     ),
     Operation("GET", "/metrics", metrics, "Prometheus metrics", "operations", answer=str, media=_TEXT, scope="metrics"),
-    Operation("GET", "/openapi.json", openapi, "This document", "operations", answer=dict[str, Any], scope=None),
+    Operation(
+        "GET",
+        "/openapi.json",
+        openapi,
+        "This document",
+        "operations",
+        answer=dict[str, Any],
+        errors=(503,),
+        scope=None,
+    ),
 )

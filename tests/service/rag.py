@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from hartonomous.config import Config
-from hartonomous.keys import METRICS, OPENAPI
+from hartonomous.keys import METRICS
 from tests.service.application import ConfigMaker, RunningApp, merged, running
 from tests.service.fault_backend import Behaviour, Exchange, FaultBackend, completion, json_reply, sse, stream
 from tests.service.vector_store import drop_collection
@@ -126,7 +126,7 @@ async def read(app: RunningApp, path: str, template: str) -> tuple[int, Any]:
 
 def check_answer(app: RunningApp, method: str, template: str, status: int, answer: Any) -> None:
     """Fail unless the answer has the described shape, with no field beside."""
-    document = _strict(json.loads(app.app[OPENAPI]))
+    document = _strict(json.loads(app.runtime.openapi.main))
     described = document["paths"][template][method]["responses"]
     assert str(status) in described, f"{status} is not described: {answer}"
     schema = described[str(status)]["content"]["application/json"]["schema"]
@@ -137,7 +137,7 @@ def check_answer(app: RunningApp, method: str, template: str, status: int, answe
 
 def check_named(app: RunningApp, name: str, value: Any) -> None:
     """Hold a value against one of the document's named schemas."""
-    document = _strict(json.loads(app.app[OPENAPI]))
+    document = _strict(json.loads(app.runtime.openapi.main))
     check_schema(document, {"$ref": f"#/components/schemas/{name}"}, value)
 
 

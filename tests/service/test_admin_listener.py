@@ -99,6 +99,10 @@ async def test_each_address_has_its_own_paths_and_the_other_ones_are_unknown(
                 assert (await answered(session, method, path, None))[0] == 200
             assert (await answered(session, "GET", "/ready", None))[0] in {200, 503}
         assert (await answered(it.main, "GET", "/v1/models", TENANT))[0] == 200
+        main, admin = await _described(it.main), await _described(it.admin)
+        assert main & admin == {"/health", "/ready", "/openapi.json"}
+        assert "/rag/collections/{name}" in main
+        assert admin - main == {"/admin/config/reload", "/admin/logs", "/admin/sweep", "/metrics"}
         for key, status in ((OPERATOR, 503), (TENANT, 403), (None, 401)):  # the store is none
             assert (await answered(it.main, "DELETE", "/rag/collections/docs", key))[0] == status
 
@@ -217,6 +221,11 @@ async def test_while_the_server_drains_the_operator_sees_it(tmp_path: Path, faul
         released.set()
         assert await asking == (200, b'{"whole": true}')
         assert await it.served.exit_code() == 0
+
+
+async def _described(session: aiohttp.ClientSession) -> set[str]:
+    async with session.get("/openapi.json") as response:
+        return set((await response.json())["paths"])
 
 
 async def _ask(session: aiohttp.ClientSession) -> tuple[int, bytes]:

@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from hartonomous.app import OPERATIONS, create_app
-from hartonomous.keys import OPENAPI
+from hartonomous.app import OPERATIONS
+from hartonomous.keys import STATE
 from tests.service.application import ConfigMaker, RunningApp, running
 
 DOWN = "http://127.0.0.1:9"
@@ -21,9 +21,14 @@ CHAT: dict[str, Any] = {"model": "any", "messages": [{"role": "user", "content":
 
 
 @pytest.fixture
-def document(make_config: ConfigMaker) -> dict[str, Any]:
-    """The document of the tests' configuration."""
-    parsed: dict[str, Any] = json.loads(create_app(make_config())[OPENAPI])
+async def document(api: RunningApp) -> dict[str, Any]:
+    """The document that is served with the tests' configuration."""
+    return await _served(api)
+
+
+async def _served(app: RunningApp) -> dict[str, Any]:
+    async with app.session.get(app.url + "/openapi.json") as response:
+        parsed: dict[str, Any] = await response.json()
     return parsed
 
 
@@ -75,10 +80,11 @@ def test_every_error_is_the_one_shape_and_a_503_says_when_to_come_again(document
                 assert ("Retry-After" in response["headers"]) == (status in {"429", "503"})
 
 
-def test_limits_are_the_configured_ones(make_config: ConfigMaker) -> None:
+async def test_limits_are_the_configured_ones(make_config: ConfigMaker) -> None:
     limits = {"max_body_bytes": 12_345, "max_line_bytes": 2_345, "max_file_bytes": 3_456, "max_files": 89}
     config = make_config(server={**limits, "request_timeout_s": 67.0})
-    description = json.loads(create_app(config)[OPENAPI])["info"]["description"]
+    async with running(config) as app:
+        description = (await _served(app))["info"]["description"]
     for limit in ("12345 bytes", "2345 bytes", "3456 bytes", "89 files", "67 s"):
         assert limit in description
 
@@ -194,7 +200,7 @@ async def test_every_error_that_is_answered_is_documented(make_config: ConfigMak
     backends = dead | {"qdrant": {"url": DOWN}} if down else {}
     config = make_config(server={"max_body_bytes": 4096}, backends=backends)
     async with running(config) as app:
-        document = json.loads(app.app[OPENAPI])
+        document = await _served(app)
         for operation in OPERATIONS:
             path = operation.path.replace("{name}", "absent-collection").replace("{id}", "absent")
             for options, extra in WRONG:
@@ -210,3 +216,14 @@ async def test_every_error_that_is_answered_is_documented(make_config: ConfigMak
                         schema = described[str(response.status)]["content"]["application/json"]["schema"]
                         if operation.path.startswith("/rag") or response.status != 400:
                             _conforms(document, schema, await response.json())
+
+
+async def test_what_is_answered_while_the_server_drains_is_documented(make_config: ConfigMaker) -> None:
+    async with running(make_config()) as app:
+        document = await _served(app)
+        app.app[STATE].draining = True
+        for operation in OPERATIONS:
+            path = operation.path.replace("{name}", "absent-collection").replace("{id}", "absent")
+            async with app.session.request(operation.method, app.url + path) as response:
+                described = document["paths"][operation.path][operation.method.lower()]["responses"]
+                assert str(response.status) in described, (operation.method, path)
