@@ -95,11 +95,10 @@ def _outcome(status: int, notes: dict[str, Any]) -> str:
 
 def asked_reload_noted(request: web.Request) -> Noted:
     """Let the reload that a request asks for write the request's line, which has no other; it may leave before."""
-    caller = request.get(CALLER)
     request[NOTES]["is_told"] = True
     return reload_noted(
         request.app[TRAIL],
-        key=None if caller is None else caller.key_id,
+        key=request[CALLER].key_id,
         remote=address_of(request),
         method=method_of(request),
         route=template_of(request),
@@ -113,8 +112,7 @@ def reload_noted(trail: Trail, *, key: str | None = None, remote: str | None = N
 
     def write(ended: Reloaded | Exception) -> None:
         if isinstance(ended, Reloaded):
-            found: dict[str, Any] = {"changed": ended.changed, "restart_required": ended.restart_required}
-            trail.write("reload", **facts, outcome="ok", **found)
+            trail.write("reload", **facts, outcome="ok", changed=ended.changed, restart_required=ended.restart_required)
         else:
             code = ended.error_code if isinstance(ended, HartonomousError) else HartonomousError.code
             trail.write("reload", **facts, outcome="failed", code=code)
