@@ -7,13 +7,20 @@ cross-site requests) and no proxy opens it by accident.
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import hdrs, web
 
 from hartonomous.core.addresses import is_loopback
 from hartonomous.errors import PermissionDeniedError
 from hartonomous.middleware.origins import is_named, is_operators
 
-_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
+# What proxies add, in lower case; and whatever begins like X-Forwarded-For.
+_FORWARDED = frozenset(
+    ("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip")
+)
+_FORWARDED_PREFIX = "x-forwarded"
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 _OWN_SITE = frozenset(("same-origin", "none"))
 
 
@@ -26,9 +33,8 @@ def check_local(request: web.Request) -> None:
     if request.remote and not is_loopback(request.remote):  # "" is a socket of the file system, which is on this host
         raise _refused("came from another host")
     headers = request.headers
-    for name in _FORWARDED:
-        if name in headers:
-            raise _refused("came through a proxy")
+    if any(name in _FORWARDED or name.startswith(_FORWARDED_PREFIX) for name in map(str.lower, headers)):
+        raise _refused("came through a proxy")
     if not _names_this_host(request):
         raise _refused("names another host")
     if is_named(request) and not is_operators(request, request.match_info):
@@ -49,9 +55,14 @@ def is_local(request: web.Request) -> bool:
 
 
 def _names_this_host(request: web.Request) -> bool:
-    if hdrs.HOST not in request.headers and request.raw_path.startswith("/"):
+    """Whether the `Host` header does, and the target where that is a whole URL."""
+    host = request.headers.get(hdrs.HOST)
+    if not request.raw_path.startswith("/") and not is_loopback(request.url.host or ""):
+        return False
+    if host is None:
         return True  # HTTP/1.0, as health checks speak it and no browser does
-    return is_loopback(_host_name(request.host))
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback(found[1] or found[2])
 
 
 def _is_own(origin: str, request: web.Request) -> bool:
@@ -60,10 +71,3 @@ def _is_own(origin: str, request: web.Request) -> bool:
 
 def _refused(why: str) -> PermissionDeniedError:
     return PermissionDeniedError(f"Without keys only local requests are served; this one {why}.", code="local_only")
-
-
-def _host_name(host: str) -> str:
-    """Return the name or address of a `Host` header without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]

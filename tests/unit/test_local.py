@@ -36,7 +36,11 @@ def test_another_host_is_not_whatever_it_says_of_itself(remote: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", ""]
+    "host",
+    [
+        *("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", ""),
+        *("localhost:80.evil.example", "localhost:80:80", "[::1]evil.example", "[::1", "localhost:", "a@localhost"),
+    ],
 )
 def test_another_name_is_not(host: str) -> None:
     assert not is_local(_request("127.0.0.1", host))
@@ -45,3 +49,19 @@ def test_another_name_is_not(host: str) -> None:
 @pytest.mark.parametrize("host", ["LOCALHOST", "[::1]:8700", "[::ffff:127.0.0.1]", "127.1.2.3:1"])
 def test_any_name_of_this_host_is(host: str) -> None:
     assert is_local(_request("127.0.0.1", host))
+
+
+def test_a_target_that_is_a_whole_url_names_this_host_as_well() -> None:
+    for name, is_here in (("127.0.0.1", True), ("evil.example", False)):
+        request: Any = _request("127.0.0.1")
+        request.raw_path, request.url = f"http://{name}/v1/models", SimpleNamespace(host=name)
+        assert is_local(request) == is_here
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Forwarded", "Via", "X-Forwarded-For", "x-forwarded-port", "X-Forwarded", "X-Real-IP", "True-Client-IP"],
+)
+def test_what_a_proxy_adds_is_refused(name: str) -> None:
+    with pytest.raises(PermissionDeniedError, match="came through a proxy"):
+        check_local(_request("127.0.0.1", **{name: "1"}))
