@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hartonomous import log
 from hartonomous.auditfiles import Files
-from hartonomous.core.chain import RECOVERED, Link, digest, sealed
+from hartonomous.core.chain import NO_HEAD, RECOVERED, Link, digest, sealed
 from hartonomous.core.kept import Kept, KeptRecord
 from hartonomous.errors import ConfigError
 from hartonomous.log import logger
@@ -99,15 +99,27 @@ class Trail:
 
     def _has_told(self) -> bool:
         """Say what was lost or torn, if anything was; return whether the next line may follow."""
-        is_torn = self._files is not None and self._files.is_torn
-        if not self._lost and not is_torn:
+        found = self._found()
+        if not self._lost and not found:
             return True
-        line, _ = self._line(RECOVERED, {"outcome": "failed", "lost": self._lost, "torn": is_torn})
+        facts = {"lost": self._lost, "torn": False} | found
+        line, _ = self._line(RECOVERED, {"outcome": "failed", **facts})
         if not self._put(line):
             return False
-        logger.bind(lines=self._lost, torn=is_torn).warning("the audit trail goes on after a gap")
+        logger.bind(**facts).warning("the audit trail goes on after a gap")
         self._lost = 0
         return True
+
+    def _found(self) -> dict[str, bool | str]:
+        """Return what is wrong with the end of the files, as the next line says it."""
+        facts: dict[str, bool | str] = {}
+        if self._files is not None and self._files.is_torn:
+            facts["torn"] = True
+        if self._files is not None and self._files.is_changed:
+            facts["changed"] = True
+        if self._files is not None and self._files.is_headless:
+            facts["head"] = NO_HEAD
+        return facts
 
     def _line(self, event: str, facts: dict[str, Any]) -> tuple[bytes, datetime]:
         now = datetime.now(UTC)

@@ -25,12 +25,15 @@ _HEAD_BYTES = 128
 class Files:
     """The files of one chain, of which the last is written; the lock on its head says whose it is.
 
-    `link` is where the chain stands. `is_torn`: the next line has to be one of the event `recovered`.
+    `link` is where the chain stands. `is_torn`: a part of a line stands at its end; `is_changed`: a line that is
+    none of ours does; `is_headless`: nothing tells how far it was. After any of them the next line is a `recovered`.
+
+    A new chain's head is on the disk before its first file is made: so files never lack one by a crash.
     """
 
     def __init__(self, folder: Path, chain: str, head: int, max_bytes: int) -> None:
         self.chain = chain
-        self.is_torn = False
+        self.is_torn = self.is_changed = self.is_headless = False
         self.is_dirty = True
         self.link = Link()
         self._folder = folder
@@ -41,6 +44,7 @@ class Files:
         self._path = folder / f"{chain}.jsonl"
         self._swapping, self._syncing = threading.Lock(), threading.Lock()
         self._full: list[int] = []  # descriptors of full files that have not reached the disk
+        self._begin_head()
         self._whole = self._found()  # the last whole line, which the head remembers
         self._file = _opened(self._path)
         self._size = os.fstat(self._file).st_size
@@ -68,14 +72,9 @@ class Files:
 
         Of what was taken only in part the next line that is taken whole carries the hash.
         """
-        if self._is_open_line:
-            os.write(self._file, b"\n")
-            self._size += 1
-            self._is_open_line = False
-        if self._size and self._size + len(line) >= self._max_bytes and time.monotonic() >= self._rotates_at:
+        if self._is_full(len(line)):
             self._begin_next()
-        taken = os.write(self._file, line + b"\n")
-        self._size += taken
+        taken = self._put(line)
         if not taken:
             return False
         self._is_open_line = taken <= len(line)
@@ -86,8 +85,30 @@ class Files:
         else:
             self._torn = Torn()
             self._whole = self.link = Link(self.link.seq + 1, digest(line))
+            self.is_changed = self.is_headless = False
         self.is_dirty = True
         return not self.is_torn
+
+    def _is_full(self, more: int) -> bool:
+        if not self._size or self._is_open_line or self._size + more < self._max_bytes:
+            return False
+        return time.monotonic() >= self._rotates_at
+
+    def _put(self, line: bytes) -> int:
+        """Write a line, and what ends a torn one before it, in one call; return how many bytes of the line were taken.
+
+        A torn line gets its end with a part of the next one only: at the end of a chain it never has one, and a broken
+        line that does is not ours.
+        """
+        before = b"\n" if self._is_open_line else b""
+        taken = os.write(self._file, before + line + b"\n")
+        self._size += taken
+        if before and taken == len(before):
+            with suppress(OSError):  # of a file that may only be appended to
+                os.ftruncate(self._file, self._size - taken)
+            self._size = os.fstat(self._file).st_size
+            self._is_open_line = not _has_ended(self._path)
+        return max(0, taken - len(before))
 
     def sync(self) -> None:
         """Bring the lines to the disk, then the head. Any thread may call it. Raises OSError."""
@@ -103,10 +124,8 @@ class Files:
                 for one in (*full, file):
                     os.fdatasync(one)
                 _sync_folder(self._folder)
-                # Less than a sector, which is written whole or not at all.
-                text = codec.dumps({"seq": whole.seq, "digest": whole.digest})
-                os.pwrite(self._head, text.ljust(_HEAD_BYTES - 1) + b"\n", 0)
-                os.fdatasync(self._head)
+                if not self.is_headless:  # which the chain has to tell before there is a head again
+                    self._write_head(whole)
             except OSError:
                 self.is_dirty = True
                 with self._swapping:
@@ -121,6 +140,21 @@ class Files:
             for file in (*self._full, self._file, self._head):
                 os.close(file)
             self._head = -1
+
+    def _begin_head(self) -> None:
+        """Bring the head of a new chain to the disk; where there are files already, it was taken away."""
+        if read_head(self._folder / f"{self.chain}.head") is not None:
+            return
+        self.is_headless = bool(paths(self._folder, self.chain))
+        if not self.is_headless:
+            self._write_head(Link())
+            _sync_folder(self._folder)
+
+    def _write_head(self, link: Link) -> None:
+        # Less than a sector, which is written whole or not at all.
+        text = codec.dumps({"seq": link.seq, "digest": link.digest})
+        os.pwrite(self._head, text.ljust(_HEAD_BYTES - 1) + b"\n", 0)
+        os.fdatasync(self._head)
 
     def _begin_next(self) -> None:
         """Go on in a new file; where that cannot be, in the old one."""
@@ -160,21 +194,28 @@ class Files:
         Where the head knows of more than the files, or of another last line, it goes on from the head, so that what was
         done to them does not become the truth.
         """
-        whole, torn = Link(), []
+        last, torn = Link(), []
         for line in _backwards(paths(self._folder, self.chain)):
             record = record_of(line)
             if record is not None:
-                whole = record.link
+                last = record.link
                 break
             torn.append(line)
         head = read_head(self._folder / f"{self.chain}.head")
-        if head is not None and head.seq >= whole.seq:
-            whole = head
+        whole = head if head is not None and head.seq >= last.seq else last
         for line in reversed(torn):
             self._torn.add(line)
-        self.is_torn = bool(torn)
-        self.link = Link(whole.seq, self._torn.digest) if self.is_torn else whole
+        self.is_changed = bool(torn) and self._has_ended()
+        self.is_torn = bool(torn) and not self.is_changed
+        if torn:
+            seq = max(whole.seq, last.seq + len(torn)) if self.is_changed else whole.seq
+            self.link = Link(seq, self._torn.digest)
+        else:
+            self.link = whole
         return whole
+
+    def _has_ended(self) -> bool:
+        return _has_ended(self._path) if self._path.exists() else True
 
 
 def paths(folder: Path, chain: str) -> list[Path]:
@@ -190,7 +231,7 @@ def paths(folder: Path, chain: str) -> list[Path]:
 def read_head(path: Path) -> Link | None:
     """Return the line that was known to be on the disk; None when there is no head, or none that can be read."""
     try:
-        fields = codec.loads(path.read_bytes())
+        fields = codec.loads(path.read_bytes()[:_HEAD_BYTES])
         return Link(int(fields["seq"]), str(fields["digest"]))
     except (OSError, codec.NotJsonError, KeyError, TypeError, ValueError):
         return None

@@ -23,6 +23,8 @@ your seeing it. Exit status 0: as it was written; 1: something was changed, move
 # How long a line may be in the making that a server is writing.
 _WRITTEN_S = 0.2
 
+_NO_HEAD = "missing: its head, which tells where it ends, or what it said"
+
 _File: TypeAlias = tuple[Path, BinaryIO]
 
 
@@ -78,16 +80,26 @@ def _of_folder(folder: Path, stack: ExitStack) -> Iterator[_Chain]:
     """
     names = {path.name.partition(".")[0] for path in folder.iterdir() if _belongs(path)}
     for name in sorted(names, key=lambda name: (len(name), name)):
-        chain = _Chain(folder / name, read_head(folder / f"{name}.head"))
+        chain = _Chain(folder / name, _head_of(folder / name))
         with suppress(FileNotFoundError):
             chain.current = _open(folder / f"{name}.jsonl", stack)
-        if chain.current is not None and not (folder / f"{name}.head").exists():
-            chain.findings.append("missing: its head, which tells where it ends")
         for path in paths(folder, name):
             number = (place_of(path.name) or (name, None))[1]
             if number is not None:
                 chain.numbered[number] = _open(path, stack)
+        if chain.head is None and chain.in_order():
+            chain.findings.append(_NO_HEAD)
         yield chain
+
+
+def _head_of(chain: Path) -> Link | None:
+    """Return the head of a chain; one that cannot be read may be in the making, and is read once more."""
+    path = chain.with_suffix(".head")
+    head = read_head(path)
+    if head is None:
+        time.sleep(_WRITTEN_S)
+        head = read_head(path)
+    return head
 
 
 def _belongs(path: Path) -> bool:
@@ -101,8 +113,10 @@ def _of_files(files: Iterable[Path], stack: ExitStack) -> list[_Chain]:
         name, number = place_of(path.name) or (path.name, None)
         chain = chains.setdefault(path.parent / name, _Chain(path.parent / name))
         if number is None:
-            chain.head = read_head(path.parent / f"{name}.head")
+            chain.head = _head_of(path.parent / name)
             chain.current = _open(path, stack)
+            if chain.head is None:
+                chain.findings.append(_NO_HEAD)
         else:
             chain.numbered[number] = _open(path, stack)
     return list(chains.values())

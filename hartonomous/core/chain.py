@@ -5,7 +5,8 @@ end; 64 zeros for the first), and `hash`, its last member, is the SHA-256 of eve
 that was changed shows it by itself, also the last one; and one that was taken out, put in or moved does not fit between
 its neighbours.
 
-What was torn (a crash or a full disk in the middle of a line) is closed by a line end; the next line's `prev` is the
+What was torn (a crash or a full disk in the middle of a line) is closed by a line end, in the same write as the next
+line: so a broken line that has its end and nothing after it was not torn. The next line's `prev` is the
 hash of the torn part, and its event is `recovered`. Should that one be torn as well, the next one's `prev` is the hash
 of both, with the line end between them, and so on (`Torn`).
 """
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 RECOVERED = "recovered"
+NO_HEAD = "missing"
+"""What such a line says as `head` where the chain had none when it was gone on with."""
 
 _NAME = re.compile(r"(?P<chain>audit-[0-9]+)(?:\.(?P<number>[0-9]+))?\.jsonl")
 _HASH = re.compile(rb',"hash":"([0-9a-f]{64})"\}\Z')
@@ -41,6 +44,7 @@ class Record:
     time: str
     event: str
     digest: str
+    is_headless: bool = False
 
     @property
     def link(self) -> Link:
@@ -80,7 +84,8 @@ def record_of(line: bytes) -> Record | None:
         return None
     if not (isinstance(seq, int) and all(isinstance(text, str) for text in (prev, time, event))):
         return None
-    return Record(seq, prev, time, event, digest(line))
+    is_headless = event == RECOVERED and fields.get("head") == NO_HEAD
+    return Record(seq, prev, time, event, digest(line), is_headless)
 
 
 def place_of(name: str) -> tuple[str, int | None] | None:
@@ -138,13 +143,14 @@ class Checker:
         yield from self._follows(number, record)
         if self._head is not None and record.seq == self._head.seq and record.digest != self._head.digest:
             yield Finding(number, "changed: the head remembers another line here")
+        if record.is_headless:
+            yield Finding(number, "missing: the head, when the chain was gone on with; lines before may be as well")
         self.count += 1
         self.first, self.last = self.first or record.time, record.time
 
     def end(self, number: int, *, is_open: bool) -> Iterator[Finding]:
         """Say what is wrong with the chain's end; `is_open` says that its last line has no line end."""
-        # Of a line that was whole the head knows, unless it is newer than the disk.
-        if self._broken and (is_open or (self._head is not None and self._head.seq <= self.link.seq)):
+        if self._broken and is_open:
             yield from self._were_torn("torn: a crash, or it is being written", self.link)
         elif self._broken:
             yield from self._changed()

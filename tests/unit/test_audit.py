@@ -207,6 +207,94 @@ def test_a_tail_that_was_cut_off_is_found(opened: TrailMaker, folder: Path) -> N
     assert main(["audit", "verify", str(folder)]) == 1
 
 
+def _empty(head: Path) -> None:
+    head.write_bytes(b"")
+
+
+def _garble(head: Path) -> None:
+    head.write_bytes(b"x" * 300)
+
+
+@pytest.mark.parametrize("harm", [_empty, _garble, Path.unlink])
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_head_that_was_taken_away_is_found_and_stays_found_after_a_restart(
+    opened: TrailMaker, folder: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], left: int
+) -> None:
+    with closing(opened()) as trail:
+        _written(trail, 5)
+    path, head = folder / "audit-0.jsonl", folder / "audit-0.head"
+    _put(path, _lines(path)[:left])
+    harm(head)
+    assert main(["audit", "verify", str(folder)]) == 1
+    assert main(["audit", "verify", str(path)]) == 1
+    assert "missing: its head" in capsys.readouterr().out
+    for _ in range(2):
+        with closing(opened()) as trail:
+            trail.sync()
+            assert main(["audit", "verify", str(folder)]) == 1
+            _written(trail, 1)
+        assert main(["audit", "verify", str(folder)]) == 1
+    assert "missing: the head, when the chain was gone on with" in capsys.readouterr().out
+    told = _records(path)[left]
+    assert (told["event"], told["head"]) == ("recovered", "missing")
+
+
+def test_a_head_is_not_made_anew_before_the_chain_tells_of_it(
+    opened: TrailMaker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened()) as trail:
+        _written(trail, 5)
+    (folder / "audit-0.head").unlink()
+    with monkeypatch.context() as patch, closing(opened_with(opened, patch, [])) as trail:
+        trail.sync()
+    assert main(["audit", "verify", str(folder)]) == 1
+
+
+def test_numbered_files_alone_are_no_whole_chain(opened: TrailMaker, folder: Path) -> None:
+    with closing(opened(4_096)) as trail:
+        _written(trail, 60)
+    for name in ("audit-0.jsonl", "audit-0.head"):
+        (folder / name).unlink()
+    assert main(["audit", "verify", str(folder)]) == 1
+    assert main(["audit", "verify", *map(str, folder.glob("*.jsonl"))]) == 0
+
+
+def test_a_chain_of_which_nothing_but_its_first_lines_reached_the_disk_is_sound(
+    opened: TrailMaker, folder: Path, tmp_path: Path
+) -> None:
+    """As a crash leaves it before the first sync: the head was there before the file."""
+    _written(opened(), 2)
+    shutil.copytree(folder, tmp_path / "crashed")
+    assert main(["audit", "verify", str(tmp_path / "crashed")]) == 0
+    (tmp_path / "crashed" / "audit-0.jsonl").unlink()
+    assert main(["audit", "verify", str(tmp_path / "crashed")]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_whole_line_of_somebody_else_at_the_end_is_no_tear(
+    opened: TrailMaker, folder: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    with closing(opened()) as trail:
+        _written(trail, 3)
+    with (folder / "audit-0.jsonl").open("ab") as file:
+        file.write(b"garbage\n" * count)
+    assert main(["audit", "verify", str(folder)]) == 1
+    for _ in range(2):
+        with closing(opened()) as trail:
+            _written(trail, 1)
+        capsys.readouterr()
+        assert main(["audit", "verify", str(folder)]) == 1
+        findings = capsys.readouterr().out.splitlines()[:-1]
+        assert [line.partition(".jsonl:")[2] for line in findings] == [
+            f"{4 + at}: changed: its hash is another" for at in range(count)
+        ]
+    assert _records_after(folder / "audit-0.jsonl", 3 + count)[0]["changed"] is True
+
+
+def _records_after(path: Path, count: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _lines(path)[count:]]
+
+
 def test_a_last_line_that_was_forged_is_found_after_a_restart_as_well(opened: TrailMaker, folder: Path) -> None:
     trail = opened()
     _written(trail, 5)
@@ -303,7 +391,7 @@ def test_what_was_torn_again_and_again_is_told(
     with path.open("ab") as file:
         file.write(b'{"time":"2026-01-01T00:')
     for crash in range(crashes - 1):
-        with monkeypatch.context() as patch, closing(opened_with(opened, patch, [1, 20 + crash])):
+        with monkeypatch.context() as patch, closing(opened_with(opened, patch, [21 + crash])):
             assert main(["audit", "verify", str(folder)]) == 0
     assert main(["audit", "verify", str(folder)]) == 0
     with closing(opened()) as trail:
