@@ -12,10 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from aiohttp.test_utils import make_mocked_request
 
 from hartonomous.__main__ import main
 from hartonomous.core import apikey
-from hartonomous.keys import STATE, TRAIL
+from hartonomous.errors import PermissionDeniedError
+from hartonomous.keys import NOTES, STATE, TRAIL
+from hartonomous.middleware.audit import _MOST_COLLECTIONS, note_error
 from tests.service.application import RunningApp, eventually, merged, running
 from tests.service.fault_backend import hang
 from tests.service.keyed import Key, Keys, asking, keyed
@@ -117,6 +120,28 @@ async def test_refusals_are_noted_with_whom_they_met(rigs: RigMaker) -> None:
         within = _last(app)
         assert (within["event"], within["outcome"], within["collection"]) == ("permission_denied", "denied", other)
         assert SECRET not in json.dumps(_lines(app))
+
+
+async def test_all_collections_that_a_batch_was_denied_are_noted(rigs: RigMaker) -> None:
+    async with keyed(rigs) as it:
+        names = ["foreign-1", it.keys.a.collection, "foreign-2", "foreign-1", "foreign-3"]
+        queries = [{"query": SECRET, "collection": name} for name in names]
+        assert (await it.a.post("/rag/batch-query", {"queries": queries}))[0] == 200
+        told = _last(it.rig.app)
+        assert (told["event"], told["collection"]) == ("permission_denied", "foreign-1")
+        assert told["collections"] == ["foreign-1", "foreign-2", "foreign-3"]
+        assert "more_collections" not in told
+
+
+def test_no_more_collections_are_noted_than_a_line_has_room_for() -> None:
+    request = make_mocked_request("POST", "/rag/batch-query")
+    request[NOTES] = {}
+    for number in range(_MOST_COLLECTIONS + 1):
+        error = PermissionDeniedError("no")
+        error.collection = f"foreign-{number}"
+        note_error(request, error)
+    assert len(request[NOTES]["collections"]) == _MOST_COLLECTIONS
+    assert request[NOTES]["more_collections"] is True
 
 
 async def test_a_reload_is_noted_with_what_changed_and_who_asked(rigs: RigMaker, tmp_path: Path) -> None:
