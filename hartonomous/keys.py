@@ -126,7 +126,8 @@ class State:
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
     for which there is no room: their work is refused. `operators` are those of the operator's own listener.
-    `retired` are the runtimes of before that still serve what began with them.
+    `retired` are the runtimes of before that still serve what began with them. `needs_keys`: there have been keys, so
+    that who takes the last one away locks everybody out, and lets nobody in.
     """
 
     def __init__(self, started: float) -> None:
@@ -137,6 +138,7 @@ class State:
         self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
         self._coming: Keyring | None = None
+        self.needs_keys = False
         self.retired: set[Tenure] = set()
         self.active = 0
         self.idle = asyncio.Event()
@@ -167,7 +169,7 @@ class State:
     def caller(self, key: str) -> Caller | None:
         """Return whose key this is, None when there is none."""
         caller = self.current.keyring.caller(key)
-        if caller is None or not self._coming:
+        if caller is None or self._coming is None:
             return caller
         coming = self._coming.caller(key)
         return None if coming is None else caller.within(coming)

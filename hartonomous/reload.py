@@ -151,8 +151,11 @@ class Reloader:
         self._settings = settings
         if self._serving is not None and settings.certificate is not None:
             self._serving.certificate = settings.certificate
-        if not runtime.keyring and (old is None or old.runtime.keyring):
+        if self._state.needs_keys and not runtime.keyring:
+            logger.warning("the last key is gone: nobody comes in before there are keys again, or a restart")
+        elif not runtime.keyring and old is None:
             logger.warning("there are no keys: only this host is served, without any proxy")
+        self._state.needs_keys |= bool(runtime.keyring)
         if old is not None:
             old.runtime.monitor.is_told = old.runtime.monitor is runtime.monitor
             runtime.monitor.is_told = True

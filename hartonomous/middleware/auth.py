@@ -46,7 +46,7 @@ def identified(request: web.Request) -> Caller:
     """Return whose request it is now. Raises what `auth` raises."""
     state = request.app[STATE]
     runtime = state.current
-    if not runtime.keyring:
+    if not state.needs_keys:
         check_local(request)
         return LOCAL
     guard = request.app[GUARDS].get(request.match_info.handler) or _guard_of_error(request)
