@@ -116,6 +116,8 @@ def _reloader(app: web.Application, path: Path | None, siblings: Siblings | None
     def read_again() -> Settings:
         if path is None:
             raise ConfigError("The server was started without a configuration file.")
+        if not path.is_file():
+            raise ConfigError(f"{path}: is no file any more")  # to read a pipe would be to wait
         return read(path)
 
     async def make(settings: Settings, stack: AsyncExitStack) -> Runtime:

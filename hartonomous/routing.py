@@ -95,4 +95,4 @@ def _resource(path: str, is_here: _IsHere) -> web.Resource:
 
 def _pattern(path: str) -> str:
     """Return the router's form of a path: an id at the end may hold slashes."""
-    return f"{path[:-4]}{{id:.+}}" if path.endswith("{id}") else path
+    return f"{path[:-4]}{{id:(?s:.+)}}" if path.endswith("{id}") else path

@@ -245,7 +245,7 @@ ABSENT = [
     ("x" * 64 + "/documents", 422),
     ("{name}/documents/absent", 404),
     ("{name}/documents/%00", 422),
-    ("{name}/documents/a%0Ab", 404),
+    ("{name}/documents/a%0Ab", 422),
     ("{name}/documents/%ff", 404),
     ("{name}/documents/%zz", 404),
     ("{name}/documents/" + "x" * 257, 422),
