@@ -12,15 +12,13 @@ from typing import Any
 from aiohttp import web
 
 from hartonomous.audit import Trail
+from hartonomous.core.denied import note_collection
 from hartonomous.errors import HartonomousError, PermissionDeniedError
 from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL, Noted, Reloaded
 from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
 from hartonomous.middleware.limited import address_of
 
 _DENIED = frozenset((401, 403, 429))
-_MOST_COLLECTIONS = 100
-"""How many names of collections that were denied to one request are noted."""
-
 _REFUSALS = {401: "authentication_failed", 403: "permission_denied"}
 
 
@@ -51,21 +49,7 @@ def note_error(request: web.Request, error: HartonomousError) -> None:
     notes["code"] = error.error_code
     if isinstance(error, PermissionDeniedError):
         notes["denied"] = True
-        if error.collection is not None:
-            _note_collection(notes, error.collection)
-
-
-def _note_collection(notes: dict[str, Any], collection: str) -> None:
-    """Add a collection that was denied; where it is not the first one, all of them as `collections`."""
-    if notes.setdefault("collection", collection) == collection:
-        return
-    names = notes.setdefault("collections", [notes["collection"]])
-    if collection in names:
-        return
-    if len(names) < _MOST_COLLECTIONS:
-        names.append(collection)
-    else:
-        notes["more_collections"] = True
+        note_collection(notes, error.collection)
 
 
 def tell(request: web.Request, status: int) -> None:

@@ -16,9 +16,10 @@ from aiohttp.test_utils import make_mocked_request
 
 from hartonomous.__main__ import main
 from hartonomous.core import apikey
+from hartonomous.core.denied import MOST_COLLECTIONS
 from hartonomous.errors import PermissionDeniedError
 from hartonomous.keys import NOTES, STATE, TRAIL
-from hartonomous.middleware.audit import _MOST_COLLECTIONS, note_error
+from hartonomous.middleware.audit import note_error
 from tests.service.application import RunningApp, eventually, merged, running
 from tests.service.fault_backend import hang
 from tests.service.keyed import Key, Keys, asking, keyed
@@ -136,11 +137,11 @@ async def test_all_collections_that_a_batch_was_denied_are_noted(rigs: RigMaker)
 def test_no_more_collections_are_noted_than_a_line_has_room_for() -> None:
     request = make_mocked_request("POST", "/rag/batch-query")
     request[NOTES] = {}
-    for number in range(_MOST_COLLECTIONS + 1):
+    for number in range(MOST_COLLECTIONS + 1):
         error = PermissionDeniedError("no")
         error.collection = f"foreign-{number}"
         note_error(request, error)
-    assert len(request[NOTES]["collections"]) == _MOST_COLLECTIONS
+    assert len(request[NOTES]["collections"]) == MOST_COLLECTIONS
     assert request[NOTES]["more_collections"] is True
 
 
