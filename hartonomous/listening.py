@@ -25,7 +25,8 @@ from hartonomous.config import Config, Server
 from hartonomous.connection import Connection
 from hartonomous.core.addresses import network_of
 from hartonomous.errors import ConfigError
-from hartonomous.keys import METRICS, STATE
+from hartonomous.handshakes import Handshakes
+from hartonomous.keys import METRICS, STATE, TRAIL
 from hartonomous.log import logger
 
 # Let in when there is no room: enough for those who ask for health.
@@ -77,6 +78,7 @@ class Listener:
         self._config, self._limit = config, self._room(config)
         self._state, self._metrics = runner.app[STATE], runner.app[METRICS]
         self._loop = asyncio.get_running_loop()
+        self._handshakes = Handshakes(self._metrics, runner.app[TRAIL], self._loop.time)
         self._sockets: list[socket.socket] = []
         self._open: dict[Connection, None] = {}
         self._addresses: Counter[str] = Counter()
@@ -211,7 +213,7 @@ class Listener:
                 self._pause_after(error)
                 return
             self._tell(exhausted=False)
-            self._take(accepted, _counted_as(address))
+            self._take(accepted, _host(address))
 
     def _pause_after(self, error: OSError) -> None:
         """Accept nothing for a moment after what is no fault of a connection; what else there is would come again."""
@@ -241,7 +243,8 @@ class Listener:
             self._metrics.connections_limited.labels("closed_idle").inc()
         return min(len(idle), _CLOSED_AT_ONCE)
 
-    def _take(self, accepted: socket.socket, address: str) -> None:
+    def _take(self, accepted: socket.socket, host: str) -> None:
+        address = network_of(host) if host else ""
         most = self._limits.max_connections_per_address
         if address and most is not None and self._addresses[address] >= most:
             accepted.close()
@@ -259,15 +262,17 @@ class Listener:
         self._addresses[address] += 1
         if self._looking is None:
             self._look()
-        task = self._loop.create_task(self._connect(connection, accepted))
+        task = self._loop.create_task(self._connect(connection, accepted, host))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
+    async def _connect(self, connection: Connection, accepted: socket.socket, host: str) -> None:
         options = {} if self.ssl_context is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self.ssl_context, **options)
-        except (OSError, TimeoutError):  # gone, or no TLS
+        except OSError as error:  # gone, or no TLS
+            if options:
+                self._handshakes.failed(error, host)
             accepted.close()
             self.lost(connection)
 
@@ -316,9 +321,9 @@ def _bind(addresses: Iterable[tuple[int, Any]], made: list[socket.socket]) -> No
         raise missing
 
 
-def _counted_as(address: object) -> str:
-    """Return what the connections of an address are counted as, "" for what has none: a unix socket."""
-    return network_of(str(address[0]).partition("%")[0]) if isinstance(address, tuple) else ""
+def _host(address: object) -> str:
+    """Return who has connected, "" for who has no address: over a unix socket."""
+    return str(address[0]).partition("%")[0] if isinstance(address, tuple) else ""
 
 
 def room(config: Config) -> int:

@@ -97,6 +97,14 @@ class Metrics:
         )
         self.in_flight = Gauge("hartonomous_http_requests_in_flight", "Requests being served now.", registry=registry)
         self.connections = Gauge("hartonomous_http_connections", "Connections that are open.", registry=registry)
+        self.tls_failed = Counter(
+            "hartonomous_tls_handshakes_failed_total",
+            "TLS handshakes that failed: without a client's certificate (no_certificate), with a wrong one "
+            "(bad_certificate), with something else than TLS (not_tls), without a version or cipher in common "
+            "(refused), or the client left or took too long (unfinished).",
+            ("reason",),
+            registry=registry,
+        )
         self.connections_limited = Counter(
             "hartonomous_http_connections_limited_total",
             "What was done for want of room for connections: an idle one closed (closed_idle), one taken for health "

@@ -39,7 +39,7 @@ FLOORS = (
     {"keys"},
     {"middleware", "handlers"},
     {"app", "wiring", "parts", "reload", "siblings", "routing"},
-    {"server", "doors", "listening", "connection", "unixsocket"},
+    {"server", "doors", "handshakes", "listening", "connection", "unixsocket"},
     {"cli"},
     {"__main__"},
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
+import re
 import signal
 import socket
 import ssl
@@ -30,6 +32,7 @@ from tests.service.rag import CHAT
 from tests.service.serving import Served, backends, serving
 
 STREAM = {"messages": [], "stream": True}
+FAILED = "a TLS handshake failed"
 BROKEN = "the configuration is wrong: the old one serves on"
 USUAL = {
     "listening",
@@ -133,9 +136,25 @@ async def test_only_modern_tls_is_spoken_and_plain_http_makes_no_noise(
         for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03", b""):
             await asyncio.gather(*(_knock(served.port, sent) for _ in range(20)))
         assert (await handshake(served, modern))[0] == "TLSv1.2"
-        assert {line["message"] for line in served.lines} <= USUAL
+        assert {line["message"] for line in served.lines} <= USUAL | {FAILED}
+        told = [line for line in served.lines if line["message"] == FAILED]
+        assert {line["level"] for line in told} == {"INFO"}
+        assert {line["reason"] for line in told} == {"refused", "not_tls"}
+        failed = await _failures(served, files.client())
+        assert failed["refused"] == 2
+        assert failed["not_tls"] == 20
+        assert len(told) <= 22
 
         await _let_only_known_clients_in(tmp_path, files, served)
+
+
+async def _failures(served: Served, context: ssl.SSLContext) -> dict[str, int]:
+    """Return how many handshakes failed, by reason."""
+    url = f"https://127.0.0.1:{served.port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
+        text = await response.text()
+    found = re.findall(r'hartonomous_tls_handshakes_failed_total\{reason="(\w+)"\} (\d+)', text)
+    return {reason: int(count) for reason, count in found}
 
 
 def _old(context: ssl.SSLContext) -> ssl.SSLContext:
@@ -257,7 +276,8 @@ async def test_of_clients_with_certificates_only_those_of_the_authority_that_are
     tmp_path: Path, files: Files, faulty: FaultBackend
 ) -> None:
     tls = {"tls": files.section(client_ca=True)}
-    async with serving(tmp_path, server=tls, backends=backends(faulty.url)) as served:
+    audit = {"directory": str(tmp_path / "audit")}
+    async with serving(tmp_path, server=tls, backends=backends(faulty.url), audit=audit) as served:
         url = f"https://127.0.0.1:{served.port}/health"
         valid = files.authority.issue_cert("client@example.org")
         async with _client(files, valid) as held, held.get(url) as response:
@@ -275,7 +295,13 @@ async def test_of_clients_with_certificates_only_those_of_the_authority_that_are
                         await session.get(url)
             async with held.get(url) as again:
                 assert again.status == 200
-        assert {line["message"] for line in served.lines} <= USUAL
+        assert {line["message"] for line in served.lines} <= USUAL | {FAILED, "the audit trail goes on"}
+        # Clients try again by themselves.
+        told = [line["reason"] for line in served.lines if line["message"] == FAILED]
+        assert set(told) == {"bad_certificate", "no_certificate"}
+        trail = (tmp_path / "audit" / "audit-0.jsonl").read_text(encoding="utf-8").splitlines()
+        noted = [record for record in map(json.loads, trail) if record["event"] == "authentication_failed"]
+        assert [(record["code"], record["remote"]) for record in noted] == [(reason, "127.0.0.1") for reason in told]
 
 
 def _client(files: Files, leaf: trustme.LeafCert | None) -> aiohttp.ClientSession:
