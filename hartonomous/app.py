@@ -30,7 +30,7 @@ from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
 from hartonomous.middleware.access import access
 from hartonomous.middleware.address_limit import address_limit
-from hartonomous.middleware.audit import audit, reload_noted
+from hartonomous.middleware.audit import audit
 from hartonomous.middleware.auth import auth
 from hartonomous.middleware.drain import drain, end_connection
 from hartonomous.middleware.errors import errors
@@ -38,6 +38,7 @@ from hartonomous.middleware.expectation import end_uninvited, expectation
 from hartonomous.middleware.key_limit import key_limit
 from hartonomous.middleware.known_query import known_query
 from hartonomous.middleware.limited import add_limits
+from hartonomous.middleware.reloads import reload_noted
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.middleware.scope import scope
 from hartonomous.monitor import Monitor

@@ -23,7 +23,7 @@ from hartonomous.config import Config
 from hartonomous.doors import Doors
 from hartonomous.keys import METRICS, RELOAD, STATE, TRAIL, State
 from hartonomous.log import logger
-from hartonomous.middleware.audit import reload_noted
+from hartonomous.middleware.reloads import reload_noted
 
 # How long a request that was cut off may take to say so, and a client to take what it was answered.
 _LAST_WORDS_S = 5.0

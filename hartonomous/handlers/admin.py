@@ -12,7 +12,8 @@ from hartonomous.handlers.body import read_bytes, validate
 from hartonomous.handlers.operations import Operation
 from hartonomous.handlers.schemas import SweepBody
 from hartonomous.keys import RELOAD
-from hartonomous.middleware.audit import asked_reload_noted, note
+from hartonomous.middleware.audit import note
+from hartonomous.middleware.reloads import asked_reload_noted
 from hartonomous.middleware.request_id import call_of
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
-from hartonomous.audit import Trail
 from hartonomous.core.denied import note_collection
 from hartonomous.errors import HartonomousError, PermissionDeniedError
-from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL, Noted, Reloaded
+from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL
 from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
 from hartonomous.middleware.limited import address_of
 
@@ -91,30 +90,3 @@ def _outcome(status: int, notes: dict[str, Any]) -> str:
     if is_denied or status in _DENIED:
         return "denied"
     return "failed" if has_failed or status >= 400 else "ok"
-
-
-def asked_reload_noted(request: web.Request) -> Noted:
-    """Let the reload that a request asks for write the request's line, which has no other; it may leave before."""
-    request[NOTES]["is_told"] = True
-    return reload_noted(
-        request.app[TRAIL],
-        key=request[CALLER].key_id,
-        remote=address_of(request),
-        method=method_of(request),
-        route=template_of(request),
-        request_id=request[REQUEST_ID],
-    )
-
-
-def reload_noted(trail: Trail, *, key: str | None = None, remote: str | None = None, **facts: Any) -> Noted:
-    """Return what writes the line of a reload; without a request its `cause` says why there was one."""
-    facts = {"key": key, "remote": remote, "request_id": None} | facts
-
-    def write(ended: Reloaded | Exception) -> None:
-        if isinstance(ended, Reloaded):
-            trail.write("reload", **facts, outcome="ok", changed=ended.changed, restart_required=ended.restart_required)
-        else:
-            code = ended.error_code if isinstance(ended, HartonomousError) else HartonomousError.code
-            trail.write("reload", **facts, outcome="failed", code=code)
-
-    return write
