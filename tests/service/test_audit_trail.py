@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from hartonomous.__main__ import main
 from hartonomous.core import apikey
 from hartonomous.core.denied import MOST_COLLECTIONS
 from hartonomous.errors import PermissionDeniedError
-from hartonomous.keys import NOTES, STATE, TRAIL
+from hartonomous.keys import NOTES, RELOAD, STATE, TRAIL
 from hartonomous.middleware.audit import note_error
+from tests.service import fault_backend as fault
 from tests.service.application import RunningApp, eventually, merged, running
-from tests.service.fault_backend import hang
 from tests.service.keyed import Key, Keys, asking, keyed
 from tests.service.rag import EMBEDDINGS, RigMaker
 from tests.service.serving import backends, serving
@@ -173,20 +172,21 @@ async def test_a_reload_whose_client_left_is_noted_as_it_ended_and_once(rigs: Ri
     async with rigs.make(file, **sections) as rig, asking(rig.app, keys.operator) as operator:
         written = rig.config.model_dump(mode="json", exclude_none=True)
         auth = json.loads(json.dumps({"auth": keys.section()}))
-        for interval, outcome in ((30.0, "ok"), (-1.0, "failed")):
-            before, held = len(_lines(rig.app)), tmp_path / f"pipe{interval}"
-            os.mkfifo(held)
-            text = yaml.safe_dump(merged(merged(written, auth), {"health": {"interval_s": interval}}))
-            held.replace(file)  # reading it takes until somebody has written
+        for held, interval, outcome in ((20.0, 30.0, "ok"), (40.0, -1.0, "failed")):
+            before, polls = len(_lines(rig.app)), len(rig.generative.calls("/health"))
+            rig.generative.on("/health", fault.hang())
+            file.write_text(yaml.safe_dump(merged(merged(written, auth), {"health": {"interval_s": held}})))
+            first = asyncio.create_task(rig.app.app[RELOAD]())
+            await eventually(lambda polls=polls: len(rig.generative.calls("/health")) > polls, "it polls")  # type: ignore[misc]
+            file.write_text(yaml.safe_dump(merged(merged(written, auth), {"health": {"interval_s": interval}})))
             asking_for = asyncio.create_task(operator.post("/admin/config/reload", None))
-            await eventually(lambda: rig.app.app[STATE].active == 1, "it is asked for")
-            writer = await asyncio.to_thread(file.open, "w")
+            await eventually(lambda: rig.app.app[STATE].active == 1, "another one is asked for")
             asking_for.cancel()
             await asyncio.wait({asking_for})
             await eventually(rig.app.app[STATE].idle.is_set, "its client has left")
             assert len(_lines(rig.app)) == before
-            writer.write(text)
-            writer.close()
+            rig.generative.on("/health", fault.DEFAULT)
+            await first
             await eventually(lambda before=before: len(_lines(rig.app)) > before, "it ends")  # type: ignore[misc]
             (line,) = _lines(rig.app)[before:]
             assert (line["event"], line["key"], line["outcome"]) == ("reload", "operator", outcome)
@@ -241,7 +241,7 @@ async def test_what_failed_is_noted_as_failed(rigs: RigMaker) -> None:
 
 async def test_a_client_that_left_in_the_middle_is_noted(rigs: RigMaker) -> None:
     async with keyed(rigs) as it:
-        it.rig.embedding.on(EMBEDDINGS, hang())
+        it.rig.embedding.on(EMBEDDINGS, fault.hang())
         body = {"collection": it.keys.a.collection, "documents": [{"id": "one", "text": SECRET}]}
         asking = asyncio.create_task(it.a.post("/rag/ingest", body))
         await eventually(lambda: it.rig.embedding.calls(EMBEDDINGS), "it is embedded")
