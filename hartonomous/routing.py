@@ -20,28 +20,22 @@ _IsHere = Callable[[web.Request], bool]
 _Resolved = tuple[web.UrlMappingMatchInfo | None, set[str]]
 
 
-class _Plain(web.PlainResource):
+class _Somewhere(web.Resource):
     """A path that is found by some requests alone."""
 
-    def __init__(self, path: str, is_here: _IsHere) -> None:
-        super().__init__(path)
-        self._is_here = is_here
+    is_here: _IsHere
 
     @override
     async def resolve(self, request: web.Request) -> _Resolved:
-        return await super().resolve(request) if self._is_here(request) else (None, set())
+        return await super().resolve(request) if self.is_here(request) else (None, set())
 
 
-class _Dynamic(web.DynamicResource):
-    """A path with variable parts that is found by some requests alone."""
+class _Plain(_Somewhere, web.PlainResource):
+    """One without variable parts."""
 
-    def __init__(self, path: str, is_here: _IsHere) -> None:
-        super().__init__(path)
-        self._is_here = is_here
 
-    @override
-    async def resolve(self, request: web.Request) -> _Resolved:
-        return await super().resolve(request) if self._is_here(request) else (None, set())
+class _Dynamic(_Somewhere, web.DynamicResource):
+    """One with variable parts."""
 
 
 class _UnaskedError(MatchInfoError):
@@ -90,7 +84,9 @@ def _place(operation: Operation, operators: Connections | None) -> _IsHere:
 
 
 def _resource(path: str, is_here: _IsHere) -> web.Resource:
-    return _Dynamic(path, is_here) if "{" in path else _Plain(path, is_here)
+    made = _Dynamic(path) if "{" in path else _Plain(path)
+    made.is_here = is_here
+    return made
 
 
 def _pattern(path: str) -> str:

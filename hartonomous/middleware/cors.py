@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp_cors import CorsConfig
 
 from hartonomous.errors import PermissionDeniedError
-from hartonomous.middleware.origins import PREFLIGHT, EveryPath, cors_of, is_operators, preflighted
+from hartonomous.middleware.origins import PREFLIGHT, EveryPath, cors_of, is_closed, preflighted
 
 _PRIVATE_NETWORK = "Access-Control-{}-Private-Network"
 
@@ -57,7 +57,7 @@ async def _is_for_us(request: web.Request) -> bool:
     method = preflighted(request)
     if method is None or not cors_of(request).origins:
         return False
-    return not is_operators(request, await request.app.router.resolve(request.clone(method=method)))
+    return not is_closed(request, await request.app.router.resolve(request.clone(method=method)))
 
 
 async def _vary(request: web.Request, response: web.StreamResponse) -> None:

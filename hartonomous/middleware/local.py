@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from hartonomous.core.addresses import is_loopback
 from hartonomous.errors import PermissionDeniedError
-from hartonomous.middleware.origins import is_named, is_operators
+from hartonomous.middleware.origins import is_closed, is_named
 
 # What proxies add, in lower case; and whatever begins like X-Forwarded-For.
 _FORWARDED = frozenset(
@@ -37,7 +37,7 @@ def check_local(request: web.Request) -> None:
         raise _refused("came through a proxy")
     if not _names_this_host(request):
         raise _refused("names another host")
-    if is_named(request) and not is_operators(request, request.match_info):
+    if is_named(request) and not is_closed(request, request.match_info):
         return  # a web page that was let in by its name; a form could send what has no body without asking
     if not all(_is_own(origin, request) for origin in headers.getall("Origin", ())):
         raise _refused("came from a web page")

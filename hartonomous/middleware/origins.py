@@ -55,7 +55,7 @@ class EveryPath(AbstractRouterAdapter):
     @override
     def is_cors_enabled_on_request(self, request: web.Request) -> bool:
         """Whether the answer may be for a web page."""
-        return not is_operators(request, request.match_info)
+        return not is_closed(request, request.match_info)
 
     @override
     async def get_preflight_request_config(
@@ -95,7 +95,7 @@ def is_named(request: web.Request) -> bool:
     return len(origins) == 1 and origins[0] in cors_of(request).origins
 
 
-def is_operators(request: web.Request, match: web.UrlMappingMatchInfo) -> bool:
+def is_closed(request: web.Request, match: web.UrlMappingMatchInfo) -> bool:
     """Whether what a request leads to is an operator's and so closed to web pages, also where it leads nowhere."""
     guard = request.app[GUARDS].get(match.handler)
     return request.path.startswith(_OPERATORS) or (guard is not None and guard.is_closed_to_pages)
