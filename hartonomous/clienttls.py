@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from hartonomous.config import Config, ModelService, Qdrant
+from hartonomous.config import Config
 from hartonomous.configfile import digest
 from hartonomous.core.addresses import is_loopback
 from hartonomous.errors import ConfigError
 from hartonomous.log import logger
 from hartonomous.security import ClientTls
+from hartonomous.services import ModelService, Qdrant
 from hartonomous.tls import CIPHERS, is_exposed, no_passphrase, problems
 
 

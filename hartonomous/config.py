@@ -22,20 +22,13 @@ from hartonomous.fields import (
     Seconds,
     Secret,
     Section,
-    StoreUrl,
-    Url,
     host_of,
 )
 from hartonomous.security import Audit, Auth, ClientTls, Cors, Limits, Tls
+from hartonomous.services import Backends
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
-# What a service that does not say how many slots it has takes at once.
-_SLOTS = 8
-
-
-IndexedField = Annotated[str, Field(pattern=r"^metadata\.[^\s\[\]]{1,128}$")]
-IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
 ServiceName = Literal["embedding", "reranking", "generative", "qdrant"]
 
 
@@ -93,109 +86,6 @@ class Log(Section):
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     kept_records: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
-
-
-class Breaker(Section):
-    """When an address that fails is left alone: after so many failures in a row, for `open_s` seconds.
-
-    That time doubles with each failure after it, up to `max_open_s`.
-    """
-
-    failures: Annotated[int, Field(ge=1, le=1_000)] = 5
-    open_s: Seconds = 1.0
-    max_open_s: Seconds = 10.0
-
-
-class Service(Section):
-    """What every backend has: addresses, a key, timeouts, bounds.
-
-    Each address takes `concurrency` calls at once; `queue` more wait for their turn.
-    """
-
-    api_key: Secret | None = None
-    tls: ClientTls = ClientTls()
-    concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = 8
-    adaptive_concurrency: bool = False
-    queue: Annotated[int, Field(ge=0, le=65_536)] = 256
-    connect_timeout_s: Seconds = 2.0
-    first_byte_timeout_s: Seconds = 30.0
-    idle_timeout_s: Seconds = 60.0
-    timeout_s: Seconds = 60.0
-    breaker: Breaker = Breaker()
-    max_answer_bytes: Annotated[int, Field(ge=1_024)] = 64 * 1024 * 1024
-
-    @property
-    def slots(self) -> int:
-        """How many calls an address takes at once, as far as the configuration says."""
-        return self.concurrency or _SLOTS
-
-
-class ModelService(Service):
-    """A model service: one or more addresses that serve the same model."""
-
-    urls: Annotated[tuple[Url, ...], Field(min_length=1)]
-    model: Annotated[str, Field(min_length=1)] | None = None
-
-
-class Embedding(ModelService):
-    """The embedding service."""
-
-    hedging: bool = True
-    batch_size: Annotated[int, Field(ge=1, le=2_048)] = 64
-    tokenizer: FilePath | None = None
-    query_prefix: str = ""
-    document_prefix: str = ""
-
-
-class Reranking(ModelService):
-    """The reranking service; `scores` says what it answers: raw logits, or similarities in 0..1."""
-
-    hedging: bool = True
-    scores: Literal["logits", "unit"] = "logits"
-
-
-class Generative(ModelService):
-    """The generative service; its context size is asked from it unless it is given here."""
-
-    concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = None
-    first_byte_timeout_s: Seconds = 300.0
-    timeout_s: Seconds = 300.0
-    context_tokens: Annotated[int, Field(ge=128)] | None = None
-
-
-class Collections(Section):
-    """How new collections are made; those that are there stay as they are until they are reindexed.
-
-    `None` leaves it to the vector store. `indexes` are payload fields that filters use, e.g. `metadata.team`, with
-    Qdrant's name for their kind.
-    """
-
-    distance: Literal["cosine", "dot"] = "cosine"
-    quantization: Literal["none", "scalar", "binary"] = "none"
-    on_disk: bool = False
-    shards: Annotated[int, Field(ge=1, le=1_024)] | None = None
-    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
-    write_consistency: Annotated[int, Field(ge=1, le=64)] | None = None
-    indexes: dict[IndexedField, IndexKind] = Field(default_factory=dict)
-
-
-class Qdrant(Service):
-    """The vector store: Qdrant, or `hartonomous engine`, which speaks Qdrant's REST."""
-
-    url: StoreUrl = "http://127.0.0.1:6333"
-    concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = 32
-    first_byte_timeout_s: Seconds = 15.0
-    timeout_s: Seconds = 30.0
-    collections: Collections = Collections()
-
-
-class Backends(Section):
-    """The services behind us. Without `reranking` the order of the search stays."""
-
-    embedding: Embedding
-    generative: Generative
-    reranking: Reranking | None = None
-    qdrant: Qdrant = Qdrant()
 
 
 class Chunking(Section):

@@ -22,7 +22,7 @@ from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.clienttls import Trust, Trusts
-from hartonomous.config import Config, Parsing, Qdrant, Service
+from hartonomous.config import Config, Parsing
 from hartonomous.core.template import Template
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.memory import MemoryStore
@@ -37,6 +37,7 @@ from hartonomous.pipelines.keying import AnswerKeys
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
+from hartonomous.services import Qdrant, Service
 
 
 @dataclass(slots=True, frozen=True)

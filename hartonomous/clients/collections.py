@@ -27,11 +27,11 @@ from hartonomous.clients.marks import (
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask, nonsense
 from hartonomous.clients.reach import path_to
-from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import NotFoundError
 from hartonomous.log import logger
+from hartonomous.services import Qdrant
 
 Raw = Mapping[str, Any]
 """The result of `GET /collections/{name}`."""

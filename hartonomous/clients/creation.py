@@ -15,9 +15,9 @@ from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.qdrant import ask
 from hartonomous.clients.reach import path_to
-from hartonomous.config import Collections
 from hartonomous.core.call import Call
 from hartonomous.errors import ConflictError
+from hartonomous.services import Collections
 
 # The small vectors in memory; the range of int8 without the hundredth of outliers.
 _QUANTIZATION: Mapping[str, Any] = MappingProxyType(

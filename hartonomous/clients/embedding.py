@@ -22,11 +22,11 @@ from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
 from hartonomous.clients.pool import NONSENSE, Answer, Pool
 from hartonomous.clients.replica import Replica
-from hartonomous.config import Embedding
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import BackendError, BackendUnavailableError, NotAskedError
 from hartonomous.metrics import Metrics
+from hartonomous.services import Embedding
 
 # Vectors are kept as float32, which ends at 3.4e38.
 _LARGEST = 3.4e38

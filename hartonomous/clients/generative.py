@@ -19,11 +19,11 @@ from hartonomous.clients.opened import Opened
 from hartonomous.clients.pool import NONSENSE, Answer, Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.clients.tokenize import Tokenize
-from hartonomous.config import Generative
 from hartonomous.core.call import Call
 from hartonomous.core.sse import SSEParser
 from hartonomous.errors import BackendError
 from hartonomous.metrics import Metrics
+from hartonomous.services import Generative
 
 _NOT_A_COMPLETION = "The generative service answered something that is no chat completion."
 _PATH = "/v1/chat/completions"

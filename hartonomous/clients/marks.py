@@ -22,9 +22,10 @@ from hartonomous import codec
 from hartonomous.clients.points import COLLECTION
 from hartonomous.clients.qdrant import nonsense
 from hartonomous.clients.sparse import languages
-from hartonomous.config import COLLECTION_PATTERN, Collections
+from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import ConflictError
+from hartonomous.services import Collections
 
 SCHEMA = 3
 """The version of the stored model: payload fields, vectors' names, indexes, how point ids are made.

@@ -36,11 +36,11 @@ from hartonomous.clients.opened import Opened
 from hartonomous.clients.replica import Replica
 from hartonomous.clients.sessions import make_session, payload
 from hartonomous.clients.status import raise_for_status, retry_after_s
-from hartonomous.config import Service
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, BackendUnavailableError
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
+from hartonomous.services import Service
 
 T = TypeVar("T")
 

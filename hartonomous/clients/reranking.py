@@ -21,13 +21,13 @@ from typing import Any
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
 from hartonomous.clients.pool import Answer, Pool
-from hartonomous.config import Reranking
 from hartonomous.core.call import Call
 from hartonomous.core.fitting import fit_pairs
 from hartonomous.core.fusion import sigmoid
 from hartonomous.core.tokens import estimate_tokens, most_tokens
 from hartonomous.errors import BackendError, ValidationFailedError
 from hartonomous.metrics import Metrics
+from hartonomous.services import Reranking
 
 # llama.cpp's physical batch where nothing else is set; what fits it fits every service.
 _BATCH_TOKENS = 512

@@ -33,10 +33,10 @@ from hartonomous.clients.marks import (
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.targets import Targets
 from hartonomous.clients.versions import OnChange
-from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import BackendUnavailableError, ConflictError, NotFoundError
+from hartonomous.services import Qdrant
 
 __all__ = ["INDEXES", "SCHEMA", "CollectionInfo", "Schema"]
 

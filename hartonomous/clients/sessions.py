@@ -8,7 +8,7 @@ import ssl
 import aiohttp
 
 from hartonomous.clients.resolver import Resolver
-from hartonomous.config import Service
+from hartonomous.services import Service
 
 # llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
 _KEEPALIVE_S = 4.0

@@ -36,11 +36,11 @@ from hartonomous.clients.marks import (
     state_of,
     too_many,
 )
-from hartonomous.config import Collections as Settings
 from hartonomous.core import walltime
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import ConflictError, NotFoundError
+from hartonomous.services import Collections as Settings
 
 CatchUp = Callable[[], Awaitable[None]]
 

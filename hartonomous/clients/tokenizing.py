@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.tokenize import Tokenize
-from hartonomous.config import Embedding
 from hartonomous.core.call import Call
 from hartonomous.errors import ConfigError
+from hartonomous.services import Embedding
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

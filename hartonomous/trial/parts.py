@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hartonomous.config import Config, ModelService
+from hartonomous.config import Config
+from hartonomous.services import ModelService
 from hartonomous.trial import TrialError
 from hartonomous.trial.models import EMBEDDING, GENERATIVE
 from hartonomous.trial.stack import Part

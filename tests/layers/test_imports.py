@@ -21,6 +21,7 @@ FLOORS = (
         "fields",
         "files",
         "security",
+        "services",
         "metrics",
         "log",
         "supervision",
@@ -53,6 +54,7 @@ BESIDE_MAY_IMPORT = {
     "fields",
     "files",
     "security",
+    "services",
     "log",
     "supervision",
 }

@@ -13,7 +13,6 @@ import pytest
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
-from hartonomous.config import Generative
 from hartonomous.core.call import Call
 from hartonomous.core.packing import Draft, Selection, careful, halved
 from hartonomous.core.prompt import Source
@@ -22,6 +21,7 @@ from hartonomous.core.tokens import most_tokens
 from hartonomous.errors import ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.packing import Packed, Packer
+from hartonomous.services import Generative
 from tests.pipelines.fakes import Generative as Fake
 from tests.pipelines.fakes import call
 

@@ -12,12 +12,12 @@ import pytest
 from hartonomous.clients import collections
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import Schema
-from hartonomous.config import Collections, Qdrant
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.metrics import Metrics
+from hartonomous.services import Collections, Qdrant
 from tests.service.vector_store import drop_collection
 
 TINY = EmbeddingFingerprint("tiny", 4, "query: ", "")

@@ -8,11 +8,11 @@ import pytest
 
 from hartonomous.clients.failures import UnreachableError
 from hartonomous.clients.pool import Pool
-from hartonomous.config import Service
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
+from hartonomous.services import Service
 from tests.service.fault_backend import FaultBackend
 
 NOBODY = "http://127.0.0.1:9"

@@ -9,7 +9,6 @@ import pytest
 
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.reranking import RerankingClient
-from hartonomous.config import Reranking
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -17,6 +16,7 @@ from hartonomous.core.fusion import sigmoid
 from hartonomous.core.tokens import estimate_tokens
 from hartonomous.errors import BackendError, ValidationFailedError
 from hartonomous.metrics import Metrics
+from hartonomous.services import Reranking
 from tests.service.fault_backend import Behaviour, Exchange, FaultBackend, json_reply, reply
 
 RERANK = "/v1/rerank"

@@ -16,7 +16,6 @@ from pytest_aiohttp import AiohttpServer
 from hartonomous.clients.creation import create_index
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.schema import INDEXES, SCHEMA, Schema
-from hartonomous.config import Qdrant
 from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import (
@@ -28,6 +27,7 @@ from hartonomous.errors import (
     NotFoundError,
 )
 from hartonomous.metrics import Metrics
+from hartonomous.services import Qdrant
 from tests.service.schema_rig import OTHER, TINY, Store, call, killed_before, metrics, name, ours, pool, schema, store
 from tests.service.vector_store import free_port
 

@@ -10,9 +10,9 @@ import pytest
 from hartonomous.clients.creation import write_options
 from hartonomous.clients.qdrant import RESCORED
 from hartonomous.clients.schema import INDEXES, Schema
-from hartonomous.config import Collections
 from hartonomous.errors import ConflictError
 from hartonomous.metrics import Metrics
+from hartonomous.services import Collections
 from tests.service.schema_rig import OTHER, TINY, Store, call, killed_before, metrics, name, ours, pool, schema, store
 
 __all__ = ["metrics", "name", "pool", "schema", "store"]

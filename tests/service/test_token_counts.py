@@ -16,13 +16,13 @@ from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metada
 
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.tokenizing import TokenCounter
-from hartonomous.config import Embedding
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.cutting import cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
+from hartonomous.services import Embedding
 from tests.llama import LlamaServer, write_model
 from tests.service.fault_backend import FaultBackend
 from tests.trial.conftest import minilm

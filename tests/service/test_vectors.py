@@ -19,7 +19,6 @@ from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
 from hartonomous.clients.versions import AttributeChange, DocumentChangedError, Publication
-from hartonomous.config import Qdrant
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -32,6 +31,7 @@ from hartonomous.errors import (
     ValidationFailedError,
 )
 from hartonomous.metrics import Metrics
+from hartonomous.services import Qdrant
 from tests.service.gate import gate
 
 pytest_plugins = ("tests.service.vector_store",)
