@@ -7,6 +7,8 @@
 # make lock   etc/*.lock anew for setup.cfg: what is locked stays unless it must change (UPGRADE=1: the newest)
 # make contract  ten minutes of requests made from /openapi.json, with the keys of three tenants (SEED and SECONDS as above)
 # make unit   the tests that need no network and no model, in seconds
+# make install    the server into PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR: also an upgrade, edited configuration stays
+# make uninstall  takes it away again, without data and configuration
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,8 +19,11 @@ JOBS ?= 2
 SEED ?=
 SECONDS ?= 600
 UPGRADE ?=
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
 
-.PHONY: run test tests coverage clients chaos contract unit lint types audit lock clean
+.PHONY: run test tests coverage clients chaos contract unit lint types audit lock install uninstall clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -48,8 +53,8 @@ unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check hartonomous tests
-	$(BIN)/ruff format --check hartonomous tests
+	$(BIN)/ruff check hartonomous tests etc/install
+	$(BIN)/ruff format --check hartonomous tests etc/install
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -66,6 +71,16 @@ LOCK = $(BIN)/uv pip compile setup.cfg --quiet --universal --python-version 3.11
 lock: $(VENV)/.audit
 	$(LOCK) --all-extras $(if $(UPGRADE),--upgrade) --output-file etc/requirements.lock
 	$(LOCK) --constraints etc/requirements.lock --upgrade --output-file etc/server.lock
+	@printf 'setuptools >=77\n' | $(subst setup.cfg,-,$(LOCK)) $(if $(UPGRADE),--upgrade) --output-file etc/build.lock
+
+INSTALL = $(PYTHON) -B etc/install --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --sysconfdir "$(SYSCONFDIR)"
+
+# For the host's own Python; PYTHON=python3.12 is for that one.
+install:
+	@$(INSTALL) $(if $(filter command environment,$(origin PYTHON)),--python "$(PYTHON)") install
+
+uninstall:
+	@$(INSTALL) uninstall
 
 # Installed anew only when what is installed changes.
 $(VENV)/.trial $(VENV)/.dev $(VENV)/.audit: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.made

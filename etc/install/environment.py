@@ -1,0 +1,95 @@
+"""An installation: a virtual environment with exactly what is locked and the project, made here and fit for there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from places import InstallError
+
+SOURCE = Path(__file__).resolve().parents[2]
+_PROJECT = ("setup.cfg", "pyproject.toml", "README.rst", "LICENSE", "hartonomous")
+_PIP = ("-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check", "--no-input")
+_LOCKED = ("--only-binary", ":all:", "--require-hashes", "--requirement")
+_HOST_PYTHON = Path("/usr/bin/python3")
+_PROBE = "import ensurepip, os, sys, venv; print(*sys.version_info[:2], os.path.realpath(sys.executable))"
+
+
+def find_python(asked: str | None) -> str:
+    """Return the interpreter to install for: the host's own, unless one is asked for. Raises InstallError."""
+    candidates = [asked] if asked else [str(_HOST_PYTHON), sys.executable]
+    for candidate in candidates:
+        done = subprocess.run([candidate, "-c", _PROBE], capture_output=True, text=True, check=False)  # noqa: S603
+        major, minor, path = (done.stdout.split(maxsplit=2) + ["0"] * 3)[:3]
+        if done.returncode == 0 and (int(major), int(minor)) >= (3, 11):
+            if path.startswith(("/root/", "/home/")):
+                print(f"Take note: {path.strip()} lies where a service's user cannot read it.", file=sys.stderr)
+            return candidate
+    raise InstallError(
+        f"{' and '.join(candidates)}: Python 3.11 or newer with ensurepip is needed (Debian: python3-venv)."
+    )
+
+
+def build(python: str, made: Path, final: Path) -> None:
+    """Make the environment at `made` so that it works at `final`. Raises InstallError; what there is then is no use."""
+    with tempfile.TemporaryDirectory(prefix="hartonomous-install-") as folder:
+        tools = Path(folder, "tools")
+        _run("The tools to install with could not be made", python, "-m", "venv", tools)
+        pip = (tools / "bin/python", *_PIP)
+        _run("The packages could not be had", *pip, "install", *_LOCKED, SOURCE / "etc/build.lock")
+        project = _copy(Path(folder, "source"))
+        wheels = Path(folder, "wheels")
+        _run(
+            "The project could not be packed",
+            *(*pip, "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", wheels, project),
+        )
+        _run("The environment could not be made", python, "-m", "venv", "--without-pip", made)
+        into = (*pip, "--python", made / "bin/python", "install", "--no-compile")
+        _run("The packages could not be had", *into, *_LOCKED, SOURCE / "etc/server.lock")
+        _run(
+            "The project could not be installed",
+            *(*into, "--no-deps", "--no-index", "--find-links", wheels, "hartonomous"),
+        )
+    _relocate(made, final)
+    _compile(made, final)
+
+
+def _copy(target: Path) -> Path:
+    """Copy the project: what a build leaves behind does not belong in the sources, nor in the next build."""
+    target.mkdir()
+    for name in _PROJECT:
+        source = SOURCE / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return target
+
+
+def _relocate(made: Path, final: Path) -> None:
+    """Write the final path where the one of now stands: first lines of scripts, the environment's description."""
+    if made == final:
+        return
+    for path in (made / "pyvenv.cfg", *_scripts(made)):
+        content = path.read_bytes()
+        path.write_bytes(content.replace(str(made).encode(), str(final).encode()))
+
+
+def _scripts(made: Path) -> Iterator[Path]:
+    return (path for path in (made / "bin").iterdir() if path.is_file() and not path.is_symlink())
+
+
+def _compile(made: Path, final: Path) -> None:
+    strip = str(made).removesuffix(str(final))
+    places = ("-s", strip, "-p", "/") if strip else ()
+    _run("The modules could not be compiled", made / "bin/python", "-m", "compileall", "-q", "-j", "2", *places, made)
+
+
+def _run(failure: str, *command: str | Path) -> None:
+    done = subprocess.run([str(word) for word in command], stdout=sys.stderr, check=False)  # noqa: S603
+    if done.returncode:
+        raise InstallError(f"{failure}: the reason stands above.")
