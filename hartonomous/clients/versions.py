@@ -2,8 +2,8 @@
 
 So that a reader sees one whole version and a crash at any point is mended by sending again:
 
-1. `write` stores the new chunks unseen (`visible: false`). A point's id follows from document, content and index, so a
-   retry writes the same points. Qdrant's conditional update keeps what is visible already or belongs to a newer ingest;
+1. `write` stores the new chunks unseen (`visible: false`). A point's id follows from document, content, cut and index:
+   a retry writes the same points, and two who cut one text differently write two versions of it. Qdrant's conditional update keeps what is visible already or belongs to a newer ingest;
    where the same text is visible already, only its attributes and its sequence are moved up, chunk 0 last (a document
    is looked up by it).
 2. `publish` looks whether a newer version is visible (then ours is dropped) and whether all our chunks are there,

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
+
+# Hexadecimal digits of a hash: 128 bits.
+_HALF = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,20 @@ def content_hash(
     return _hash("content", *parts, *map(str, pages))
 
 
+def cut_hash(content_hash: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Return the hash of a content as it is cut into these spans: its first half follows from the content alone.
+
+    The same text is not always cut in the same way: the service that counts its tokens, or refuses a chunk as too
+    long, may say another thing the next time. Chunks of two cuts make no document.
+    """
+    return content_hash[:_HALF] + _hash("cut", *(f"{start}-{end}" for start, end in spans))[:_HALF]
+
+
+def is_same_content(one: str, other: str) -> bool:
+    """Whether two hashes are of the same content, however it is cut."""
+    return one[:_HALF] == other[:_HALF]
+
+
 def attributes_hash(title: str | None, source: str | None, metadata: Mapping[str, Any] | None) -> str:
     """Return the hash of what is stored beside the text: when only this changes, no embedding call is needed.
 
@@ -83,8 +100,11 @@ def attributes_hash(title: str | None, source: str | None, metadata: Mapping[str
 
 
 def version(content_hash: str, attributes_hash: str) -> str:
-    """Return the version of a document as the caller sees it, `sha256:` and 64 hexadecimal digits."""
-    return "sha256:" + _hash("version", content_hash, attributes_hash)
+    """Return the version of a document as the caller sees it, `sha256:` and 64 hexadecimal digits.
+
+    It does not depend on how the content is cut.
+    """
+    return "sha256:" + _hash("version", content_hash[:_HALF], attributes_hash)
 
 
 def point_id(document_id: str, content_hash: str, index: int) -> str:

@@ -93,6 +93,7 @@ class Work:
     """A document that is neither unchanged nor failed, on its way to the store.
 
     `sequence` orders this ingest among those of the document; `writing` is set when the first chunk goes to the store.
+    `cut_hash` is that of the content and of the chunks it is cut into.
     """
 
     document: Document
@@ -104,6 +105,7 @@ class Work:
     chunks: list[Chunk] = field(default_factory=list)
     embedded_texts: list[str] = field(default_factory=list)
     sizes: Sizes | None = None
+    cut_hash: str = ""
     announcement: Announcement | None = None
     writing: bool = False
     tokens: float = 0.0
@@ -116,11 +118,16 @@ class Work:
     @property
     def embeds(self) -> bool:
         """Whether the text has to be embedded, or its attributes alone have changed."""
-        return self.state is None or self.state.content_hash != self.content_hash
+        return self.state is None or not fingerprint.is_same_content(self.state.content_hash, self.content_hash)
+
+    def take(self, chunks: list[Chunk], embedded_texts: Sequence[str] = ()) -> None:
+        """Let this be what the document is cut into, and what is embedded of it."""
+        self.chunks, self.embedded_texts = chunks, list(embedded_texts)
+        self.cut_hash = fingerprint.cut_hash(self.content_hash, ((chunk.start, chunk.end) for chunk in chunks))
 
     def point_ids(self) -> list[str]:
         """Return the ids of its chunks' points."""
-        return [fingerprint.point_id(self.document.id, self.content_hash, index) for index in range(len(self.chunks))]
+        return [fingerprint.point_id(self.document.id, self.cut_hash, index) for index in range(len(self.chunks))]
 
 
 async def make_points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vector]) -> list[ChunkPoint]:
@@ -147,9 +154,9 @@ def prepared_points(work: Work, prepared: Prepared, first: int, count: int) -> l
 def _point(work: Work, chunk: Chunk, dense: Vector, sparse: Sparse) -> ChunkPoint:
     document = work.document
     return ChunkPoint(
-        id=fingerprint.point_id(document.id, work.content_hash, chunk.index),
+        id=fingerprint.point_id(document.id, work.cut_hash, chunk.index),
         document_id=document.id,
-        content_hash=work.content_hash,
+        content_hash=work.cut_hash,
         attributes_hash=work.attributes_hash,
         version=work.version,
         sequence=work.sequence,

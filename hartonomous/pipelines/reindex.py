@@ -41,7 +41,7 @@ from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.config import Chunking
 from hartonomous.core import walltime
 from hartonomous.core.call import Call
-from hartonomous.core.fingerprint import EmbeddingFingerprint, content_hash
+from hartonomous.core.fingerprint import EmbeddingFingerprint, content_hash, is_same_content
 from hartonomous.errors import ConflictError, HartonomousError, NotFoundError
 from hartonomous.pipelines.copying import Copier, Copy, OnResult, document_of
 
@@ -261,4 +261,4 @@ def _is_cut(stored: WholeDocument, chunking: Chunking, fingerprint: EmbeddingFin
         fingerprint=fingerprint,
         pages=document.pages,
     )
-    return wanted == stored.chunks[0].content_hash
+    return is_same_content(wanted, stored.chunks[0].content_hash)

@@ -131,13 +131,12 @@ class Storer:
 
     async def _cut(self, work: Work, target: Target, info: CollectionInfo, call: Call) -> None:
         if work.document.prepared is not None:
-            work.chunks = list(work.document.prepared.chunks)
+            work.take(list(work.document.prepared.chunks))
             return
         context = (await self._embedding.model(call)).context
         prefix = info.fingerprint.document_prefix
         work.sizes = make_sizes(target.max_tokens, target.overlap_tokens, context, prefix)
-        cut = await cut_document(work.document, work.sizes, self._counter.of(call), self._turn)
-        work.chunks, work.embedded_texts = cut
+        work.take(*await cut_document(work.document, work.sizes, self._counter.of(call), self._turn))
         if not work.chunks:
             raise ValidationFailedError(
                 "The document has no text.", param=work.document.param("text"), code="empty_document"
@@ -152,9 +151,7 @@ class Storer:
                 raise not_embeddable(work.document)
             assert work.sizes is not None
             cut = (work.chunks, work.embedded_texts)
-            work.chunks, work.embedded_texts = await recut(
-                work.document, work.sizes, self._counter.of(call), cut, refused, self._turn
-            )
+            work.take(*await recut(work.document, work.sizes, self._counter.of(call), cut, refused, self._turn))
             # What has been written of the cut before is older than this, and goes when this is shown.
             work.sequence = next_sequence(work.sequence)
         publication = Publication(work.document.id, work.point_ids(), work.sequence)
@@ -259,7 +256,11 @@ def _compare(document: Document, state: DocumentState | None, info: CollectionIn
     """Return what has to be done for a document; None when it is stored as it is."""
     content_hash = _content_hash(document, info, target)
     attributes_hash = fingerprint.attributes_hash(document.title, document.source, document.metadata)
-    if state is not None and (state.content_hash, state.attributes_hash) == (content_hash, attributes_hash):
+    if (
+        state is not None
+        and fingerprint.is_same_content(state.content_hash, content_hash)
+        and state.attributes_hash == attributes_hash
+    ):
         return None
     known = 0 if state is None else state.sequence
     written = document.written

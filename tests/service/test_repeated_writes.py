@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import aiohttp
 import pytest
 
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
-from tests.service.fault_backend import done_but_lost
+from tests.service.fault_backend import Behaviour, Exchange, after, done_but_lost, reply
 from tests.service.rag import Rig, RigMaker, ask, ingest, passed_on
 from tests.service.test_ingest_crashes import CHUNKING, Server, assert_same_points, points, text
+from tests.service.test_rows_answers import TOO_LARGE
 
 ROUNDS = 6
 
@@ -58,6 +60,45 @@ async def test_row_20_a_write_that_was_applied_and_whose_answer_was_lost_is_writ
         outcome = {"reset": "2xx", "hang": "timeout"}[end]
         assert await rig.app.metric(f'hartonomous_backend_requests_total{{outcome="{outcome}",service="qdrant"}}') > 0
         await rig.app.delete(f"/rag/collections/{clean}")
+
+
+def takes_short_texts(url: str) -> Behaviour:
+    """Let the service at `url` answer, but for what is longer than half of a part."""
+
+    async def behave(exchange: Exchange) -> None:
+        is_long = max(map(len, exchange.request.json["input"])) > 30
+        await (reply(500, TOO_LARGE) if is_long else passed_on(url))(exchange)
+
+    return behave
+
+
+async def test_a_text_that_two_cut_differently_at_the_same_time_stays_whole(rigs: RigMaker, embedding_url: str) -> None:
+    async with rigs.make() as rig, rigs.make() as another:
+        name, refused = rig.config.rag.default_collection, asyncio.Event()
+        await ingest(rig.app, {"id": "b", "text": "The collection is there."})
+        rig.embedding.requests.clear()
+        refusing = takes_short_texts(embedding_url)
+        rig.embedding.on("/v1/embeddings", after(refusing, refused), refusing)
+        late = asyncio.create_task(ask(rig.app, "/rag/ingest", body("a", 1, name)))
+        await eventually(lambda: rig.embedding.calls("/v1/embeddings"), "the first ingest embeds")
+        status, whole = await ask(another.app, "/rag/ingest", body("a", 1, name))
+        assert (status, whole["documents"][0]["status"]) == (200, "created")
+        refused.set()
+        status, smaller = await late
+        assert status == 200
+        assert smaller["documents"][0]["chunks"] > whole["documents"][0]["chunks"], "it was cut again"
+        assert smaller["documents"][0]["version"] == whole["documents"][0]["version"]
+        status, stored = await rig.app.get(f"/rag/collections/{name}/documents/a")
+        assert (status, stored["text"]) == (200, text(7, 1))
+        spans = [(chunk["start"], chunk["end"]) for chunk in stored["chunks"]]
+        assert all(before[1] <= following[0] for before, following in pairwise(spans))
+        found = {"must": [{"key": "document_id", "match": {"value": "a"}}]}
+        search = {"query": "part", "collection": name, "filter": found, "mode": "dense", "rerank": False, "top_k": 50}
+        status, hits = await ask(rig.app, "/rag/search", search)
+        spans = sorted((hit["start"], hit["end"]) for hit in hits["results"])
+        assert all(before[1] <= following[0] for before, following in pairwise(spans))
+        _, again = await ask(another.app, "/rag/ingest", body("a", 1, name))
+        assert again["documents"][0]["status"] == "unchanged"
 
 
 async def test_row_28_of_two_processes_that_ingest_one_id_at_the_same_time_one_stays_whole(

@@ -13,7 +13,9 @@ from hartonomous.core.fingerprint import (
     EmbeddingFingerprint,
     attributes_hash,
     content_hash,
+    cut_hash,
     document_id,
+    is_same_content,
     point_id,
     version,
 )
@@ -128,6 +130,16 @@ def test_a_point_id_is_a_uuid_of_version_8(document: str, content_: str, index: 
 @given(st.tuples(st.text(), st.text(), st.integers(0, 200)), st.tuples(st.text(), st.text(), st.integers(0, 200)))
 def test_different_chunks_have_different_points(one: tuple[str, str, int], other: tuple[str, str, int]) -> None:
     assert (point_id(*one) == point_id(*other)) == (one == other)
+
+
+def test_a_content_that_is_cut_otherwise_has_another_hash_and_the_same_version() -> None:
+    one, other = cut_hash(content(), [(0, 4), (5, 9)]), cut_hash(content(), [(0, 9)])
+    assert one != other != content()
+    assert one == cut_hash(one, [(0, 4), (5, 9)]), "what a copy brings along is made of the cut already"
+    assert is_same_content(one, other)
+    assert is_same_content(one, content())
+    assert not is_same_content(one, cut_hash(content("other"), [(0, 4), (5, 9)]))
+    assert version(one, "a") == version(other, "a") == version(content(), "a")
 
 
 def test_parts_never_run_into_each_other() -> None:
