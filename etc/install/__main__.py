@@ -20,14 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import conffiles
+import contents
 import environment
 from environment import SOURCE
 from places import InstallError, Manifest, Places, put, put_link
 
 _INSTALLATION = re.compile(r"[0-9][^-]*-[0-9]{8}T[0-9]{6}Z")
-_DOCUMENTS = ("README.rst", "CHANGES.rst", "SECURITY.rst", "LICENSE")
-_EXAMPLES = ("curl", "grafana", "prometheus", "haproxy", "nginx")
-_SYSTEMD = {".service", ".socket", ".target", ".timer", ".path", ".slice", ".conf"}
 # Where systemd looks for units, users and directories.
 _SEARCHED = (Path("/usr"), Path("/usr/local"))
 
@@ -52,6 +50,10 @@ def main() -> int:
         print(error, file=sys.stderr)
     except PermissionError as error:
         print(f"{error.filename} cannot be written: make {args.what} wants root, or a DESTDIR.", file=sys.stderr)
+    except OSError as error:
+        print(f"{error.filename or args.what}: {error.strerror}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
     else:
         return 0
     return 1
@@ -61,11 +63,12 @@ def install(places: Places, python: str | None) -> None:
     """Install beside what there is, then let that take its place."""
     interpreter = environment.find_python(python)
     manifest = Manifest.read(places)
-    wanted = _wanted(places)
+    wanted = contents.files(places)
     manifest.refuse_strangers([*wanted, places.command])
     manifest.make_folder(places.library)
+    manifest.write()
     with _locked(places):
-        installation = _build(places, interpreter)
+        installation = _build(manifest, interpreter)
         before = _link(places)
         said = _configure(places)
         _put_files(manifest, wanted)
@@ -80,48 +83,24 @@ def uninstall(places: Places) -> None:
     if not places.staged(places.library).exists():
         print(f"There is nothing of Hartonomous in {places.staged(places.prefix)}.")
         return
-    places.staged(places.current).unlink(missing_ok=True)
-    for name in _installations(places):
-        shutil.rmtree(places.staged(places.library / name))
-    manifest.end()
+    if _is_open(places.staged(places.library)):
+        raise InstallError(
+            "It is running: systemctl disable --now hartonomous.socket hartonomous.service (and others)."
+        )
+    with _locked(places):
+        places.staged(places.current).unlink(missing_ok=True)
+        for name in _installations(places):
+            shutil.rmtree(places.staged(places.library / name))
+        manifest.end()
     print(f"Hartonomous is gone from {places.staged(places.prefix)}.")
     for path in (places.configuration, Path("/var/lib/hartonomous"), Path("/var/log/hartonomous")):
         if places.staged(path).exists():
             print(f"{places.staged(path)} stays.")
 
 
-def _wanted(places: Places) -> dict[Path, tuple[bytes, int]]:
-    """Return every file outside of the installation and the configuration, with its mode."""
-    share = places.prefix / "share"
-    found = {share / "doc/hartonomous" / name: SOURCE / name for name in _DOCUMENTS}
-    for folder in _EXAMPLES:
-        found |= _below(SOURCE / "etc" / folder, share / "hartonomous" / folder)
-    wanted = {path: (source.read_bytes(), _mode(source)) for path, source in found.items()}
-    for path, source in _below(SOURCE / "systemd", Path()).items():
-        if path.suffix in _SYSTEMD:
-            above = "lib" if path.parts[0] in ("sysusers.d", "tmpfiles.d") else "lib/systemd/system"
-            wanted[places.prefix / above / path] = (_placed(places, source.read_bytes()), 0o644)
-    return wanted
-
-
-def _below(folder: Path, place: Path) -> dict[Path, Path]:
-    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {place / path.relative_to(folder): path for path in files}
-
-
-def _mode(source: Path) -> int:
-    return 0o755 if source.stat().st_mode & 0o100 else 0o644
-
-
-def _placed(places: Places, content: bytes) -> bytes:
-    """Return a file for systemd with the paths of this installation in it."""
-    for name, path in (("bindir", places.command.parent), ("sysconfdir", places.sysconfdir), ("prefix", places.prefix)):
-        content = content.replace(f"@{name}@".encode(), str(path).encode())
-    return content
-
-
-def _build(places: Places, interpreter: str) -> str:
-    """Make a new installation; return its name. None is left when that fails."""
+def _build(manifest: Manifest, interpreter: str) -> str:
+    """Make a new installation; return its name. When that fails there is what was there before."""
+    places = manifest.places
     version = re.search(r'__version__ = "(.+)"', (SOURCE / "hartonomous/__init__.py").read_text(encoding="utf-8"))
     assert version is not None
     name = f"{version[1]}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
@@ -133,6 +112,8 @@ def _build(places: Places, interpreter: str) -> str:
         environment.build(interpreter, made, final)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
+        if not manifest.files:
+            manifest.end()
         raise
     return name
 
@@ -141,7 +122,7 @@ def _configure(places: Places) -> list[str]:
     folder = places.staged(places.configuration)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "credentials").mkdir(mode=0o700, exist_ok=True)
-    return conffiles.install(folder)
+    return conffiles.install(folder, contents.configuration(places))
 
 
 def _put_files(manifest: Manifest, wanted: dict[Path, tuple[bytes, int]]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from places import InstallError
@@ -15,6 +19,8 @@ SOURCE = Path(__file__).resolve().parents[2]
 _PROJECT = ("setup.cfg", "pyproject.toml", "README.rst", "LICENSE", "hartonomous")
 _PIP = ("-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check", "--no-input")
 _LOCKED = ("--only-binary", ":all:", "--require-hashes", "--requirement")
+_NO_PACKAGES = "The packages could not be had (from PyPI, or where pip's own settings say)"
+_RECORDED = re.compile(r"^((?:\.\./)+bin/[^,\n]+),sha256=[^,\n]+,[0-9]+$", re.MULTILINE)
 _HOST_PYTHON = Path("/usr/bin/python3")
 _PROBE = "import ensurepip, os, sys, venv; print(*sys.version_info[:2], os.path.realpath(sys.executable))"
 
@@ -40,7 +46,7 @@ def build(python: str, made: Path, final: Path) -> None:
         tools = Path(folder, "tools")
         _run("The tools to install with could not be made", python, "-m", "venv", tools)
         pip = (tools / "bin/python", *_PIP)
-        _run("The packages could not be had", *pip, "install", *_LOCKED, SOURCE / "etc/build.lock")
+        _run(_NO_PACKAGES, *pip, "install", *_LOCKED, SOURCE / "etc/build.lock")
         project = _copy(Path(folder, "source"))
         wheels = Path(folder, "wheels")
         _run(
@@ -49,7 +55,7 @@ def build(python: str, made: Path, final: Path) -> None:
         )
         _run("The environment could not be made", python, "-m", "venv", "--without-pip", made)
         into = (*pip, "--python", made / "bin/python", "install", "--no-compile")
-        _run("The packages could not be had", *into, *_LOCKED, SOURCE / "etc/server.lock")
+        _run(_NO_PACKAGES, *into, *_LOCKED, SOURCE / "etc/server.lock")
         _run(
             "The project could not be installed",
             *(*into, "--no-deps", "--no-index", "--find-links", wheels, "hartonomous"),
@@ -77,6 +83,17 @@ def _relocate(made: Path, final: Path) -> None:
     for path in (made / "pyvenv.cfg", *_scripts(made)):
         content = path.read_bytes()
         path.write_bytes(content.replace(str(made).encode(), str(final).encode()))
+    for record in made.glob("lib/python*/site-packages/*.dist-info/RECORD"):
+        text = record.read_text(encoding="utf-8")
+        sites = record.parents[1]
+        record.write_text(_RECORDED.sub(lambda found: _recorded(sites, found[1]), text), encoding="utf-8")
+
+
+def _recorded(sites: Path, name: str) -> str:
+    """Return the line of a script in the record of its package."""
+    content = (sites / name).read_bytes()
+    digest = urlsafe_b64encode(sha256(content).digest()).decode().rstrip("=")
+    return f"{name},sha256={digest},{len(content)}"
 
 
 def _scripts(made: Path) -> Iterator[Path]:
@@ -90,6 +107,8 @@ def _compile(made: Path, final: Path) -> None:
 
 
 def _run(failure: str, *command: str | Path) -> None:
-    done = subprocess.run([str(word) for word in command], stdout=sys.stderr, check=False)  # noqa: S603
+    # Whatever path Python has here, there it has none.
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run([str(word) for word in command], env=variables, stdout=sys.stderr, check=False)  # noqa: S603
     if done.returncode:
         raise InstallError(f"{failure}: the reason stands above.")
