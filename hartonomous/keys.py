@@ -215,6 +215,10 @@ CALLER = web.RequestKey("CALLER", Caller)
 ADDRESS = web.RequestKey("ADDRESS", str)
 METER = web.RequestKey("METER", Meter)
 RUNTIME = web.RequestKey("RUNTIME", Runtime)
+# When the request's headers were there, by `time.perf_counter`.
+STARTED = web.RequestKey("STARTED", float)
+# There once a stream has had its first token.
+SPEAKING = web.RequestKey("SPEAKING", bool)
 # What handlers know for the audit trail.
 NOTES: web.RequestKey[dict[str, Any]] = web.RequestKey("NOTES")
 # There as long as the client of a stream need not read: the server has its hands full.

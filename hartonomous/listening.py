@@ -87,6 +87,8 @@ class Listener:
         self._changed = asyncio.Event()
         self._paused: asyncio.TimerHandle | None = None
         self._is_exhausted = False
+        if not is_operators:
+            self._metrics.connections_limit.set_function(lambda: self.limit)
 
     @property
     def limit(self) -> int:

@@ -1,24 +1,55 @@
 """Every metric, declared once, with bounded labels.
 
 Names follow Prometheus' conventions: base units, `_seconds`, `_bytes`, `_total`. A label's values come from fixed
-sets: route templates, services, methods, outcome classes; never a path, a key, a model or a collection that a caller
-chose. `labels()` costs a lock and a dictionary on each call, so what the hot path uses are kept children.
+sets: route templates, services, methods, outcome classes, and what the configuration names (addresses, the owners of
+keys); never a path, a model or a collection that a caller chose. `labels()` costs a lock and a dictionary on each call,
+so what the hot path uses are kept children. What alerts look at is there from the start, with 0.
+
+Those of retrieval, generation and ingest are `ragmetrics`, those of each owner of keys `tenantmetrics`.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from hartonomous import __version__, log
 from hartonomous.core import walltime
+from hartonomous.ragmetrics import FIRST_TOKEN_S, STAGE_S, RagMetrics
+from hartonomous.tenantmetrics import Tenants
 
-_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# A third as many series: nobody asks since when each of them is counted.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has not annotated it
+
+# Answers from memory to generations that last until the deadline.
+_REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_LIMITS = (
+    ("address", "too_many_concurrent_requests"),
+    ("address", "too_many_requests"),
+    ("address", "too_many_failed_authentications"),
+    ("key", "too_many_concurrent_requests"),
+    ("key", "too_many_requests"),
+    ("key", "too_many_tokens"),
+    ("key", "too_many_bytes"),
+)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 # Of the process, like its names: all applications in it show the same.
@@ -38,6 +69,9 @@ class ServiceMetrics:
         self.latency = metrics.backend_latency.labels(service)
         self.up = metrics.backend_up.labels(service)
         self.queue = metrics.backend_queue.labels(service)
+        self.queue_limit = metrics.backend_queue_limit.labels(service)
+        self.queue_wait = metrics.backend_queue_wait.labels(service)
+        self.slots = metrics.backend_slots.labels(service)
         self.hedges = metrics.backend_hedges.labels(service)
         self.count: Callable[[str], Counter] = cache(partial(metrics.backend_requests.labels, service))
         self.retry: Callable[[str], Counter] = cache(partial(metrics.backend_retries.labels, service))
@@ -45,6 +79,14 @@ class ServiceMetrics:
         self.saved: Callable[[str], Counter] = cache(partial(metrics.backend_saved.labels, service))
         self.breaker: Callable[[str], Gauge] = cache(partial(metrics.breaker_state.labels, service))
         self.breaker_change: Callable[[str], Counter] = cache(partial(metrics.breaker_changes.labels, service))
+        self._begin()
+
+    def _begin(self) -> None:
+        for reason in ("queue_full", "too_late", "open"):
+            self.refused(reason)
+        self.count("2xx")
+        self.retry("refused")
+        self.breaker_change("open")
 
 
 class CacheMetrics:
@@ -71,6 +113,25 @@ class _LogCollector(Collector):
         return [CounterMetricFamily("hartonomous_log_dropped", text, value=log.lost())]
 
 
+def _memory_limit(registry: CollectorRegistry) -> None:
+    Gauge(
+        "hartonomous_memory_limit_bytes",
+        "Memory that the process may have: the lowest limit of its control groups, or what the host has.",
+        registry=registry,
+    ).set(memory_limit())
+
+
+def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of memory that this process may have, by its control groups (version 2) and the host."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError):
+        own = groups.read_text(encoding="utf-8").rpartition("0::/")[2].strip()
+        for folder in (root / own, *(root / own).parents):
+            with suppress(OSError, ValueError):  # "max" is no number
+                limits.append(int((folder / "memory.max").read_text(encoding="ascii")))
+    return min(limits)
+
+
 class Metrics:
     """All metrics of one application, in a registry of its own."""
 
@@ -80,6 +141,10 @@ class Metrics:
         PlatformCollector(registry=registry)
         registry.register(_LogCollector())
         registry.register(DNS_FALLBACKS)
+        _memory_limit(registry)
+        self.tenants = Tenants()
+        registry.register(self.tenants)
+        self.rag = RagMetrics(registry)
         self.build = Info("hartonomous_build", "The version that runs.", registry=registry)
         self.build.info({"version": __version__, "python": platform.python_version()})
         self.requests = Counter(
@@ -92,11 +157,24 @@ class Metrics:
             "hartonomous_http_request_duration_seconds",
             "Time from the request's headers to the end of the answer.",
             ("route",),
-            buckets=_LATENCY,
+            buckets=_REQUEST_S,
             registry=registry,
+        )
+        self.first_token = Histogram(
+            "hartonomous_http_first_token_seconds",
+            "Time from the request's headers to the first token of an answer that is streamed, by route template.",
+            ("route",),
+            buckets=FIRST_TOKEN_S,
+            registry=registry,
+        )
+        self.received = Counter(
+            "hartonomous_http_received_bytes_total", "Bytes of requests' bodies that were read.", registry=registry
         )
         self.in_flight = Gauge("hartonomous_http_requests_in_flight", "Requests being served now.", registry=registry)
         self.connections = Gauge("hartonomous_http_connections", "Connections that are open.", registry=registry)
+        self.connections_limit = Gauge(
+            "hartonomous_http_connections_limit", "Connections that there may be, of callers.", registry=registry
+        )
         self.tls_failed = Counter(
             "hartonomous_tls_handshakes_failed_total",
             "TLS handshakes that failed: without a client's certificate (no_certificate), with a wrong one "
@@ -140,22 +218,6 @@ class Metrics:
             ("service", "direction"),
             registry=registry,
         )
-        self.degraded = Counter(
-            "hartonomous_degraded_answers_total",
-            "Answers given without a stage whose backend was down, by stage.",
-            ("stage",),
-            registry=registry,
-        )
-        self.documents = Counter(
-            "hartonomous_ingested_documents_total", "Documents ingested, by outcome.", ("status",), registry=registry
-        )
-        self.stage = Histogram(
-            "hartonomous_stage_duration_seconds",
-            "Time of one stage of a RAG request.",
-            ("stage",),
-            buckets=_LATENCY,
-            registry=registry,
-        )
         self.backend_requests = Counter(
             "hartonomous_backend_requests_total",
             "Calls to a backend, by service and outcome (status class, or the kind of failure).",
@@ -166,7 +228,7 @@ class Metrics:
             "hartonomous_backend_request_duration_seconds",
             "Time of one call to a backend, to the end of its answer.",
             ("service",),
-            buckets=_LATENCY,
+            buckets=STAGE_S,
             registry=registry,
         )
         self.backend_in_flight = Gauge(
@@ -180,6 +242,25 @@ class Metrics:
         )
         self.backend_queue = Gauge(
             "hartonomous_backend_queue_length", "Calls that wait for their turn.", ("service",), registry=registry
+        )
+        self.backend_queue_limit = Gauge(
+            "hartonomous_backend_queue_limit",
+            "Calls of queries that may wait at once.",
+            ("service",),
+            registry=registry,
+        )
+        self.backend_queue_wait = Histogram(
+            "hartonomous_backend_queue_wait_seconds",
+            "How long calls waited for their turn that had to wait, also those that gave up.",
+            ("service",),
+            buckets=_WAIT_S,
+            registry=registry,
+        )
+        self.backend_slots = Gauge(
+            "hartonomous_backend_slots",
+            "Calls that the addresses which are asked take at once.",
+            ("service",),
+            registry=registry,
         )
         self.backend_refusals = Counter(
             "hartonomous_backend_refusals_total",
@@ -249,6 +330,8 @@ class Metrics:
             ("whose", "limit"),
             registry=registry,
         )
+        for whose, limit in _LIMITS:
+            self.limit_refusals.labels(whose, limit)
         self.limits_alone = Gauge(
             "hartonomous_limits_counted_alone",
             "Whether Redis is away and each process counts its share of the limits (1).",
@@ -288,6 +371,7 @@ class Metrics:
         self.service = cache(self._service)
         self.cache = cache(self._cache)
         self.route_latency = cache(self.latency.labels)
+        self.route_first_token = cache(self.first_token.labels)
         self.route_requests = cache(self.requests.labels)
 
     def _service(self, name: str) -> ServiceMetrics:

@@ -107,6 +107,8 @@ class Admission:
     def show(self) -> None:
         """Let the metrics show this line, and no other one of the service."""
         self._metrics.queue.set_function(lambda: self.waiting)
+        self._metrics.queue_limit.set(self._bounds[0])
+        self._metrics.slots.set_function(lambda: self.slots)
 
     @property
     def waiting(self) -> int:
@@ -191,6 +193,7 @@ class Admission:
         self._check_wait(call, len(line))
         waiter: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         line.append(waiter)
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(call.deadline.remaining):
                 return await waiter
@@ -202,6 +205,8 @@ class Admission:
             self._give_up(line, waiter)
             self._metrics.saved("queued").inc()
             raise
+        finally:
+            self._metrics.queue_wait.observe(time.perf_counter() - began)
 
     def _check_wait(self, call: Call, in_line: int) -> None:
         """Refuse a call that would wait in vain."""

@@ -23,6 +23,7 @@ from hartonomous.core.call import Call
 from hartonomous.core.sse import SSEParser
 from hartonomous.errors import BackendError
 from hartonomous.metrics import Metrics
+from hartonomous.ragmetrics import Pace
 from hartonomous.services import Generative
 
 _NOT_A_COMPLETION = "The generative service answered something that is no chat completion."
@@ -66,6 +67,7 @@ class GenerativeClient:
         self._info = ModelInfoCache(pool, config.model)
         self._tokenize = Tokenize(pool)
         self._no_render_until = 0.0
+        self._metrics = metrics.rag
         self._tokens_in = metrics.tokens.labels("generative", "in")
         self._tokens_out = metrics.tokens.labels("generative", "out")
 
@@ -145,6 +147,7 @@ class GenerativeClient:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         body = codec.dumps({**self._model(), **request, **options})
         # llama.cpp closes the connection after a stream though it does not say so, unless it is asked to.
+        pace = Pace(self._metrics)
         last = replace(call, headers={**call.headers, "Connection": "close"})
         async with self._pool.open("POST", _PATH, last, body) as opened:
             if opened.status != 200:
@@ -159,7 +162,11 @@ class GenerativeClient:
                         if event.data == "[DONE]":
                             return
                         delta = self._delta(event.data)
-                        self._count(delta.usage)
+                        if delta.text:
+                            pace.token()
+                        if delta.usage is not None:
+                            pace.counted(delta.usage.completion_tokens)
+                            self._count(delta.usage)
                         yield delta
             raise opened.broken()
 
@@ -170,7 +177,8 @@ class GenerativeClient:
             delta = _read_completion(body)
         except NONSENSE as error:
             raise BackendError(_NOT_A_COMPLETION) from error
-        self._count(delta.usage)
+        if delta.usage is not None:
+            self._count(delta.usage)
         return delta
 
     def _model(self) -> dict[str, str]:
@@ -188,10 +196,9 @@ class GenerativeClient:
         except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise BackendError(_NOT_A_COMPLETION) from error
 
-    def _count(self, usage: Usage | None) -> None:
-        if usage is not None:
-            self._tokens_in.inc(usage.prompt_tokens)
-            self._tokens_out.inc(usage.completion_tokens)
+    def _count(self, usage: Usage) -> None:
+        self._tokens_in.inc(usage.prompt_tokens)
+        self._tokens_out.inc(usage.completion_tokens)
 
 
 def _read_prompt(answer: Answer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -14,9 +15,11 @@ from hartonomous.core.call import Call
 from hartonomous.core.usage import UsageReader
 from hartonomous.errors import DeadlineExceededError, HartonomousError
 from hartonomous.handlers.stream import ClientGoneError
-from hartonomous.keys import METER
+from hartonomous.keys import CALLER, METER, METRICS, SPEAKING, STARTED
+from hartonomous.middleware.access import template_of
 from hartonomous.pipelines.answering import CachedResult, CachedSources
 from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
+from hartonomous.tenantmetrics import Tenant
 
 # About so many characters are a token.
 _CHARACTERS = 4
@@ -28,6 +31,9 @@ class _Answerer(Protocol):
 
 async def received(request: web.Request, size: int) -> None:
     """Tell that bytes of the body have come. Raises RateLimitedError when they are more than the key may send."""
+    request.app[METRICS].received.inc(size)
+    if (tenant := _tenant(request)) is not None:
+        tenant.received += size
     meter = request.get(METER)
     if meter is not None and size:
         await meter.received(size)
@@ -35,6 +41,7 @@ async def received(request: web.Request, size: int) -> None:
 
 def spent(request: web.Request, tokens: float) -> None:
     """Tell that models have taken and made tokens."""
+    _count(request, tokens)
     meter = request.get(METER)
     if meter is not None:
         meter.spent(tokens)
@@ -42,6 +49,10 @@ def spent(request: web.Request, tokens: float) -> None:
 
 def answered(request: web.Request, event: Event) -> None:
     """Tell what an answer, or the next event of one, has taken; what was kept takes nothing."""
+    if isinstance(event, TextDelta):
+        first_token(request)
+    elif isinstance(event, QueryResult) and not isinstance(event, CachedResult):
+        _count(request, event.usage.prompt_tokens + event.usage.completion_tokens)
     meter = request.get(METER)
     if meter is None or isinstance(event, CachedResult | CachedSources):
         return
@@ -53,10 +64,29 @@ def answered(request: web.Request, event: Event) -> None:
         meter.spent(event.usage.prompt_tokens + event.usage.completion_tokens, all_of_it=True)
 
 
+def first_token(request: web.Request) -> None:
+    """Tell that a piece of a streamed answer is there; the first one's time is measured."""
+    if SPEAKING not in request:
+        request[SPEAKING] = True
+        took = time.perf_counter() - request[STARTED]
+        request.app[METRICS].route_first_token(template_of(request)).observe(took)
+
+
+def _tenant(request: web.Request) -> Tenant | None:
+    caller = request.get(CALLER)
+    return None if caller is None else request.app[METRICS].tenants.of_key(caller.key_id)
+
+
+def _count(request: web.Request, tokens: float) -> None:
+    if (tenant := _tenant(request)) is not None:
+        tenant.tokens += tokens
+
+
 class Stake:
     """What an answer in one piece takes, by an estimate, where nobody waits for its end."""
 
     def __init__(self, request: web.Request) -> None:
+        self._request = request
         self._meter = request.get(METER)
         self._tokens = 0
 
@@ -73,8 +103,8 @@ class Stake:
         if isinstance(outcome, DeadlineExceededError):
             return
         self._add(-self._tokens)
-        if self._meter is not None and isinstance(outcome, QueryResult) and not isinstance(outcome, CachedResult):
-            self._meter.spent(outcome.usage.prompt_tokens + outcome.usage.completion_tokens)
+        if isinstance(outcome, QueryResult) and not isinstance(outcome, CachedResult):
+            spent(self._request, outcome.usage.prompt_tokens + outcome.usage.completion_tokens)
 
     def _add(self, tokens: int) -> None:
         if self._meter is not None:
@@ -114,9 +144,8 @@ async def relayed(request: web.Request, reader: UsageReader | None) -> AsyncIter
 
 
 def reader_of(request: web.Request, body: bytes) -> UsageReader | None:
-    """Return what reads the tokens off a relayed answer to `body`, None where nobody counts them."""
-    meter = request.get(METER)
-    return UsageReader(len(body) // _CHARACTERS) if meter is not None and meter.counts_tokens else None
+    """Return what reads the tokens off a relayed answer to `body`, None where nobody counts them: without keys."""
+    return None if _tenant(request) is None else UsageReader(len(body) // _CHARACTERS)
 
 
 async def read_by(reader: UsageReader, pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

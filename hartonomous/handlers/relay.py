@@ -69,7 +69,7 @@ async def relay(
                 raise_for_status(pool.name, opened.status, content, opened.headers)
             response = web.StreamResponse(status=opened.status, headers=_headers(opened))
             if opened.content_type == codec.SSE:
-                await _relay_events(ClientStream(request, response), opened, call, reader)
+                await _relay_events(request, ClientStream(request, response), opened, call, reader)
             else:
                 await _relay_body(ClientStream(request, response), opened, reader)
     except ClientGoneError:
@@ -120,18 +120,20 @@ async def _relay_body(client: ClientStream, opened: Opened, reader: UsageReader 
     await client.finish()
 
 
-async def _relay_events(client: ClientStream, opened: Opened, call: Call, reader: UsageReader | None) -> None:
+async def _relay_events(
+    request: web.Request, client: ClientStream, opened: Opened, call: Call, reader: UsageReader | None
+) -> None:
     """Pass a stream of events on; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
     await client.begin()
     try:
-        await _pass_events(client, opened, reader)
+        await _pass_events(request, client, opened, reader)
     except HartonomousError as error:
         logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
         await client.write(b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
     await client.finish()
 
 
-async def _pass_events(client: ClientStream, opened: Opened, reader: UsageReader | None) -> None:
+async def _pass_events(request: web.Request, client: ClientStream, opened: Opened, reader: UsageReader | None) -> None:
     """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing.
 
     The beginning of an event waits for its end, so that a stream that breaks never leaves half of one behind.
@@ -142,6 +144,7 @@ async def _pass_events(client: ClientStream, opened: Opened, reader: UsageReader
             waiting += data
             end = _end_of_events(waiting)
             if end:
+                metering.first_token(request)
                 await client.write(waiting[:end])
                 tail = (tail + waiting[:end])[-_TAIL:]
                 waiting = waiting[end:]

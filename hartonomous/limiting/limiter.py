@@ -35,6 +35,7 @@ class Limiter:
     def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
         self._store = store
         self._refused = metrics.limit_refusals
+        self._tenants = metrics.tenants
         self.address = Policy.of_address(config.limits.address)
         if config.redis.url is None:  # which the configuration wants for all other limits of several processes
             self.address = self.address.of_failures_shared(config.server.processes)
@@ -74,7 +75,10 @@ class Limiter:
 
     def _error(self, name: str, refusal: Refusal) -> RateLimitedError:
         """Count a refusal, and return what the caller is told."""
-        self._refused.labels(name.partition(" ")[0], CODES[refusal.kind]).inc()
+        whose, _, who = name.partition(" ")
+        self._refused.labels(whose, CODES[refusal.kind]).inc()
+        if whose == "key" and (tenant := self._tenants.of_owner(who)) is not None:
+            tenant.refusals[CODES[refusal.kind]] += 1
         return refusal.error()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from hartonomous.keys import CALLER, METRICS, REQUEST_ID
+from hartonomous.keys import CALLER, METRICS, REQUEST_ID, STARTED
 from hartonomous.log import logger
 from hartonomous.middleware.limited import address_of
 
@@ -27,7 +27,7 @@ async def access(
 ) -> web.StreamResponse:
     """Count and log the request."""
     metrics = request.app[METRICS]
-    started = time.perf_counter()
+    started = request[STARTED] = time.perf_counter()
     status = CLIENT_LEFT
     metrics.in_flight.inc()
     try:
@@ -41,6 +41,8 @@ async def access(
         route, method, caller = template_of(request), method_of(request), request.get(CALLER)
         metrics.route_latency(route).observe(took)
         metrics.route_requests(route, method, str(status)).inc()
+        if caller is not None and (tenant := metrics.tenants.of_key(caller.key_id)) is not None:
+            tenant.requests[f"{status // 100}xx"] += 1
         logger.bind(
             request_id=request[REQUEST_ID],
             method=method,

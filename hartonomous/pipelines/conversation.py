@@ -69,8 +69,7 @@ class Conversation:
         self._config = config
         self._template = template
         self._traffic = traffic
-        self._stage = metrics.stage.labels("rewrite")
-        self._degraded = metrics.degraded
+        self._metrics = metrics.rag
 
     async def stand_alone(
         self, question: str, history: Sequence[Mapping[str, str]], model: str | None, call: Call
@@ -90,9 +89,9 @@ class Conversation:
             if call.deadline.expired:
                 raise
             failed = True
-            self._degraded.labels("rewriting").inc()
+            self._metrics.degraded["rewriting"].inc()
         took = time.perf_counter() - started
-        self._stage.observe(took)
+        self._metrics.stage["rewrite"].observe(took)
         query = written or from_words(question, turns)
         if len(query) > _LONGEST:
             query = question

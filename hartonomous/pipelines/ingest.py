@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prometheus_async import aio
+
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.clients.tokenizing import TokenCounter
@@ -80,6 +82,7 @@ class _Run:
     under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     tokens: float = 0.0
     failures: int = 0
+    told: int = 0
     fatal: HartonomousError | None = None
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -115,9 +118,7 @@ class Ingestor:
         self._config = config
         self._storer = Storer(embedding, tokens, vectors, jobs, traffic, config.ingest.share_beside_queries)
         self._texts = Window(_TEXT_WINDOW)
-        self._outcomes = {
-            status: metrics.documents.labels(status) for status in ("created", "updated", "unchanged", "failed")
-        }
+        self._metrics = metrics.rag
 
     @property
     def jobs(self) -> Jobs:
@@ -143,7 +144,7 @@ class Ingestor:
 
         run = await self._begin(Target(collection, max_tokens, overlap_tokens), call, ends=False)
         for result in results.values():
-            self._outcomes[result.status].inc()
+            self._count(run, result)
         await self._take_all(run, _each(latest.values()), lambda: call, keep)
         return IngestResult([results[index] for index in sorted(results)], round(run.tokens))
 
@@ -191,13 +192,15 @@ class Ingestor:
                 try:
                     while (one := await _next(source, run.ended)) is not None:
                         if isinstance(one, DocumentResult):
-                            await self._tell(one, on_result)
+                            await self._tell(run, one, on_result)
                         else:
                             await self._admit(run, one, group, call, on_result)
                 except HartonomousError as error:
                     run.fatal = error  # what is under way is finished and told first
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        finally:
+            self._metrics.request_documents.observe(run.told)
 
     async def _admit(
         self, run: _Run, document: Document, group: asyncio.TaskGroup, call: Callable[[], Call], on_result: OnResult
@@ -216,9 +219,18 @@ class Ingestor:
 
         task.add_done_callback(taken)
 
-    async def _tell(self, result: DocumentResult, on_result: OnResult) -> None:
-        self._outcomes[result.status].inc()
+    async def _tell(self, run: _Run, result: DocumentResult, on_result: OnResult) -> None:
+        self._count(run, result)
         await on_result(result)
+
+    def _count(self, run: _Run, result: DocumentResult) -> None:
+        run.told += 1
+        self._metrics.documents[result.status].inc()
+        if result.error is not None:
+            self._metrics.failure(result.error.type).inc()
+        elif result.status != "unchanged":
+            self._metrics.chunks.observe(result.chunks)
+        self._metrics.embedded.inc(result.tokens)
 
     def _size(self, document: Document) -> int:
         """Return a document's part of the text window, of which even the smallest is a chunk."""
@@ -228,6 +240,7 @@ class Ingestor:
 
     async def _take(self, run: _Run, document: Document, call: Call, on_result: OnResult) -> None:
         """Take one document and tell what became of it; only what is no error of ours goes up."""
+        started = time.perf_counter()
         try:
             document = await self._parsed(document, call)
             result = await self._store(run, document, call)
@@ -235,7 +248,8 @@ class Ingestor:
         except HartonomousError as error:
             run.note(error)
             result = DocumentResult(document.index, document.id, "failed", error=error)
-        await self._tell(result, on_result)
+        self._metrics.document_s.observe(time.perf_counter() - started)
+        await self._tell(run, result, on_result)
 
     async def _store(self, run: _Run, document: Document, call: Call) -> DocumentResult:
         """Store a document; again where somebody else changed it, or deleted or replaced its collection, in between."""
@@ -255,7 +269,8 @@ class Ingestor:
         if document.raw is None:
             return document
         try:
-            parsed = await self._parser.parse(document.raw, document.format, call.deadline.remaining)
+            parsing = self._parser.parse(document.raw, document.format, call.deadline.remaining)
+            parsed = await aio.time(self._metrics.parsing(document.format), parsing)
         except ValidationFailedError as error:
             error.param = document.param("text") if isinstance(document.raw, str) else document.path
             raise

@@ -35,6 +35,7 @@ from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.questions import ScoredHit, SearchResult
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
+from hartonomous.ragmetrics import outcome_of
 
 __all__ = ["Answerer", "Event", "QueryRequest", "QueryResult", "SourcesFound", "TextDelta"]
 
@@ -109,8 +110,7 @@ class Answerer:
         self._paraphrases = paraphrases
         self._packer = Packer(generative)
         self._conversation = Conversation(generative, generation, template, metrics, traffic)
-        self._degraded = metrics.degraded
-        self._stage = metrics.stage.labels("generate")
+        self._metrics = metrics.rag
 
     async def prepare(self, request: QueryRequest, call: Call) -> QueryRequest:
         """Return the request with a question that stands alone, to be searched for and given to `answer_found`.
@@ -157,6 +157,7 @@ class Answerer:
         relevant = merge(self._relevant(request.search.query, found.hits))
         if not relevant:
             found.hits = []
+            self._metrics.answered("nothing_found")
             yield SourcesFound(found, 0)
             result = self._nothing_found(request, found)
             yield TextDelta(result.answer)
@@ -201,6 +202,8 @@ class Answerer:
             yield TextDelta(text)
         result = self._result(plan, usage, model, finish)
         result.grounding[: len(raised)] = raised
+        supported = [row.support >= THRESHOLD for row in result.grounding]
+        self._metrics.answered(outcome_of(supported), len(result.cited))
         yield result
 
     async def _raised(self, plan: _Plan, call: Call) -> list[SentenceGrounding]:
@@ -211,7 +214,7 @@ class Answerer:
         try:
             return await self._paraphrases.support(rows, plan.builder.answer, plan.grounds, call)
         except (BackendUnavailableError, BackendError, DeadlineExceededError, ValidationFailedError):
-            self._degraded.labels("grounding").inc()
+            self._metrics.degraded["grounding"].inc()
             plan.found.degraded.append("grounding")
             return rows
 
@@ -283,7 +286,7 @@ class Answerer:
 
     def _result(self, plan: _Plan, usage: Usage, model: str | None, finish: str) -> QueryResult:
         took = time.perf_counter() - plan.started
-        self._stage.observe(took)
+        self._metrics.stage["generate"].observe(took)
         builder = plan.builder
         return QueryResult(
             answer=builder.answer,
@@ -301,7 +304,8 @@ class Answerer:
 
     def sources_alone(self, request: QueryRequest, found: SearchResult, omitted: int) -> QueryResult:
         """Return what is left where the generative service failed, and note it in `found.degraded`."""
-        self._degraded.labels("generation").inc()
+        self._metrics.degraded["generation"].inc()
+        self._metrics.answered("without_generation")
         found.degraded.append("generation")
         return _without_generation("", found, request, omitted, finish="error")
 

@@ -81,18 +81,17 @@ class Account:
     """Tells the metrics and the questions how long a stage took, and what was left out."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._degraded = metrics.degraded
-        self._stages = {name: metrics.stage.labels(name) for name in ("embed", "search", "rerank")}
+        self._metrics = metrics.rag
 
     def degrade(self, item: Question, stage: str) -> None:
         """Note that a stage was left out for a question, because its backend is down."""
         item.degraded.append(stage)
-        self._degraded.labels(stage).inc()
+        self._metrics.degraded[stage].inc()
 
     def took(self, items: Sequence[Question], stage: str, started: float) -> None:
         """Note how long a stage took that began at `started` (of `time.perf_counter`)."""
         took = time.perf_counter() - started
-        self._stages[stage].observe(took)
+        self._metrics.stage[stage].observe(took)
         for item in items:
             item.timings[stage] = round(item.timings.get(stage, 0.0) + took * 1000, 2)
 

@@ -23,6 +23,8 @@ FLOORS = (
         "security",
         "services",
         "metrics",
+        "ragmetrics",
+        "tenantmetrics",
         "log",
         "supervision",
         "tls",
