@@ -47,11 +47,13 @@ class Server(Section):
     `processes` says how many processes serve the same collections, on this host and on others; those of this host that
     read the same file tell each other of reloads in `runtime_directory`. A stop begins with `notice_s` in which work is
     still taken although `/ready` says no. The address of a caller is what a proxy of `trusted_proxies` says it is.
-    `/admin` and `/metrics` are served at `admin` instead, if there is one.
+    `/admin` and `/metrics` are served at `admin` instead, if there is one. With `reuse_port` several processes of this
+    host listen on the same port, among which the kernel shares out those who connect.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8700
+    reuse_port: bool = False
     mode: Literal["production", "development"] = "production"
     tls: Tls | None = None
     admin: Listener | None = None

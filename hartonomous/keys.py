@@ -140,6 +140,7 @@ class State:
         self._coming: Keyring | None = None
         self.needs_keys = False
         self.retired: set[Tenure] = set()
+        self.on_reload: Callable[[bool], None] = lambda begins: None
         self.active = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -156,6 +157,15 @@ class State:
             self.active -= 1
             if not self.active:
                 self.idle.set()
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Tell `on_reload` when a reload begins (True), and when it has ended, however it did (False)."""
+        self.on_reload(True)
+        try:
+            yield
+        finally:
+            self.on_reload(False)
 
     @contextmanager
     def narrowed(self, coming: Keyring) -> Iterator[None]:

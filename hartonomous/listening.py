@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import resource
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 from aiohttp import web
 
+from hartonomous.adopting import BACKLOG, reason
 from hartonomous.config import Config, Server
 from hartonomous.connection import Connection
 from hartonomous.core.addresses import network_of
-from hartonomous.errors import ConfigError
 from hartonomous.handshakes import Handshakes
 from hartonomous.keys import METRICS, STATE, TRAIL
 from hartonomous.log import logger
@@ -36,14 +33,13 @@ OPERATORS_ROOM = 16
 # An idle connection is not closed before it has been idle for so long: its request may be on its way.
 _IDLE_S = 1.0
 _CLOSED_AT_ONCE = 16
-_BACKLOG = 256
 _HANDSHAKE_S = 10.0
 # How soon it is looked again whether a connection has become idle, or a descriptor free.
 _LOOK_S = 0.25
 # How often each connection looks whether its client takes too long, at most and at least.
 _LOOKS = (0.02, 1.0)
 # At the end a connection is kept for so long: a client that is at work sends on it, and is told that it closes.
-_LINGER_S = 0.5
+LINGER_S = 0.5
 # The interpreter's own, logs, the parsers' pipes, Redis, health polls.
 _OWN_DESCRIPTORS = 64
 _FEWEST = 16
@@ -51,15 +47,13 @@ _FEWEST = 16
 _MOST_SLOTS = 64
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-# What `localhost` means also where IPv6 is switched off.
-_NO_SUCH_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL))
 
 
 class Listener:
     """The sockets of one server and their connections. Made inside a running loop; ended by `close` and `wait_closed`.
 
-    `ssl_context` holds for the connections that come from now on. With `is_operators` they are the operator's, which
-    have room of their own however many others there are.
+    `ssl_context` holds for the connections that come from now on, but for those of unix sockets. With `is_operators`
+    they are the operator's, which have room of their own however many others there are.
     """
 
     def __init__(
@@ -102,31 +96,19 @@ class Listener:
         return OPERATORS_ROOM if self._is_operators else room(config)
 
     @property
-    def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each socket."""
-        return [each.getsockname()[:2] for each in self._sockets]
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on."""
+        return list(self._sockets)
 
-    async def listen(self, host: str, port: int) -> None:
-        """Begin to accept connections.
-
-        Raises:
-            ConfigError: the address cannot be listened on.
-        """
-        made: list[socket.socket] = []
-        try:
-            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            _bind(dict.fromkeys((each[0], each[4]) for each in found), made)
-        except OSError as error:
-            for each in made:
-                each.close()
-            raise ConfigError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
-        self.serve(*made)
-
-    def serve(self, *sockets: socket.socket) -> None:
-        """Accept connections of sockets that listen already; they are closed with the others."""
+    def hold(self, *sockets: socket.socket) -> None:
+        """Take sockets that listen already, and accept nobody before `serve`; they are closed with the listener."""
         for each in sockets:
             each.setblocking(False)
             self._sockets.append(each)
+
+    def serve(self, *sockets: socket.socket) -> None:
+        """Accept the connections of these sockets, and of those that are held."""
+        self.hold(*sockets)
         self._resume()
 
     def lost(self, connection: Connection) -> None:
@@ -145,20 +127,28 @@ class Listener:
             self._paused.cancel()
             self._resume()
 
+    def leave(self, *, every: bool) -> None:
+        """Listen no more, and answer those who are connected; with `every` also who waits in the system's queue."""
+        for each in self._sockets if every else ():
+            self._accept(each, every=True)
+        self._close_sockets()
+
     async def close(self, limit_s: float) -> None:
         """Listen no more; return when those who are connected have their answers, at most after so many seconds.
 
         Who waits in the system's queue is still taken. A connection on which nothing comes for a moment is left.
         """
-        for each in self._sockets:
-            self._accept(each, every=True)
-        self._close_sockets()
+        self.leave(every=True)
         began = self._loop.time()
         while self._open and self._loop.time() - began < limit_s:
-            quiet = self._loop.time() - began >= _LINGER_S
+            quiet = self._loop.time() - began >= LINGER_S
             if quiet and all(connection.is_idle for connection in self._open):
                 return
-            await self._change(_LINGER_S / 10)
+            await self._change(LINGER_S / 10)
+
+    def is_quiet(self, since: float) -> bool:
+        """Whether no connection has had anything to do since then, in the loop's time."""
+        return all(connection.is_idle and connection.idle_since <= since for connection in self._open)
 
     async def wait_closed(self, limit_s: float) -> None:
         """Wait until what was answered has been sent, at most so many seconds; end the connections that are left."""
@@ -203,7 +193,7 @@ class Listener:
 
     def _accept(self, listening: socket.socket, *, every: bool = False) -> None:
         """Take those who wait, as long as there is room; with `every` all of them."""
-        for _ in range(_BACKLOG):
+        for _ in range(BACKLOG):
             if not every and not self._has_room():
                 self._pause("paused")
                 return
@@ -224,7 +214,7 @@ class Listener:
             self._close_idle()
             self._pause("exhausted")
         else:  # of the network, of a firewall: whoever waits is taken afterwards
-            logger.bind(cause=_reason(error)).warning("a connection could not be accepted")
+            logger.bind(cause=reason(error)).warning("a connection could not be accepted")
             self._pause("failed")
 
     def _has_room(self) -> bool:
@@ -269,9 +259,10 @@ class Listener:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, connection: Connection, accepted: socket.socket, host: str) -> None:
-        options = {} if self.ssl_context is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
+        context = self.ssl_context if host else None
+        options = {} if context is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
         try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self.ssl_context, **options)
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=context, **options)
         except OSError as error:  # gone, or no TLS
             if options:
                 self._handshakes.failed(error, host)
@@ -305,24 +296,6 @@ class Listener:
                 connections.info("there are descriptors for connections again")
 
 
-def _bind(addresses: Iterable[tuple[int, Any]], made: list[socket.socket]) -> None:
-    """Add a listening socket for each address to `made`; a family that there is not matters when there is no other.
-
-    Raises:
-        OSError: an address cannot be had.
-    """
-    missing: OSError | None = None
-    for family, address in addresses:
-        try:
-            made.append(socket.create_server(address, family=family, backlog=_BACKLOG))
-        except OSError as error:
-            if error.errno not in _NO_SUCH_FAMILY:
-                raise
-            missing = error
-    if missing is not None and not made:
-        raise missing
-
-
 def _host(address: object) -> str:
     """Return who has connected, "" for who has no address: over a unix socket."""
     return str(address[0]).partition("%")[0] if isinstance(address, tuple) else ""
@@ -345,10 +318,3 @@ def _for_backends(config: Config) -> int:
     services = [service for service in (backends.embedding, backends.generative, backends.reranking) if service]
     models = sum(len(service.urls) * ((service.concurrency or _MOST_SLOTS) + 1) for service in services)
     return models + (backends.qdrant.concurrency or _MOST_SLOTS) + 2
-
-
-def _reason(error: OSError) -> str:
-    """Return the system's own words; Python wraps them into a sentence of its own."""
-    if isinstance(error, socket.gaierror) or error.errno is None:
-        return error.strerror or "unknown address"
-    return os.strerror(error.errno).lower()

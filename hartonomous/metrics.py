@@ -200,6 +200,11 @@ class Metrics:
             "Requests that were under way when the drain time was over.",
             registry=registry,
         )
+        self.upgrades_failed = Counter(
+            "hartonomous_upgrades_failed_total",
+            "Upgrades (SIGUSR2) whose new process did not become ready: the old one serves on.",
+            registry=registry,
+        )
         self.loop_lag = Histogram(
             "hartonomous_event_loop_lag_seconds",
             "How much later than asked the event loop woke a timer.",

@@ -98,7 +98,8 @@ class Reloader:
         """Reload when those before have; `told`: the other processes know of it."""
         async with self._one_at_a_time:
             try:
-                reloaded = await self._reload(told=told)
+                with self._state.reloading():
+                    reloaded = await self._reload(told=told)
             except Exception as error:
                 self._tell_failure(error)
                 if noted is not None:
@@ -145,7 +146,7 @@ class Reloader:
                 self._tell_siblings()
             if self._state.tenure is not None:
                 with self._state.narrowed(runtime.keyring):
-                    await _first_round(runtime)
+                    await first_round(runtime)
             tenure = Tenure(runtime, stack.pop_all())
         old, self._state.tenure = self._state.tenure, tenure
         self._settings = settings
@@ -195,7 +196,7 @@ class Reloader:
             logger.opt(exception=error).error("the configuration could not be reloaded: the old one serves on")
 
 
-async def _first_round(runtime: Runtime) -> None:
+async def first_round(runtime: Runtime) -> None:
     """Wait until it is known which backends are up, so that `/ready` does not forget it; a poll has a limit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(runtime.config.health.timeout_s + _POLLED_S):

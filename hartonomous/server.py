@@ -6,81 +6,158 @@ to the model services are ended, so that every stream gets its error event; what
 finished. Each answer says that its connection closes. At the end who has connected and not been answered is answered,
 and the process exits. A second signal does not hurry anybody: systemd's own limit does. SIGHUP reads the
 configuration again.
+
+Where others serve the same address, now or when this process has ended, nobody is refused: nothing is accepted any
+more, so that who connects waits for them, and what comes on the connections that are there is answered. SIGUSR2 starts
+such a successor (`hartonomous.upgrade`) and then stops.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
+from hartonomous.adopting import Adopted, adopt
 from hartonomous.app import create_app
 from hartonomous.config import Config
 from hartonomous.doors import Doors
+from hartonomous.errors import ConfigError
 from hartonomous.keys import METRICS, RELOAD, STATE, TRAIL, State
 from hartonomous.log import logger
 from hartonomous.middleware.reloads import reload_noted
+from hartonomous.reload import first_round
+from hartonomous.systemd import NOTHING, Given
+from hartonomous.telling import Telling
+from hartonomous.upgrade import Successor, UpgradeError, taken_over
 
 # How long a request that was cut off may take to say so, and a client to take what it was answered.
 _LAST_WORDS_S = 5.0
+# How long a new process may take to become ready, beside its first look at the backends.
+_START_S = 60.0
 
 
-async def run(config: Config, path: Path | None = None) -> None:
-    """Serve `config` until a signal comes; it is read again from `path`.
+async def run(config: Config, path: Path | None = None, given: Given = NOTHING) -> None:
+    """Serve `config` until a signal comes; it is read again from `path`. `given` is what the service manager passed.
 
     Raises:
         ConfigError: the address cannot be listened on, or a file that the configuration names is wrong.
     """
     hangup = _signalled(signal.SIGHUP)
+    upgrade = _signalled(signal.SIGUSR2)
+    adopted = adopt(given, config)
     app = create_app(config, path)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
     stopped = _signalled(signal.SIGTERM, signal.SIGINT)
     await runner.setup()
-    doors = Doors(runner, config)
+    doors = Doors(runner, config, adopted)
+    telling = Telling(app, doors, given)
     try:
-        await doors.open()
-        async with _reloading(app, hangup):
-            await stopped.wait()
-        await _drain(app)
-        await doors.close(_LAST_WORDS_S)
+        await doors.bind()
+        if await _is_ours(app, adopted, stopped):
+            doors.open()
+            async with _beside(telling.run()):
+                async with _beside(_reload(app, hangup)):
+                    await _serve(app, doors, telling, given, stopped, upgrade)
+                await _drain(app, doors, telling)
+                await doors.close(_LAST_WORDS_S)
     finally:
         await runner.cleanup()
         await doors.wait_closed(_LAST_WORDS_S)
+        telling.close()
     logger.info("stopped")
 
 
-@asynccontextmanager
-async def _reloading(app: web.Application, hangup: asyncio.Event) -> AsyncIterator[None]:
-    """Reload at each SIGHUP; those that come during a reload are one more."""
+async def _is_ours(app: web.Application, adopted: Adopted, stopped: asyncio.Event) -> bool:
+    """Wait until the process before leaves its sockets to this one, if it does; False when a signal came before.
 
-    async def reload() -> None:
-        while await hangup.wait():
-            hangup.clear()
-            with suppress(Exception):  # told where it was raised
-                await app[RELOAD](reload_noted(app[TRAIL], cause="signal"))
+    Raises:
+        ConfigError: it has ended without a word.
+    """
+    if adopted.channel is None:
+        return True
+    await first_round(app[STATE].current)
+    taken = asyncio.create_task(taken_over(adopted.channel))
+    if not await _is_first(taken, stopped):
+        return False
+    if not taken.result():
+        raise ConfigError("the process that this one was to follow has ended")
+    return True
 
-    task = asyncio.create_task(reload())
+
+async def _serve(
+    app: web.Application, doors: Doors, telling: Telling, given: Given, stopped: asyncio.Event, upgrade: asyncio.Event
+) -> None:
+    """Serve until a signal ends it, or a successor has the sockets."""
+    while not stopped.is_set():
+        if not await _is_first(asyncio.create_task(upgrade.wait()), stopped):
+            return
+        attempt = asyncio.create_task(_hand_over(app, doors, telling, given))
+        if not await _is_first(attempt, stopped) or attempt.result():
+            return
+        upgrade.clear()  # those that came meanwhile asked for the same
+
+
+async def _hand_over(app: web.Application, doors: Doors, telling: Telling, given: Given) -> bool:
+    """Start a successor and leave the sockets to it; return whether it has them."""
+    logger.info("a new process is started")
+    successor = Successor(given, doors.passed)
     try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
+        if os.getpid() == 1:
+            raise UpgradeError("the first process of a container cannot be replaced")
+        successor.start()
+        health = app[STATE].current.config.health
+        await successor.ready(_START_S + health.timeout_s)
+        telling.main_process(successor.pid)  # of what one tells from now on the other one is not heard
+        successor.hand_over()
+    except BaseException as error:
+        telling.main_process(os.getpid())
+        await successor.kill()
+        if not isinstance(error, UpgradeError):
+            raise
+        app[METRICS].upgrades_failed.inc()
+        logger.bind(problem=str(error)).error("the upgrade failed: the old process serves on")
+        return False
+    telling.close()
+    doors.hand_over()
+    logger.bind(pid=successor.pid).info("a new process serves")
+    return True
 
 
-async def _drain(app: web.Application) -> None:
+async def _reload(app: web.Application, hangup: asyncio.Event) -> None:
+    """Reload at each SIGHUP; those that come during a reload are one more."""
+    while await hangup.wait():
+        hangup.clear()
+        with suppress(Exception):  # told where it was raised
+            await app[RELOAD](reload_noted(app[TRAIL], cause="signal"))
+
+
+async def _drain(app: web.Application, doors: Doors, telling: Telling) -> None:
     """Wait until nothing is under way, or end the calls to the model services when that takes too long."""
     state, metrics = app[STATE], app[METRICS]
-    limits = state.current.config.server
+    config = state.current.config
+    limits = config.server
     state.stopping = True
     metrics.draining.set(1)
+    last = 4 * _LAST_WORDS_S + config.backends.qdrant.timeout_s
+    telling.stopping(limits.notice_s + limits.drain_s + last)
     logger.bind(notice_s=limits.notice_s, drain_s=limits.drain_s, active=state.active).info("draining")
-    await asyncio.sleep(limits.notice_s)
-    state.draining = True
-    if not await _idle(state, limits.drain_s):
+    if doors.are_shared:
+        doors.leave()
+        await doors.answered(limits.drain_s)
+        state.draining = True
+        is_idle = not state.active
+    else:
+        await asyncio.sleep(limits.notice_s)
+        state.draining = True
+        is_idle = await _idle(state, limits.drain_s)
+    if not is_idle:
         logger.bind(active=state.active).warning("what is under way is cut off")
         metrics.cut_off.inc(state.active)
         await _cut_off(state)
@@ -107,6 +184,30 @@ async def _idle(state: State, limit_s: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def _is_first(task: asyncio.Task[Any], stopped: asyncio.Event) -> bool:
+    """Wait until a task is done, or ended by a signal; return whether it is done."""
+    signalled = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        signalled.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    return not task.cancelled()
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run this meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _signalled(*numbers: signal.Signals) -> asyncio.Event:

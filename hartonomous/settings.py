@@ -22,7 +22,7 @@ TEMPLATE = "rag.generation.template"
 TOKENIZER = "backends.embedding.tokenizer"
 
 # What was done at the start: where the server listens, how it parses, where it hears of reloads.
-_FIXED = ("host", "port", "admin", "mode", "runtime_directory")
+_FIXED = ("host", "port", "reuse_port", "admin", "mode", "runtime_directory")
 
 
 @dataclass(slots=True, frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISSOCK
+from typing import Self
 
 # Who may connect: the server's user, and its group.
 _MODE = 0o660
@@ -28,6 +29,7 @@ class UnixSocket:
 
     def __init__(self, path: Path, backlog: int) -> None:
         self.path = path
+        self._file: os.stat_result | None = None
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _locked(path):
@@ -40,13 +42,26 @@ class UnixSocket:
             self.socket.close()
             raise
 
+    @classmethod
+    def taken_over(cls, path: Path, listening: socket.socket) -> Self:
+        """Return the socket that the process before listens on at `path`; its file is that one's until `own`."""
+        taken = cls.__new__(cls)
+        taken.path, taken.socket, taken._file = path, listening, None
+        return taken
+
+    def own(self) -> None:
+        """Have the file for one's own, to be removed at the end."""
+        if self._file is None:
+            with suppress(OSError):  # somebody may have tidied up
+                self._file = os.lstat(self.path)
+
     def remove(self) -> None:
         """Remove the file, unless another process has put its own there; who has connected is still to be accepted.
 
         To be called before the socket is closed, and does nothing afterwards: until then nobody else takes the place,
         and the number of the file is not given to another one.
         """
-        if self.socket.fileno() < 0:
+        if self.socket.fileno() < 0 or self._file is None:
             return
         with suppress(OSError):
             if os.path.samestat(os.lstat(self.path), self._file):

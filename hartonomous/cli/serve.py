@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hartonomous import log
+from hartonomous import log, systemd
 from hartonomous.configfile import load
 from hartonomous.errors import ConfigError
 
@@ -29,9 +29,10 @@ def run(args: argparse.Namespace) -> int:
     from hartonomous import server
 
     try:
+        given = systemd.take(os.environ)
         config = load(args.config, os.environ)
         log.configure(config.log.level, kept_records=config.log.kept_records)
-        asyncio.run(server.run(config, args.config))
+        asyncio.run(server.run(config, args.config, given))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -42,7 +42,7 @@ FLOORS = (
     {"keys"},
     {"middleware", "handlers"},
     {"app", "wiring", "parts", "reload", "siblings", "routing"},
-    {"server", "doors", "handshakes", "listening", "connection", "unixsocket"},
+    {"systemd", "server", "adopting", "telling", "upgrade", "doors", "handshakes", "listening", "connection", "unixsocket"},
     {"cli"},
     {"__main__"},
 )
@@ -70,6 +70,7 @@ SPEAKS_HTTP = {
     "listening",
     "routing",
     "server",
+    "telling",
     "engine",
     "trial",
 }

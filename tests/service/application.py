@@ -79,7 +79,7 @@ async def running(
     try:
         async with aiohttp.ClientSession() as session:
             scheme = "http" if ssl_context is None else "https"
-            yield RunningApp(runner.app, f"{scheme}://127.0.0.1:{listener.addresses[0][1]}", session)
+            yield RunningApp(runner.app, f"{scheme}://127.0.0.1:{listener.sockets[0].getsockname()[1]}", session)
     finally:
         await listener.close(0)
         await runner.cleanup()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from hartonomous.adopting import bind
 from hartonomous.app import create_app
 from hartonomous.errors import ConfigError
 from hartonomous.listening import Listener
@@ -55,13 +56,13 @@ async def test_localhost_is_served_where_there_is_no_ipv6(
     runner, listener = await _listening(make_config())
     try:
         without[socket.AF_INET6] = reason
-        await listener.listen("localhost", 0)
-        [(host, port)] = listener.addresses
+        listener.serve(*await bind("localhost", 0))
+        [host, port] = listener.sockets[0].getsockname()[:2]
         assert host == "127.0.0.1"
         assert (await ask(port, get("/health")))[0] == 200
         without[socket.AF_INET] = reason
         with pytest.raises(ConfigError, match="cannot listen on localhost:0"):
-            await listener.listen("localhost", 0)
+            await bind("localhost", 0)
     finally:
         await listener.close(0)
         await runner.cleanup()
@@ -88,8 +89,8 @@ async def test_a_network_that_says_no_for_a_moment_ends_nothing(
 
 async def test_a_client_that_does_not_read_does_not_outlive_the_server(make_config: ConfigMaker) -> None:
     runner, listener = await _listening(make_config())
-    await listener.listen("127.0.0.1", 0)
-    [(_, port)] = listener.addresses
+    listener.serve(*await bind("127.0.0.1", 0))
+    _, port = listener.sockets[0].getsockname()
     async with connected(port, buffer_bytes=4_096) as client:
         client.pause()
         client.writer.write(get(LARGE) * 200)

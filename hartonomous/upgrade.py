@@ -1,0 +1,125 @@
+"""A server is replaced by a new process of its program, which has its listening sockets: nobody is refused meanwhile.
+
+The old process starts its program again, by the path by which it was started itself, so that whatever has been
+installed there since then is what starts. The new one has the sockets as systemd passes them (`LISTEN_FDS`), and with
+them one end of a pair over which the two talk: the new one says that it is ready, before it accepts anybody; the old
+one says that the sockets are its own from now on, and drains. If the old one ends before, the new one does as well; if
+the new one is not ready in time it is killed, and the old one serves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hartonomous.systemd import FIRST_FD, HANDOVER, Given
+
+_READY = b"ready"
+_YOURS = b"yours"
+# To be started with their defaults: Python ignores them.
+_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class UpgradeError(Exception):
+    """No new process took over; the message says why."""
+
+
+class Successor:
+    """The new process. `start` it, wait until `ready`, then `hand_over`; `kill` it when it is not to be."""
+
+    def __init__(self, given: Given, sockets: Sequence[tuple[str, socket.socket]]) -> None:
+        self._given, self._sockets = given, sockets
+        self._channel: socket.socket | None = None
+        self.pid = 0
+
+    def start(self) -> None:
+        """Start the program. Raises UpgradeError."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        with theirs:
+            passed = [*self._sockets, (HANDOVER, theirs)]
+            environ = os.environ | self._given.environ([name for name, _ in passed], os.getpid())
+            try:
+                self.pid = _spawn(program(), environ, [each.fileno() for _, each in passed])
+            except OSError as error:
+                raise UpgradeError(f"the program cannot be started ({error.strerror})") from error
+
+    async def ready(self, limit_s: float) -> None:
+        """Wait until it says that it is ready, at most so many seconds. Raises UpgradeError."""
+        assert self._channel is not None
+        try:
+            async with asyncio.timeout(limit_s):
+                said = await asyncio.get_running_loop().sock_recv(self._channel, 64)
+        except TimeoutError:
+            raise UpgradeError(f"the new process was not ready within {limit_s:g} s") from None
+        except OSError:
+            said = b""
+        if said != _READY:
+            raise UpgradeError("the new process has ended")
+
+    def hand_over(self) -> None:
+        """Tell it that it serves from now on. Raises UpgradeError when it has ended."""
+        assert self._channel is not None
+        try:
+            self._channel.send(_YOURS)
+        except OSError as error:
+            raise UpgradeError("the new process has ended") from error
+        self.close()
+
+    async def kill(self) -> None:
+        """End it, whatever it is doing, and wait for that."""
+        self.close()
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                await asyncio.shield(asyncio.to_thread(os.waitpid, self.pid, 0))
+
+    def close(self) -> None:
+        """Close this end of the pair."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+async def taken_over(channel: socket.socket) -> bool:
+    """Say to the process before that this one is ready; return whether it left the sockets to this one."""
+    channel.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with channel:
+        try:
+            await loop.sock_sendall(channel, _READY)
+            return await loop.sock_recv(channel, 64) == _YOURS
+        except OSError:
+            return False
+
+
+def program() -> list[str]:
+    """Return what starts this program again: the file by which it was started, if that can be executed by itself.
+
+    A file's first line names its interpreter, which is another one where the file is a new one.
+    """
+    file = Path(sys.argv[0])
+    if file.is_file() and os.access(file, os.X_OK):
+        return [str(file.absolute()), *sys.argv[1:]]
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def _spawn(argv: list[str], environ: dict[str, str], descriptors: list[int]) -> int:
+    """Start a program that has these descriptors from `FIRST_FD` on; return its process id. Raises OSError."""
+    free = FIRST_FD + len(descriptors)
+    # Out of the way first: one of them may stand where another one is to be.
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, free) for descriptor in descriptors]
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, copy, FIRST_FD + index) for index, copy in enumerate(copies)]
+        return os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=_DEFAULTS)
+    finally:
+        for copy in copies:
+            os.close(copy)
