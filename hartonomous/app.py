@@ -52,7 +52,7 @@ from hartonomous.routing import add_routes
 from hartonomous.settings import TOKENIZER, Settings, complete, read
 from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
-from hartonomous.wiring import open_answers, open_limiter, open_pool, open_search, open_storage
+from hartonomous.wiring import client_settings, open_answers, open_limiter, open_pool, open_search, open_storage
 
 # Limits by address come before `auth`, limits by key behind it, and before what its scopes refuse.
 MIDDLEWARES = (
@@ -151,19 +151,13 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
     searcher, reranking = search.searcher, search.reranking
     pools = storage.pools | {
         "generative": open_pool(
-            "generative",
-            backends.generative.urls,
-            backends.generative,
-            metrics,
-            parts,
-            stack,
-            read.trusts.get("generative"),
+            "generative", backends.generative, metrics, parts, stack, read.trusts.get("generative")
         ),
         **search.pools,
     }
     generative = parts.take(
         "generative client",
-        (pools["generative"], backends.generative),
+        client_settings(pools["generative"], backends.generative),
         lambda _: GenerativeClient(pools["generative"], backends.generative, metrics),
         stack,
     )

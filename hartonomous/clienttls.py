@@ -69,7 +69,7 @@ def _is_overheard(url: str) -> bool:
 def _services(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], ClientTls]]:
     """Yield the name of each service, its key path, its addresses and its files."""
     for name, service in _backends(config):
-        urls = (service.url,) if isinstance(service, Qdrant) else service.urls
+        urls = (service.url,) if isinstance(service, Qdrant) else tuple(address.url for address in service.urls)
         yield name, f"backends.{name}", urls, service.tls
     if config.redis.url is not None:
         yield "redis", "redis", (config.redis.url,), config.redis.tls

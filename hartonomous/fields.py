@@ -30,7 +30,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
 
-def _check_url(value: str) -> str:
+def check_url(value: str) -> str:
+    """Return an address without a slash at its end. Raises ValueError."""
     if not _URL.fullmatch(value) or not _is_port(urlsplit(value)):
         raise ValueError("expected an address like http://127.0.0.1:8710, without user, password or query")
     return value.rstrip("/")
@@ -46,7 +47,7 @@ def _is_port(parts: SplitResult) -> bool:
 def _check_store_url(value: str) -> str:
     if value.startswith("unix:/"):
         return value
-    return _check_url(value)
+    return check_url(value)
 
 
 def _check_redis_url(value: str) -> str:
@@ -115,7 +116,7 @@ def _whole(value: object) -> object:
 # Behind the constraints of an integer.
 WHOLE = BeforeValidator(_whole)
 
-Url = Annotated[str, AfterValidator(_check_url)]
+Url = Annotated[str, AfterValidator(check_url)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]

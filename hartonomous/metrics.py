@@ -31,6 +31,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from hartonomous import __version__, log
+from hartonomous.addressmetrics import AddressGauges, AddressMetrics
 from hartonomous.core import walltime
 from hartonomous.ragmetrics import FIRST_TOKEN_S, STAGE_S, RagMetrics
 from hartonomous.tenantmetrics import Tenants
@@ -77,7 +78,7 @@ class ServiceMetrics:
         self.retry: Callable[[str], Counter] = cache(partial(metrics.backend_retries.labels, service))
         self.refused: Callable[[str], Counter] = cache(partial(metrics.backend_refusals.labels, service))
         self.saved: Callable[[str], Counter] = cache(partial(metrics.backend_saved.labels, service))
-        self.breaker: Callable[[str], Gauge] = cache(partial(metrics.breaker_state.labels, service))
+        self.address: Callable[[str], AddressMetrics] = partial(metrics.addresses.hold, service)
         self.breaker_change: Callable[[str], Counter] = cache(partial(metrics.breaker_changes.labels, service))
         self._begin()
 
@@ -293,12 +294,7 @@ class Metrics:
             ("service", "state"),
             registry=registry,
         )
-        self.breaker_state = Gauge(
-            "hartonomous_breaker_state",
-            "The circuit towards an address: closed (0), half-open (1), open (2).",
-            ("service", "address"),
-            registry=registry,
-        )
+        self.addresses = AddressGauges(registry)
         self.breaker_changes = Counter(
             "hartonomous_breaker_changes_total",
             "Changes of circuits, by the state that they took.",

@@ -3,7 +3,8 @@
 `/health` and `/ready` answer from here and never ask a backend themselves. A poll costs the backend nothing:
 llama.cpp's `/health` and `/props` never wake a sleeping model; Qdrant's `/readyz` of a single node is always 200, so
 its collections are asked for as well. Polls are jittered, one service's never wait for another's, each has a timeout of
-its own, and what is older than three intervals reads `unknown`. Log lines mark changes alone.
+its own, and what is older than three intervals reads `unknown`. Log lines mark changes alone. Where a service has
+several addresses each is asked which model it serves as well, and has log lines of its own.
 
 An embedding server can answer its health poll and embed nothing but nulls. So an address that has been used since the
 last time gets a canary now and then: one short text, whose vector must be finite and as wide as the model's. What fails
@@ -17,10 +18,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal
+from weakref import WeakKeyDictionary
 
 from hartonomous import codec
+from hartonomous.clients.addresses import Standing as Status
+from hartonomous.clients.addresses import standing
 from hartonomous.clients.failures import BackendBusyError, tls_problem
+from hartonomous.clients.models import served
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.replica import Replica
 from hartonomous.config import Health
@@ -29,8 +33,7 @@ from hartonomous.core.deadline import Deadline
 from hartonomous.errors import BackendError, DeadlineExceededError, HartonomousError
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
-
-Status = Literal["up", "down", "unknown"]
+from hartonomous.services import ModelService
 
 Canary = Callable[[Replica, Call], Awaitable[None]]
 """Makes a small call of one address and raises one of our errors when its answer is not what it should be."""
@@ -56,13 +59,10 @@ class Monitor:
         self._config = config
         self._gauges = {name: metrics.service(name).up for name in self._pools}
         self._clock = clock
-        self._canaries = {
-            replica: _Bird(canary, config.canary_interval_s, clock)
-            for name, canary in (canaries or {}).items()
-            for replica in self._pools[name].replicas
-        }
+        self._canaries = canaries or {}
+        self._birds: WeakKeyDictionary[Replica, _Bird] = WeakKeyDictionary()
         self._polled: dict[str, float] = {}
-        self._told: dict[str, tuple[Status, str | None]] = {}
+        self._told: dict[tuple[str, str | None], tuple[Status, str | None]] = {}
         self.first_round = asyncio.Event()
         self.is_told = True
         """Whether it tells of what it finds by log and metric: of two monitors of a service only the newer one does."""
@@ -76,8 +76,8 @@ class Monitor:
         if polled is None or self._clock() - polled > 3 * self._config.interval_s:
             return "unknown"
         pool = self._pools[service]
-        up = pool.up
-        return "unknown" if up is None else "up" if up and not pool.is_open else "down"
+        found = pool.addresses.standing
+        return "down" if found == "up" and pool.is_open else found
 
     def statuses(self) -> dict[str, Status]:
         """Return what is known of every configured service."""
@@ -93,6 +93,12 @@ class Monitor:
             for pool in self._pools.values():
                 group.create_task(self._watch(pool))
 
+    async def look(self) -> None:
+        """Wait until each address has been polled, also those that a reload brings."""
+        await self.first_round.wait()
+        new = (pool for pool in self._pools.values() if any(one.up is None for one in pool.addresses.watched))
+        await asyncio.gather(*map(self._poll_service, new))
+
     async def _watch(self, pool: Pool) -> None:
         while True:
             await self._poll_service(pool)
@@ -101,20 +107,32 @@ class Monitor:
             await asyncio.sleep(self._config.interval_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
     async def _poll_service(self, pool: Pool) -> None:
-        found = await asyncio.gather(*(self._poll(pool, replica) for replica in pool.replicas))
+        watched = pool.addresses.watched
+        found = dict(zip(watched, await asyncio.gather(*(self._poll(pool, one) for one in watched)), strict=True))
+        pool.addresses.agree()
         self._polled[pool.name] = self._clock()
-        status = self.status(pool.name)
         if not self.is_told:
             return
+        status = self.status(pool.name)
         self._gauges[pool.name].set(_GAUGE[status])
-        self._tell(pool.name, status, next(filter(None, found), None))
+        self._tell(pool.name, status, next(filter(None, found.values()), None))
+        if len(pool.replicas) > 1:
+            for replica in pool.replicas:
+                self._tell(pool.name, standing(replica), found.get(replica), replica.url)
 
-    def _tell(self, service: str, status: Status, problem: str | None) -> None:
-        if self._told.get(service) != (status, problem):
-            self._told[service] = (status, problem)
-            why = {} if problem is None else {"tls": problem}
-            level = "INFO" if status == "up" else "WARNING"
+    def _tell(self, service: str, status: Status, problem: str | None, address: str | None = None) -> None:
+        """Log what is known of a service, or of one of its addresses, if it is something else than before."""
+        told = self._told.get((service, address))
+        if told == (status, problem):
+            return
+        self._told[service, address] = status, problem
+        why = {} if problem is None else {"tls": problem}
+        level = "INFO" if status == "up" else "WARNING"
+        if address is None:
             logger.bind(service=service, status=status, **why).log(level, "backend health changed")
+        elif told is not None or status != "up":
+            bound = logger.bind(service=service, address=address, status=status, **why)
+            bound.log(level, "an address's health changed")
 
     async def _poll(self, pool: Pool, replica: Replica) -> str | None:
         """Ask an address how it is; return what is wrong with its TLS."""
@@ -135,11 +153,23 @@ class Monitor:
             slots = (await _props(pool, replica, call)).get("total_slots")
             if type(slots) is int and slots > 0:
                 pool.set_slots(replica, slots)
-        bird = self._canaries.get(replica)
+        if isinstance(pool.config, ModelService) and len(pool.addresses.watched) > 1:
+            replica.model = await served(pool, replica, call, pool.config.model) or replica.model
+        bird = self._bird(pool, replica)
         if bird is None or not bird.is_due(replica):
             return
         if (await _props(pool, replica, call)).get("is_sleeping") is not True:
             await bird.sing(replica, call)
+
+    def _bird(self, pool: Pool, replica: Replica) -> _Bird | None:
+        """Return the canary of an address that is asked, if its service has one."""
+        canary = self._canaries.get(pool.name)
+        if canary is None or replica not in pool.addresses.asked:
+            return None
+        bird = self._birds.get(replica)
+        if bird is None:
+            bird = self._birds[replica] = _Bird(canary, self._config.canary_interval_s, self._clock)
+        return bird
 
 
 class _Bird:

@@ -149,6 +149,8 @@ class Reloader:
                     await first_round(runtime)
             tenure = Tenure(runtime, stack.pop_all())
         old, self._state.tenure = self._state.tenure, tenure
+        for pool in runtime.pools.values():
+            pool.adopt()
         self._settings = settings
         self._metrics.tenants.serve({key.id: key.owner or key.id for key in settings.config.auth.keys})
         if self._serving is not None and settings.certificate is not None:
@@ -200,4 +202,4 @@ async def first_round(runtime: Runtime) -> None:
     """Wait until it is known which backends are up, so that `/ready` does not forget it; a poll has a limit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(runtime.config.health.timeout_s + _POLLED_S):
-            await runtime.monitor.first_round.wait()
+            await runtime.monitor.look()

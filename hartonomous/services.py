@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from hartonomous.fields import FilePath, Seconds, Secret, Section, StoreUrl, Url
+from hartonomous.fields import WHOLE, FilePath, Seconds, Secret, Section, StoreUrl, Url, check_url
 from hartonomous.security import ClientTls
 
 # What a service that does not say how many slots it has takes at once.
 _SLOTS = 8
+_PORTS = {"http": 80, "https": 443}
 
 IndexedField = Annotated[str, Field(pattern=r"^metadata\.[^\s\[\]]{1,128}$")]
 IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid"]
+
+
+class Address(Section):
+    """One address of a model service, and how much it can take, compared with the others; with 0 it gets no calls."""
+
+    url: Url
+    weight: Annotated[int, Field(ge=0, le=1_000), WHOLE] = 1
+
+
+def _read_address(value: object) -> object:
+    """Return an address that stands there by itself, without a weight."""
+    return Address(url=check_url(value)) if isinstance(value, str) else value
+
+
+def _check_addresses(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    known = set()
+    for address in addresses:
+        parts = urlsplit(address.url)
+        same = parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme], parts.path
+        if same in known:
+            raise ValueError(f"{address.url} stands here twice")
+        known.add(same)
+    if addresses and not any(address.weight for address in addresses):
+        raise ValueError("expected at least one address with a weight above 0")
+    return addresses
+
+
+Addresses = Annotated[
+    tuple[Annotated[Address, BeforeValidator(_read_address)], ...],
+    Field(min_length=1),
+    AfterValidator(_check_addresses),
+]
 
 
 class Breaker(Section):
@@ -54,7 +88,7 @@ class Service(Section):
 class ModelService(Service):
     """A model service: one or more addresses that serve the same model."""
 
-    urls: Annotated[tuple[Url, ...], Field(min_length=1)]
+    urls: Addresses
     model: Annotated[str, Field(min_length=1)] | None = None
 
 

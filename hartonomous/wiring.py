@@ -22,7 +22,7 @@ from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.tokenizing import TokenCounter
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.clienttls import Trust, Trusts
-from hartonomous.config import Config, Parsing
+from hartonomous.config import AnswerCache, Config, Parsing
 from hartonomous.core.template import Template
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.memory import MemoryStore
@@ -37,7 +37,7 @@ from hartonomous.pipelines.keying import AnswerKeys
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
-from hartonomous.services import Qdrant, Service
+from hartonomous.services import ModelService, Qdrant, Service
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,21 +68,37 @@ class Search:
 
 def open_pool(
     name: str,
-    urls: tuple[str, ...],
-    service: Service,
+    service: ModelService | Qdrant,
     metrics: Metrics,
     parts: Parts,
     stack: AsyncExitStack,
     trust: Trust | None = None,
 ) -> Pool:
-    """Return the connections of a service; nothing is connected yet. `trust` is for its addresses over TLS."""
+    """Return the connections of a service; nothing is connected yet. `trust` is for its addresses over TLS.
+
+    Where a pool with other addresses is there already they are proposed to it, and withdrawn with the stack.
+    """
 
     def make(own: AsyncExitStack) -> Pool:
+        urls = (service.url,) if isinstance(service, Qdrant) else service.urls
         pool = Pool(name, urls, service, metrics, None if trust is None else trust.context)
         own.push_async_callback(pool.close)
         return pool
 
-    return parts.take(f"{name} pool", (urls, service, trust), make, stack)
+    pool = parts.take(f"{name} pool", (_apart(service), trust), make, stack)
+    if isinstance(service, ModelService):
+        stack.callback(pool.addresses.withdraw, pool.propose(service.urls))
+    return pool
+
+
+def _apart(service: ModelService | Qdrant) -> Service:
+    """Return a service's settings without the addresses that a reload may change while its connections stay."""
+    return service.model_copy(update={"urls": ()}) if isinstance(service, ModelService) else service
+
+
+def client_settings(pool: Pool, service: ModelService) -> object:
+    """Return what a client of a service depends on: with addresses that are all others it is another service."""
+    return pool, _apart(service), pool.addresses.lineage
 
 
 def open_storage(
@@ -105,17 +121,13 @@ def open_storage(
     backends, rag = config.backends, config.rag
     Bm25Encoder.for_language(rag.retrieval.language)  # an unknown one fails the start, not a request
     pools = {
-        name: open_pool(name, urls, service, metrics, parts, stack, trusts.get(name))
-        for name, urls, service in (
-            ("embedding", backends.embedding.urls, backends.embedding),
-            ("qdrant", (backends.qdrant.url,), backends.qdrant),
-        )
+        name: open_pool(name, of, metrics, parts, stack, trusts.get(name))
+        for name, of in (("embedding", backends.embedding), ("qdrant", backends.qdrant))
     }
     service, pool = backends.embedding, pools["embedding"]
-    embedding = parts.take(
-        "embedding client", (pool, service), lambda _: EmbeddingClient(pool, service, metrics), stack
-    )
-    tokens = parts.take("tokens", (pool, service, tokenizer), lambda _: TokenCounter(pool, service), stack)
+    of = client_settings(pool, service)
+    embedding = parts.take("embedding client", of, lambda _: EmbeddingClient(pool, service, metrics), stack)
+    tokens = parts.take("tokens", (of, tokenizer), lambda _: TokenCounter(pool, service), stack)
     changes = parts.take("changes", None, lambda _: Changes(), stack)
     vectors, schema = _open_vectors(pools["qdrant"], backends.qdrant, changes, parts, stack)
     shared = open_shared(config, metrics, changes, parts, stack, trusts.get("redis"))
@@ -240,8 +252,11 @@ def open_answers(
     )
     counts = metrics.cache("answers")
     shared = storage.shared
+    made_of = (storage.embedding, search.reranking, generative, backends.qdrant)
     store = (
-        _open_own_answers(config, metrics, storage.parts, stack) if shared is None else SharedAnswers(answers, shared)
+        _open_own_answers(answers, made_of, metrics, storage.parts, stack)
+        if shared is None
+        else SharedAnswers(answers, shared)
     )
     cached = CachedAnswerer(answerer, keys, store, config.server.request_timeout_s, counts)
     stack.push_async_callback(cached.close)
@@ -258,16 +273,17 @@ def _moved_to(url: str, parts: Parts, stack: AsyncExitStack) -> str | None:
     return None if url == first else url
 
 
-def _open_own_answers(config: Config, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> OwnAnswers:
+def _open_own_answers(
+    answers: AnswerCache, made_of: object, metrics: Metrics, parts: Parts, stack: AsyncExitStack
+) -> OwnAnswers:
     """Return the answers in memory; whoever asks other backends begins with none."""
-    answers = config.rag.cache.answers
 
     def make(own: AsyncExitStack) -> OwnAnswers:
         store = OwnAnswers(answers, metrics.cache("answers"))
         own.push_async_callback(store.close)
         return store
 
-    return parts.take("answers", (answers, config.backends), make, stack)
+    return parts.take("answers", (answers, made_of), make, stack)
 
 
 def open_search(config: Config, storage: Storage, metrics: Metrics, stack: AsyncExitStack) -> Search:
@@ -275,10 +291,10 @@ def open_search(config: Config, storage: Storage, metrics: Metrics, stack: Async
     service, settings, parts = config.backends.reranking, config.rag.retrieval, storage.parts
     pools, reranking = {}, None
     if service is not None:
-        pool = pools["reranking"] = open_pool(
-            "reranking", service.urls, service, metrics, parts, stack, storage.trusts.get("reranking")
-        )
-        reranking = parts.take("reranker", (pool, service), lambda _: RerankingClient(pool, service, metrics), stack)
+        trust = storage.trusts.get("reranking")
+        pool = pools["reranking"] = open_pool("reranking", service, metrics, parts, stack, trust)
+        of = client_settings(pool, service)
+        reranking = parts.take("reranker", of, lambda _: RerankingClient(pool, service, metrics), stack)
     kept, limit_s = config.rag.cache.embeddings, config.server.request_timeout_s
     # With another embedding service its vectors are others, even under the same name.
     questions = parts.take(

@@ -1,6 +1,7 @@
 """Who may call a service now, and who waits: one line in front of all addresses of a service.
 
-A call takes a `Place` at an address whose circuit lets it through and which has a slot free, the least busy first.
+A call takes a `Place` at an address whose circuit lets it through and which has a slot free, the least busy for its
+weight first (`core.balancing`).
 Otherwise it waits in line: queries before batches before ingests, each in the order they came. Nobody waits in vain: a
 call is told at once when the line is full (429) or when, by the service's own pace, its turn would come too late for
 its deadline (503), both with the time after which it makes sense to come again. When every circuit is open, those that
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from hartonomous.clients.breaker import Ticket
 from hartonomous.clients.failures import Verdict
 from hartonomous.clients.replica import Replica
+from hartonomous.core.balancing import Balance
 from hartonomous.core.call import Call, Priority
 from hartonomous.core.servicetime import ServiceTime
 from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, NotAskedError, QueueFullError
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 # Batches bring their questions all at once (four of the largest); ingests bound what they have under way themselves.
 _BATCH_QUEUE = 1_024
 _UNBOUNDED = 1 << 30
+# Which model an address serves is asked with its health, every few seconds.
+_ROUND_S = 5
 
 _Line = deque["asyncio.Future[Place]"]
 
@@ -50,8 +54,7 @@ class Place:
     def __init__(self, admission: Admission, replica: Replica, ticket: Ticket, has_slot: bool) -> None:
         self.replica = replica
         self._has_slot = has_slot
-        replica.active += has_slot
-        replica.entered += has_slot
+        replica.began(has_slot=has_slot)
         self.started = time.perf_counter()
         self.counts = True
         """Whether a failure counts against the address."""
@@ -72,7 +75,7 @@ class Place:
         if self._left:
             return
         self._left = True
-        self.replica.active -= self._has_slot
+        self.replica.ended(has_slot=self._has_slot)
         if verdict is not None and verdict.is_overload and self.replica.adaptive is not None and self._has_slot:
             self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active + 1, failed=True)
         failed = False if verdict is None else verdict.failed
@@ -92,12 +95,16 @@ class Place:
 
 
 class Admission:
-    """The places of one service and the line in front of them. For one event loop."""
+    """The places of one service and the line in front of them. For one event loop.
+
+    `replicas` are the addresses that are asked, none with a weight of 0. Others may take their place: then `hand_on`.
+    """
 
     def __init__(self, name: str, replicas: Sequence[Replica], queue: int, metrics: ServiceMetrics) -> None:
         self.name = name
         self.service_time = ServiceTime()
         self._replicas = replicas
+        self._calls, self._lookups = Balance[Replica](), Balance[Replica]()
         self._metrics = metrics
         self._lines: tuple[_Line, ...] = tuple(deque() for _ in Priority)
         self._bounds = (queue, _BATCH_QUEUE, _UNBOUNDED)
@@ -171,8 +178,8 @@ class Admission:
 
     def _asked(self) -> list[Replica]:
         """Return the addresses that calls go to: none when every circuit is open."""
-        admitting = [replica for replica in self._replicas if replica.breaker.admits]
-        # Those that are down by the last poll are asked when there is no other.
+        admitting = [replica for replica in self._replicas if replica.breaker.admits and not replica.is_foreign]
+        # Those that are down by the last poll are asked when there is no other; another model never is.
         return [replica for replica in admitting if replica.up is not False] or admitting
 
     def _take(
@@ -182,10 +189,12 @@ class Admission:
         free = [replica for replica in asked if is_lookup or replica.is_free]
         if not free:
             return None
-        chosen = min(free, key=lambda replica: (replica in avoid, replica.active))
+        balance = self._lookups if is_lookup else self._calls
+        chosen = balance.choose(free, avoid)
         ticket = chosen.breaker.admit()
         if ticket is None:
             return None
+        balance.took(chosen)
         return Place(self, chosen, ticket, not is_lookup)
 
     async def _wait(self, call: Call) -> Place:
@@ -242,6 +251,9 @@ class Admission:
 
     def _all_open(self) -> BackendUnavailableError:
         self._metrics.refused("open").inc()
-        wait_s = min(replica.breaker.retry_after_s for replica in self._replicas)
+        own = [replica.breaker.retry_after_s for replica in self._replicas if not replica.is_foreign]
+        if not own:
+            return NotAskedError(f"No address of the {self.name} service serves its model.", retry_after=_ROUND_S)
+        wait_s = min(own)
         message = f"The {self.name} service has failed again and again, and is left alone for a moment."
         return NotAskedError(message, retry_after=max(1, math.ceil(wait_s)))

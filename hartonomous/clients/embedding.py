@@ -96,7 +96,7 @@ class EmbeddingClient:
     @property
     def concurrency(self) -> int:
         """How many calls the service takes side by side, over all its addresses."""
-        return self._config.slots * len(self._config.urls)
+        return self._config.slots * len(self._pool.addresses.asked)
 
     async def _embed(self, texts: Sequence[str], call: Call) -> Embedded:
         dimension = (await self.fingerprint(call)).dimension

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hartonomous import codec
-from hartonomous.clients.pool import Answer, Pool
+from hartonomous.clients.pool import NONSENSE, Answer, Pool
+from hartonomous.clients.replica import Replica
 from hartonomous.core.call import Call
+from hartonomous.core.served import Served
 from hartonomous.errors import BackendError
 
 _TTL_S = 2.0
@@ -98,6 +100,20 @@ class ModelInfoCache:
     def _read(self, answer: Answer) -> tuple[str, dict[str, Any]]:
         first = codec.loads(answer.body)["data"][0]
         return self._name or str(first["id"]).rsplit("/", 1)[-1], _mapping(first.get("meta"))
+
+
+async def served(pool: Pool, replica: Replica, call: Call, name: str | None) -> Served | None:
+    """Ask one address, past the guard, which model it serves; None where it does not say. `name` is the one we want.
+
+    A server of many models is looked at for that one alone. Raises BackendUnavailableError and DeadlineExceededError.
+    """
+    try:
+        models = codec.loads((await pool.poll("/v1/models", replica, call)).body)["data"]
+        named = [(str(model["id"]).rsplit("/", 1)[-1], _mapping(model.get("meta")).get("n_embd")) for model in models]
+    except (BackendError, *NONSENSE):
+        return None
+    wanted = name if name is None else name.rsplit("/", 1)[-1]
+    return next((Served(of, _positive(width)) for of, width in named if wanted in {None, of}), None)
 
 
 def count_of(value: object) -> int:

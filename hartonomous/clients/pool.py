@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -19,6 +19,7 @@ from typing import Any, TypeVar, overload
 import aiohttp
 
 from hartonomous import codec
+from hartonomous.clients.addresses import Addresses, Proposal
 from hartonomous.clients.admission import Admission, Place
 from hartonomous.clients.breaker import Breaker, State
 from hartonomous.clients.failures import (
@@ -40,7 +41,7 @@ from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, BackendUnavailableError
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
-from hartonomous.services import Service
+from hartonomous.services import Address, Service
 
 T = TypeVar("T")
 
@@ -53,7 +54,6 @@ _POLLED_BYTES = 1024 * 1024
 _TOO_MANY = 429
 # What an answer's status tells better.
 _BY_STATUS = frozenset({"2xx", "answered", "failed", "refused", "unavailable", "overloaded"})
-_GAUGE: Mapping[State, int] = {"closed": 0, "half-open": 1, "open": 2}
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,24 +71,29 @@ class Pool:
     def __init__(
         self,
         name: str,
-        urls: tuple[str, ...],
+        urls: Sequence[str | Address],
         config: Service,
         metrics: Metrics,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        if not urls:
+        weights = _weights(urls)
+        if not any(weights.values()):
             raise ValueError(f"a service needs an address, got {urls!r}")
         self.name = name
         self.config = config
         self._metrics = metrics.service(name)
-        unix = urls[0].startswith("unix:")
-        self.replicas = [self._replica("http://localhost" if unix else url) for url in urls]
-        self.admission = Admission(name, self.replicas, config.queue, self._metrics)
-        self._guard = Guard(self.admission, self.replicas, self._metrics)
-        self.show()
+        socket_path = next((url.removeprefix("unix:") for url in weights if url.startswith("unix:")), None)
+        self.addresses = Addresses(
+            name,
+            weights if socket_path is None else {"http://localhost": 1},
+            self._replica,
+            self._metrics.address,
+            must_agree=name == "embedding",
+        )
+        self.admission = Admission(name, self.addresses.asked, config.queue, self._metrics)
+        self._guard = Guard(self.admission, self.addresses.asked, self._metrics)
         self._aborted = False
         self._open: set[Opened] = set()
-        socket_path = urls[0].removeprefix("unix:") if unix else None
         self._session = make_session(config, socket_path, tls)
         self._polls = make_session(config, socket_path, tls)
 
@@ -100,25 +105,31 @@ class Pool:
     def show(self) -> None:
         """Let the metrics show this pool, and no other one of the service."""
         self.admission.show()
-        for replica in self.replicas:
-            self._metrics.breaker(replica.url).set(_GAUGE[replica.breaker.state])
+        self.addresses.show()
 
     def _on_change(self, url: str, state: State) -> None:
-        self._metrics.breaker(url).set(_GAUGE[state])
         self._metrics.breaker_change(state).inc()
         level = "INFO" if state == "closed" else "WARNING"
         logger.bind(service=self.name, address=url, state=state).log(level, "circuit changed")
 
     @property
-    def up(self) -> bool | None:
-        """Whether any address is up; None while none is known to be either."""
-        known = {replica.up for replica in self.replicas}
-        return True if True in known else None if None in known else False
+    def replicas(self) -> Sequence[Replica]:
+        """The addresses of the configuration, in its order, also those without a weight."""
+        return self.addresses.all
+
+    def propose(self, urls: Sequence[Address]) -> Proposal:
+        """Let the addresses that a reload brings be polled; `adopt` or `withdraw` is to follow."""
+        return self.addresses.propose(_weights(urls))
+
+    def adopt(self) -> None:
+        """Ask the addresses that were proposed, and no others, from now on: those who wait as well."""
+        self.addresses.adopt()
+        self.admission.hand_on()
 
     @property
     def is_open(self) -> bool:
         """Whether the circuit of every address is open: nothing is asked of the service."""
-        return all(replica.breaker.state == "open" for replica in self.replicas)
+        return all(replica.breaker.state == "open" for replica in self.addresses.asked)
 
     @overload
     async def request(
@@ -170,7 +181,7 @@ class Pool:
             BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError,
             NotFoundError, ConflictError, InsufficientStorageError: see `clients.status`.
         """
-        hedged = is_hedged and len(self.replicas) > 1
+        hedged = is_hedged and len(self.addresses.asked) > 1
         request = Request(method, path, body, call, is_idempotent, hedged, is_lookup)
 
         async def send(place: Place, request: Request, may_repeat: bool) -> Any:
@@ -260,6 +271,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection."""
+        self.addresses.close()
         await self._session.close()
         await self._polls.close()
 
@@ -336,7 +348,7 @@ class Pool:
         if self._aborted and place is not None:
             return self._shutting_down()
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            if place is not None and len(self.replicas) > 1:
+            if place is not None and len(self.addresses.asked) > 1:
                 # A refused connection is over at once: its address would always have the fewest calls under way.
                 place.replica.up = False
             return UnreachableError(f"The {self.name} service cannot be reached.", retry_after=1)
@@ -350,6 +362,10 @@ class Pool:
     @staticmethod
     def _shutting_down() -> BackendUnavailableError:
         return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+
+
+def _weights(urls: Sequence[str | Address]) -> dict[str, int]:
+    return dict((url, 1) if isinstance(url, str) else (url.url, url.weight) for url in urls)
 
 
 def _fails(status: int) -> bool:

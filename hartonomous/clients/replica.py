@@ -1,25 +1,49 @@
-"""One address of a service: its circuit breaker, its slots, what the health monitor knows of it."""
+"""One address of a service: its circuit breaker, its slots, its weight, what the health monitor knows of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hartonomous.clients.breaker import Breaker
 from hartonomous.core.adaptive import AdaptiveLimit
+from hartonomous.core.served import Served
 
 
 class Replica:
-    """One address. It takes `limit` calls at once, of which `active` are under way; `up` is None while not known;
-    `entered` counts all calls there have been, but for look-ups."""
+    """One address. It takes `limit` calls at once, of which `active` are under way; `up` is None while not known.
 
-    __slots__ = ("active", "adaptive", "breaker", "entered", "slots", "up", "url")
+    `entered` counts all calls there have been, but for look-ups; `calls` are those under way with look-ups, and
+    `on_calls` is told of each by how many they are more. With a `weight` of 0 it is given none. `model` is what it said
+    last that it serves; `is_foreign`, that this is another model than the service's.
+    """
 
-    def __init__(self, url: str, slots: int, breaker: Breaker, *, is_adaptive: bool = False) -> None:
+    __slots__ = (
+        "__weakref__",
+        "active",
+        "adaptive",
+        "breaker",
+        "calls",
+        "entered",
+        "is_foreign",
+        "model",
+        "on_calls",
+        "slots",
+        "up",
+        "url",
+        "weight",
+    )
+
+    def __init__(self, url: str, slots: int, breaker: Breaker, *, is_adaptive: bool = False, weight: int = 1) -> None:
         self.url = url
         self.slots = slots
         self.breaker = breaker
+        self.weight = weight
         self.adaptive = AdaptiveLimit(slots) if is_adaptive else None
-        self.active = 0
-        self.entered = 0
+        self.active = self.calls = self.entered = 0
+        self.on_calls: Callable[[Replica, int], None] | None = None
         self.up: bool | None = None
+        self.model: Served | None = None
+        self.is_foreign = False
 
     def resize(self, slots: int) -> None:
         """Take so many calls at once from now on; an adaptive limit is found out anew below that."""
@@ -36,6 +60,22 @@ class Replica:
     def is_free(self) -> bool:
         """Whether it takes one more call now."""
         return self.active < self.limit
+
+    def began(self, *, has_slot: bool) -> None:
+        """Count a call as under way; a look-up has no slot."""
+        self.active += has_slot
+        self.entered += has_slot
+        self._count(1)
+
+    def ended(self, *, has_slot: bool) -> None:
+        """Count a call as over."""
+        self.active -= has_slot
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.calls += change
+        if self.on_calls is not None:
+            self.on_calls(self, change)
 
     def __repr__(self) -> str:
         return f"<Replica {self.url} {self.breaker.state} active={self.active}/{self.limit}>"

@@ -84,7 +84,7 @@ def _ourselves(*argv: str) -> tuple[str, ...]:
 def _only_port(service: ModelService, name: str) -> int:
     if len(service.urls) != 1:
         raise TrialError(f"backends.{name}.urls: the trial starts one {name} service, so one address must stand here.")
-    return _local_port(service.urls[0], f"backends.{name}.urls")
+    return _local_port(service.urls[0].url, f"backends.{name}.urls")
 
 
 def _local_port(url: str, key: str) -> int:

@@ -21,7 +21,7 @@ from hartonomous.core.tokens import most_tokens
 from hartonomous.errors import ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.packing import Packed, Packer
-from hartonomous.services import Generative
+from hartonomous.services import Address, Generative
 from tests.pipelines.fakes import Generative as Fake
 from tests.pipelines.fakes import call
 
@@ -69,7 +69,7 @@ class Counting(GenerativeClient):
 @pytest.fixture
 async def service(generative_url: str) -> AsyncIterator[Counting]:
     """The real server, packed for as if its context were 1,500 tokens."""
-    config = Generative(urls=(generative_url,))
+    config = Generative(urls=(Address(url=generative_url),))
     pool = Pool("generative", config.urls, config, Metrics())
     client = Counting(pool, config)
     client.context = 1_500

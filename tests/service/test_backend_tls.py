@@ -111,7 +111,7 @@ async def test_everything_works_over_tls_and_each_backend_gets_its_own_key(
         made = {}
         for name in (*MODELS, "qdrant"):
             service = getattr(plain, name)
-            url = service.url if name == "qdrant" else service.urls[0]
+            url = service.url if name == "qdrant" else service.urls[0].url
             leaf = authority.authority.issue_cert("127.0.0.1")
             context = server_context(leaf, authority.authority if is_mutual else None)
             made[name] = await stack.enter_async_context(FaultBackend(url, context))

@@ -32,10 +32,15 @@ def ranks_after(delay_s: float) -> Behaviour:
     return behave
 
 
+def addresses(first: FaultBackend, *others: FaultBackend) -> tuple[Any, ...]:
+    """Return the addresses for a configuration: the first is asked when none is busy."""
+    return {"url": first.url, "weight": 1_000}, *(other.url for other in others)
+
+
 @asynccontextmanager
 async def served(make_config: ConfigMaker, *backends: FaultBackend, **service: Any) -> AsyncIterator[RunningApp]:
     """The application with these addresses for chat and reranking; their health is not polled meanwhile."""
-    settings = {"urls": tuple(backend.url for backend in backends), **service}
+    settings = {"urls": addresses(*backends), **service}
     config = make_config(backends={"reranking": settings, "generative": settings}, health={"interval_s": 1000.0})
     async with running(config) as app:
         await eventually(app.runtime.monitor.first_round.is_set, "the first poll")
@@ -57,7 +62,7 @@ async def test_what_a_slow_address_does_not_answer_another_one_does(
 ) -> None:
     async with FaultBackend() as fast, served(make_config, faulty, fast) as app:
         await warm(app, faulty)
-        assert fast.calls(RERANK) == []  # the first address is asked when neither is busy
+        assert fast.calls(RERANK) == []
         faulty.on(RERANK, fault.hang())
         assert await rank(app) == 200
         assert len(fast.calls(RERANK)) == 1
@@ -95,7 +100,7 @@ async def test_where_hedging_is_off_or_the_other_address_is_busy_nothing_is_sent
             assert fast.calls(RERANK) == []
         faulty.on(RERANK, fault.DEFAULT)
         off = make_config(
-            backends={"reranking": {"urls": (faulty.url, fast.url), "hedging": False}}, health={"interval_s": 1000.0}
+            backends={"reranking": {"urls": addresses(faulty, fast), "hedging": False}}, health={"interval_s": 1000.0}
         )
         async with running(off) as app:
             await warm(app, faulty)

@@ -125,7 +125,7 @@ def models(
     @asynccontextmanager
     async def make(*, alike: bool = False, **changes: Any) -> AsyncIterator[Models]:
         old = make_config(health={"interval_s": 60.0})
-        upstream = old.backends.embedding.urls[0] if alike else wide_embedding_url
+        upstream = old.backends.embedding.urls[0].url if alike else wide_embedding_url
         async with FaultBackend(upstream=upstream) as embedding:
             service = {"urls": (embedding.url,)} | ({"model": "another-model"} if alike else {})
             backends = {"embedding": service} | changes.pop("backends", {})

@@ -386,7 +386,7 @@ async def test_a_reload_that_fails_leaves_the_metrics_to_what_serves_on(reloaded
     rig, broken = reloaded.rig, tmp_path / "tokenizer.json"
     broken.write_text("{}")
     rig.embedding.on(EMBEDDINGS, fault.reply(500, b"{}"))
-    await eventually(lambda: rig.app.runtime.pools["embedding"].up, "it is up")
+    await eventually(lambda: rig.app.runtime.pools["embedding"].addresses.standing == "up", "it is up")
     for number in range(5):
         await rig.app.post("/v1/embeddings", {"input": f"lime {number}"})
     state = {"service": "embedding", "address": rig.embedding.url}

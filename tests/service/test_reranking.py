@@ -16,7 +16,7 @@ from hartonomous.core.fusion import sigmoid
 from hartonomous.core.tokens import estimate_tokens
 from hartonomous.errors import BackendError, ValidationFailedError
 from hartonomous.metrics import Metrics
-from hartonomous.services import Reranking
+from hartonomous.services import Address, Reranking
 from tests.service.fault_backend import Behaviour, Exchange, FaultBackend, json_reply, reply
 
 RERANK = "/v1/rerank"
@@ -70,7 +70,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def client(faulty: FaultBackend, clock: Clock) -> AsyncIterator[RerankingClient]:
     """A client of a service with a context of 4,096 tokens."""
-    config = Reranking(urls=(faulty.url,))
+    config = Reranking(urls=(Address(url=faulty.url),))
     pool = Pool("reranking", config.urls, config, Metrics())
     yield RerankingClient(pool, config, Metrics(), clock)
     await pool.close()
@@ -78,7 +78,7 @@ async def client(faulty: FaultBackend, clock: Clock) -> AsyncIterator[RerankingC
 
 async def real(url: str, query: str, documents: list[str], **settings: Any) -> list[float]:
     """Return what a real service says."""
-    config = Reranking(urls=(url,), **settings)
+    config = Reranking(urls=(Address(url=url),), **settings)
     pool = Pool("reranking", config.urls, config, Metrics())
     try:
         return await RerankingClient(pool, config, Metrics()).rerank(query, documents, call())

@@ -76,7 +76,7 @@ class Behind:
         """Poll the service's health once; return whether it is up."""
         pool = self.app.runtime.pools["generative"]
         await self.app.runtime.monitor._poll_service(pool)
-        return pool.up
+        return {"up": True, "down": False}.get(pool.addresses.standing)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.cutting import cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
-from hartonomous.services import Embedding
+from hartonomous.services import Address, Embedding
 from tests.llama import LlamaServer, write_model
 from tests.service.fault_backend import FaultBackend
 from tests.trial.conftest import minilm
@@ -84,7 +84,7 @@ class Clock:
 @asynccontextmanager
 async def counting(url: str, clock: Clock | None = None, **settings: Any) -> AsyncIterator[TokenCounter]:
     """Make a counter for the service at `url`."""
-    config = Embedding(urls=(url,), **settings)
+    config = Embedding(urls=(Address(url=url),), **settings)
     pool = Pool("embedding", (url,), config, Metrics())
     try:
         yield TokenCounter(pool, config, clock) if clock else TokenCounter(pool, config)

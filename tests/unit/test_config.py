@@ -195,7 +195,7 @@ def test_an_address_that_is_none_is_refused_and_not_repeated(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://a", "https://a.b-c.example:1/base/", "http://[::1]:8711", "http://10.0.0.1"])
 def test_addresses_are_taken_without_their_last_slash(url: str) -> None:
     config = parse(MINIMAL.replace("http://127.0.0.1:8711", f"'{url}'"), {})
-    assert config.backends.embedding.urls == (url.rstrip("/"),)
+    assert [address.url for address in config.backends.embedding.urls] == [url.rstrip("/")]
 
 
 def test_only_the_store_may_be_a_socket() -> None:
