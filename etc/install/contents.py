@@ -1,4 +1,4 @@
-"""What is installed beside the environment, found by its folders: configuration, units, scripts, examples, documents."""
+"""What is installed beside the environment, found by folders: configuration, units, scripts, examples, documents."""
 
 from __future__ import annotations
 

@@ -84,16 +84,18 @@ def _relocate(made: Path, final: Path) -> None:
         content = path.read_bytes()
         path.write_bytes(content.replace(str(made).encode(), str(final).encode()))
     for record in made.glob("lib/python*/site-packages/*.dist-info/RECORD"):
-        text = record.read_text(encoding="utf-8")
-        sites = record.parents[1]
-        record.write_text(_RECORDED.sub(lambda found: _recorded(sites, found[1]), text), encoding="utf-8")
+        _record_scripts(record)
 
 
-def _recorded(sites: Path, name: str) -> str:
-    """Return the line of a script in the record of its package."""
-    content = (sites / name).read_bytes()
-    digest = urlsafe_b64encode(sha256(content).digest()).decode().rstrip("=")
-    return f"{name},sha256={digest},{len(content)}"
+def _record_scripts(record: Path) -> None:
+    """Write into the record of a package what its scripts are now."""
+
+    def entry(found: re.Match[str]) -> str:
+        content = (record.parents[1] / found[1]).read_bytes()
+        digest = urlsafe_b64encode(sha256(content).digest()).decode().rstrip("=")
+        return f"{found[1]},sha256={digest},{len(content)}"
+
+    record.write_text(_RECORDED.sub(entry, record.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _scripts(made: Path) -> Iterator[Path]:
