@@ -2,8 +2,10 @@
 
 While a reload is under way, and until the last request of the old runtime has ended, two runtimes live side by side. A
 backend whose settings did not change keeps its one pool, with its connections, queue, limits and breakers; caches and
-worker processes likewise. Only where the settings of a service did change are there two pools for as long; the
-metrics show the one that was taken last, and when that has gone the one that is left.
+worker processes likewise. So does a model service of which only the addresses or their weights changed
+(`clients.addresses`). Only where other settings of a service did change are there two pools for as long, each with
+slots and circuits of its own; the metrics show the one that was taken last, and when that has gone the one that is
+left.
 """
 
 from __future__ import annotations

@@ -149,8 +149,6 @@ class Reloader:
                     await first_round(runtime)
             tenure = Tenure(runtime, stack.pop_all())
         old, self._state.tenure = self._state.tenure, tenure
-        for pool in runtime.pools.values():
-            pool.adopt()
         self._settings = settings
         self._metrics.tenants.serve({key.id: key.owner or key.id for key in settings.config.auth.keys})
         if self._serving is not None and settings.certificate is not None:
@@ -164,6 +162,16 @@ class Reloader:
             old.runtime.monitor.is_told = old.runtime.monitor is runtime.monitor
             runtime.monitor.is_told = True
             self._retire(old)
+        self._change_addresses(runtime)
+
+    def _change_addresses(self, runtime: Runtime) -> None:
+        """Let nobody ask an address that is taken away, also those who began with a runtime of before."""
+        for pool in runtime.pools.values():
+            pool.adopt()
+        for older in self._state.runtimes:
+            for name, pool in older.pools.items():
+                if name in runtime.pools:
+                    pool.follow(runtime.pools[name])
 
     def _tell_siblings(self) -> None:
         if self._siblings is not None:

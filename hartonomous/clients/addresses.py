@@ -81,6 +81,8 @@ class Addresses:
 
     def propose(self, weights: Mapping[str, int]) -> Proposal:
         """Make what a reload brings known, to be polled; it is adopted or withdrawn."""
+        for replica in self._leaving:
+            replica.up = None  # it was not polled since
         known = {replica.url: replica for replica in (*self._leaving, *self.all)}
         coming = {known.get(url) or self._make(url): weight for url, weight in weights.items()}
         same = self._lineage if any(replica in coming for replica in self.all) else object()
@@ -97,8 +99,19 @@ class Addresses:
         if self._coming is None:
             return
         coming, self._coming = self._coming, None
-        self._lineage = coming.lineage
+        if coming.lineage is self._lineage:
+            self.agree()  # who comes has no say yet
+        else:
+            self._lineage, self.model = coming.lineage, None
         self._take(coming.weights)
+
+    def follow(self, newer: Addresses) -> None:
+        """Ask those no longer that the same service has no more by other settings; unless that leaves none."""
+        weights = {replica.url: replica.weight for replica in newer.all}
+        kept = {replica.url: weights[replica.url] for replica in self.all if replica.url in weights}
+        if any(kept.values()):
+            self.propose(kept)
+            self.adopt()
 
     def _take(self, weights: Mapping[Replica, int]) -> None:
         gone = [replica for replica in self.all if replica not in weights]
@@ -142,6 +155,7 @@ class Addresses:
         if not replica.calls and replica in self._leaving:
             self._leaving.remove(replica)
             self._forget(replica)
+            logger.bind(service=self._name, address=replica.url).info("an address is asked no more, and is idle")
 
     def _forget(self, replica: Replica) -> None:
         replica.on_calls = None

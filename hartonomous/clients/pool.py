@@ -118,13 +118,19 @@ class Pool:
         return self.addresses.all
 
     def propose(self, urls: Sequence[Address]) -> Proposal:
-        """Let the addresses that a reload brings be polled; `adopt` or `withdraw` is to follow."""
+        """Let the addresses that a reload brings be polled; they are adopted, or withdrawn."""
         return self.addresses.propose(_weights(urls))
 
     def adopt(self) -> None:
-        """Ask the addresses that were proposed, and no others, from now on: those who wait as well."""
+        """Ask the addresses that were proposed, and no others, from now on, also for those who wait."""
         self.addresses.adopt()
         self.admission.hand_on()
+
+    def follow(self, newer: Pool) -> None:
+        """Ask the addresses no longer that the pool which took this one's place does not ask."""
+        if newer is not self:
+            self.addresses.follow(newer.addresses)
+            self.admission.hand_on()
 
     @property
     def is_open(self) -> bool:
