@@ -12,9 +12,11 @@ import shutil
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from hartonomous.trial import child
 from tests.service.application import eventually
@@ -23,8 +25,8 @@ from tests.service.vector_store import free_port
 
 _ETC = Path(__file__).parents[2] / "etc"
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin"
-HAPROXY = shutil.which("haproxy", path=_SBIN)
-NGINX = shutil.which("nginx", path=_SBIN)
+_HAPROXY = shutil.which("haproxy", path=_SBIN)
+_NGINX = shutil.which("nginx", path=_SBIN)
 
 
 class Balancer:
@@ -57,7 +59,7 @@ class Balancer:
 @asynccontextmanager
 async def haproxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
     """Run HAProxy before servers on these ports; it asks each of them ten times a second."""
-    assert HAPROXY is not None
+    assert _HAPROXY is not None
     port, tls_port, files = free_port(), free_port(), Files(folder)
     pem = folder / "hartonomous.pem"
     pem.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
@@ -78,7 +80,7 @@ async def haproxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]
         )
         config = folder / "haproxy.cfg"
         config.write_text(text, encoding="utf-8")
-        async with _running([HAPROXY, "-db", "-q", "-f", str(config)], port) as process:
+        async with _running([_HAPROXY, "-db", "-q", "-f", str(config)], port) as process:
             balancer = Balancer(process, port, tls_port, files)
             asyncio.get_running_loop().add_reader(log, _read_log, log, balancer.lines)
             try:
@@ -90,7 +92,7 @@ async def haproxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]
 @asynccontextmanager
 async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
     """Run nginx before servers on these ports."""
-    assert NGINX is not None
+    assert _NGINX is not None
     port, tls_port, files = free_port(), free_port(), Files(folder)
     text = _replaced(
         (_ETC / "nginx" / "hartonomous.conf").read_text(encoding="utf-8"),
@@ -104,9 +106,17 @@ async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
     (folder / "hartonomous.conf").write_text(text, encoding="utf-8")
     main = folder / "nginx.conf"
     main.write_text(_nginx_main(folder), encoding="utf-8")
-    command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
+    command = [_NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
     async with _running(command, port) as process:
         yield Balancer(process, port, tls_port, files)
+
+
+def needed(name: str) -> Callable[[Path, Sequence[int]], AbstractAsyncContextManager[Balancer]]:
+    """Return what runs the balancer of this name; the test is skipped where it is not installed."""
+    program, run = {"haproxy": (_HAPROXY, haproxy), "nginx": (_NGINX, nginx)}[name]
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    return run
 
 
 def _nginx_main(folder: Path) -> str:
@@ -130,7 +140,7 @@ def _replaced(text: str, changes: Mapping[str, str]) -> str:
 async def _running(command: Sequence[str], port: int) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(*child.command(*command), stderr=DEVNULL)
     try:
-        await eventually(lambda: process.returncode is not None or _listens(port), f"{command[0]} listens")
+        await eventually(lambda: process.returncode is not None or listens(port), f"{command[0]} listens")
         assert process.returncode is None, f"{command[0]} ended with {process.returncode}"
         yield process
     finally:
@@ -139,7 +149,8 @@ async def _running(command: Sequence[str], port: int) -> AsyncIterator[Process]:
         await process.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,11 +1,14 @@
-"""The servers behind both balancers, started once for each file of tests."""
+"""The servers and a balancer before them, started once for each file of tests."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -13,6 +16,7 @@ from tests import redis
 from tests.hosts import balancers
 from tests.hosts.balancers import Balancer
 from tests.hosts.cluster import Cluster, limited_key, started
+from tests.hosts.load import text_of
 from tests.service.keyed import Key
 
 
@@ -45,17 +49,41 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory, vector_url: str) -> 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hosts(cluster: tuple[Cluster, Key], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hosts]:
     """The servers behind HAProxy."""
-    if balancers.HAPROXY is None:
-        pytest.skip("haproxy is not installed")
     made, limited = cluster
-    async with balancers.haproxy(tmp_path_factory.mktemp("haproxy"), made.ports) as balancer:
+    async with balancers.needed("haproxy")(tmp_path_factory.mktemp("haproxy"), made.ports) as balancer:
         yield Hosts(made, balancer, limited)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def nginx(cluster: tuple[Cluster, Key], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Balancer]:
-    """The servers behind nginx."""
-    if balancers.NGINX is None:
-        pytest.skip("nginx is not installed")
-    async with balancers.nginx(tmp_path_factory.mktemp("nginx"), cluster[0].ports) as balancer:
-        yield balancer
+@dataclass(slots=True)
+class Front:
+    """A balancer, the servers behind it, and a session with a key."""
+
+    balancer: Balancer
+    cluster: Cluster
+    session: aiohttp.ClientSession
+
+    def record_of(self, request_id: str) -> dict[str, Any]:
+        """Return the access record of a request, empty while no server has told of it."""
+        for server in self.cluster.servers.values():
+            for line in server.log.read_bytes().splitlines():
+                if request_id.encode() in line and (record := json.loads(line))["message"] == "request":
+                    assert isinstance(record, dict)
+                    return record
+        return {}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["haproxy", "nginx"])
+async def front(
+    request: pytest.FixtureRequest, cluster: tuple[Cluster, Key], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Front]:
+    """The servers behind HAProxy, and behind nginx."""
+    balancer_of = balancers.needed(request.param)
+    async with (
+        balancer_of(tmp_path_factory.mktemp(request.param), cluster[0].ports) as balancer,
+        aiohttp.ClientSession(balancer.url, headers=cluster[0].key.headers) as session,
+    ):
+        async with session.post(
+            "/rag/ingest", json={"documents": [{"id": "first", "text": text_of("first")}]}
+        ) as response:
+            assert response.status == 200, await response.text()
+        yield Front(balancer, cluster[0], session)
