@@ -90,7 +90,7 @@ $(VENV)/.trial $(VENV)/.dev $(VENV)/.audit: $(VENV)/.%: setup.cfg pyproject.toml
 	@touch $@
 
 EXTRAS.trial := trial,eval
-EXTRAS.dev := trial,eval,dev
+EXTRAS.dev := trial,eval,otlp,dev
 EXTRAS.audit := audit
 
 $(VENV)/.made:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
+from contextvars import Context
 from pathlib import Path
 
 from aiohttp import web
@@ -41,6 +42,7 @@ from hartonomous.middleware.limited import add_limits
 from hartonomous.middleware.reloads import reload_noted
 from hartonomous.middleware.request_id import add_request_id, request_id
 from hartonomous.middleware.scope import scope
+from hartonomous.middleware.trace import trace
 from hartonomous.monitor import Monitor
 from hartonomous.parts import Parts
 from hartonomous.pipelines.batch import BatchAnswerer
@@ -52,11 +54,20 @@ from hartonomous.routing import add_routes
 from hartonomous.settings import TOKENIZER, Settings, complete, read
 from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
-from hartonomous.wiring import client_settings, open_answers, open_limiter, open_pool, open_search, open_storage
+from hartonomous.wiring import (
+    client_settings,
+    open_answers,
+    open_limiter,
+    open_pool,
+    open_search,
+    open_storage,
+    open_traces,
+)
 
 # Limits by address come before `auth`, limits by key behind it, and before what its scopes refuse.
 MIDDLEWARES = (
     request_id,
+    trace,
     access,
     audit,
     errors,
@@ -144,6 +155,7 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
 async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: AsyncExitStack) -> Runtime:
     config, template = read.config, read.template
     backends, settings = config.backends, config.rag
+    tracer = open_traces(config, metrics, parts, stack, read.trusts.get("tracing"))
     storage = open_storage(config, metrics, stack, parts, read.digests.get(TOKENIZER), read.trusts)
     await storage.tokens.check()
     embedding, vectors, schema, traffic = storage.embedding, storage.vectors, storage.schema, storage.traffic
@@ -185,6 +197,7 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
         keyring=Keyring(config.auth),
         limiter=open_limiter(config, metrics, parts, stack, read.trusts.get("redis")),
         proxies=Proxies(config.server.trusted_proxies),
+        tracer=tracer,
         openapi=parts.take("openapi", openapi.limits(config), lambda _: openapi.documents(OPERATIONS, config), stack),
     )
 
@@ -206,8 +219,8 @@ def _open_monitor(
 
 
 def _background(stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
-    """Run `work` until the stack is closed."""
-    task = asyncio.create_task(work)
+    """Run `work` until the stack is closed; whoever's reload has begun it, it is nobody's work in particular."""
+    task = asyncio.create_task(work, context=Context())
 
     task.add_done_callback(_tell_failure)
 

@@ -1,4 +1,4 @@
-"""TLS towards the backends and Redis: whose certificate is believed, and our own, read and tried at once.
+"""TLS towards the backends, Redis and the collector of spans: who is believed, and our own certificate, tried at once.
 
 Certificates of backends are always checked: their chain, their time and the host's name. With a `ca` those that it
 signed are believed and no others; a certificate that stands there itself is believed as well.
@@ -55,6 +55,7 @@ def warn(config: Config, trusts: Trusts) -> None:
         if trust.exposed:
             logger.bind(service=name).warning("every user of this host can read our key for a service")
     keys = {"redis": config.redis.password, **{name: service.api_key for name, service in _backends(config)}}
+    keys["tracing"] = next(iter(config.tracing.headers.values()), None)
     for name, _, urls, _ in _services(config):
         if keys[name] is not None and any(map(_is_overheard, urls)):
             logger.bind(service=name).warning("the key for a service goes over the network without TLS")
@@ -73,6 +74,8 @@ def _services(config: Config) -> Iterator[tuple[str, str, tuple[str, ...], Clien
         yield name, f"backends.{name}", urls, service.tls
     if config.redis.url is not None:
         yield "redis", "redis", (config.redis.url,), config.redis.tls
+    if config.tracing.endpoint is not None:
+        yield "tracing", "tracing", (config.tracing.endpoint,), config.tracing.tls
 
 
 def _backends(config: Config) -> Iterator[tuple[str, ModelService | Qdrant]]:

@@ -16,12 +16,14 @@ from hartonomous.fields import (
     WHOLE,
     FilePath,
     Fraction,
+    HeaderName,
     Listener,
     Network,
     RedisUrl,
     Seconds,
     Secret,
     Section,
+    Url,
     host_of,
 )
 from hartonomous.security import Audit, Auth, ClientTls, Cors, Limits, Tls
@@ -88,6 +90,24 @@ class Log(Section):
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     kept_records: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
+
+
+class Tracing(Section):
+    """Where spans are sent, by OTLP over HTTP; without an `endpoint` nothing is recorded; a caller's trace goes on.
+
+    Of requests that come without a trace `sample_ratio` are recorded, of others those whose caller says so. `headers`
+    are for the collector, such as its API key. At most `max_queue` spans wait; every `interval_s` they are sent, or
+    dropped where that takes longer than `timeout_s`.
+    """
+
+    endpoint: Url | None = None
+    sample_ratio: Fraction = 1.0
+    service_name: Annotated[str, Field(min_length=1, max_length=255)] = "hartonomous"
+    headers: dict[HeaderName, Secret] = Field(default_factory=dict)
+    tls: ClientTls = ClientTls()
+    timeout_s: Seconds = 5.0
+    interval_s: Seconds = 5.0
+    max_queue: Annotated[int, Field(ge=16, le=1_000_000)] = 2_048
 
 
 class Chunking(Section):
@@ -268,6 +288,7 @@ class Config(Section):
     limits: Limits = Limits()
     audit: Audit = Audit()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     backends: Backends
     rag: Rag = Rag()
     redis: Redis = Redis()

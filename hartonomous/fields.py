@@ -116,6 +116,7 @@ def _whole(value: object) -> object:
 # Behind the constraints of an integer.
 WHOLE = BeforeValidator(_whole)
 
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Url = Annotated[str, AfterValidator(check_url)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]

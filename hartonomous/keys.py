@@ -21,6 +21,7 @@ from hartonomous.config import Config
 from hartonomous.core.access import Caller, Scope
 from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
+from hartonomous.core.trace import Span, TraceContext
 from hartonomous.keyring import Keyring
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.meter import Meter
@@ -34,6 +35,7 @@ from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.tls import ServingContext
+from hartonomous.tracing import Tracer
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,6 +67,7 @@ class Runtime:
     keyring: Keyring
     limiter: Limiter
     proxies: Proxies
+    tracer: Tracer | None
     openapi: Documents
 
 
@@ -221,6 +224,9 @@ RELOAD: web.AppKey[Callable[..., Coroutine[None, None, Reloaded]]] = web.AppKey(
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CALL = web.RequestKey("CALL", Call)
+# The trace that the request belongs to, and its own span where that is recorded.
+TRACE = web.RequestKey("TRACE", TraceContext)
+SPAN: web.RequestKey[Span] = web.RequestKey("SPAN")
 CALLER = web.RequestKey("CALLER", Caller)
 ADDRESS = web.RequestKey("ADDRESS", str)
 METER = web.RequestKey("METER", Meter)
@@ -233,3 +239,9 @@ SPEAKING = web.RequestKey("SPEAKING", bool)
 NOTES: web.RequestKey[dict[str, Any]] = web.RequestKey("NOTES")
 # There as long as the client of a stream need not read: the server has its hands full.
 HELD = web.RequestKey("HELD", bool)
+
+
+def exemplar_of(request: web.Request) -> dict[str, str] | None:
+    """Return what a histogram keeps beside a measurement of a request; None where its trace is not recorded."""
+    trace = request.get(TRACE)
+    return None if trace is None else trace.exemplar

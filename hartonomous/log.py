@@ -18,7 +18,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
@@ -29,7 +32,11 @@ from hartonomous.core.kept import Kept, KeptRecord
 if TYPE_CHECKING:
     from loguru import Message
 
-__all__ = ["configure", "encoded", "kept", "logger", "lost"]
+    from hartonomous.core.call import Call
+
+__all__ = ["about", "configure", "encoded", "kept", "logger", "lost", "only_about"]
+
+_ABOUT: ContextVar[Mapping[str, str]] = ContextVar("ABOUT", default=MappingProxyType({}))
 
 kept = Kept(2_000)
 """The newest records of the process."""
@@ -65,6 +72,7 @@ def format_record(record: Any) -> str:
         "logger": record["name"],
         "message": record["message"],
         "pid": record["process"].id,
+        **_ABOUT.get(),
         **record["extra"],
     }
     exception = record["exception"]
@@ -141,7 +149,7 @@ class _Lines:
 
 
 def _request_id(extra: dict[str, Any]) -> str | None:
-    name = extra.get("request_id")
+    name = extra.get("request_id", _ABOUT.get().get("request_id"))
     return name if isinstance(name, str) else None
 
 
@@ -161,6 +169,21 @@ def _writer(stream: TextIO) -> Callable[[str], int]:
         return len(data) - os.write(descriptor, data)
 
     return write
+
+
+@contextmanager
+def about(**facts: str) -> Iterator[None]:
+    """Let every record of a block say these facts as well, also those of libraries and of the tasks begun in it."""
+    token = _ABOUT.set({**_ABOUT.get(), **facts})
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def only_about(call: Call) -> None:
+    """Let the records of the task that runs say whose work it does, and nothing of the request that began it."""
+    _ABOUT.set(call.facts)
 
 
 def lost() -> int:

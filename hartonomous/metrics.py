@@ -369,6 +369,15 @@ class Metrics:
             "Lines of the audit trail that could not be written.",
             registry=registry,
         )
+        self.spans = Counter(
+            "hartonomous_trace_spans_total",
+            "Spans that have ended, by what became of them (exported; dropped: the collector did not take them, or "
+            "there was no room to wait for it).",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("exported", "dropped"):
+            self.spans.labels(outcome)
         self.service = cache(self._service)
         self.cache = cache(self._cache)
         self.route_latency = cache(self.latency.labels)

@@ -141,12 +141,13 @@ def outcome_of(supported: Sequence[bool]) -> Outcome:
 
 
 class Pace:
-    """How fast one generation goes, told as it goes."""
+    """How fast one generation goes, told as it goes; `exemplar` names the trace that it belongs to."""
 
-    __slots__ = ("_began", "_first", "_metrics")
+    __slots__ = ("_began", "_exemplar", "_first", "_metrics")
 
-    def __init__(self, metrics: RagMetrics) -> None:
+    def __init__(self, metrics: RagMetrics, exemplar: dict[str, str] | None = None) -> None:
         self._metrics = metrics
+        self._exemplar = exemplar
         self._began = time.perf_counter()
         self._first: float | None = None
 
@@ -154,9 +155,9 @@ class Pace:
         """A piece of text has come."""
         if self._first is None:
             self._first = time.perf_counter()
-            self._metrics.first_token.observe(self._first - self._began)
+            self._metrics.first_token.observe(self._first - self._began, self._exemplar)
 
     def counted(self, tokens: int) -> None:
         """The service says that it has generated so many, after the last one."""
         if self._first is not None and tokens > 1:
-            self._metrics.token.observe((time.perf_counter() - self._first) / (tokens - 1))
+            self._metrics.token.observe((time.perf_counter() - self._first) / (tokens - 1), self._exemplar)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hartonomous import clienttls, cparser, tls
+from hartonomous import clienttls, cparser, tls, tracing
 from hartonomous.config import Config
 from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
@@ -82,6 +82,7 @@ def read(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 def complete(config: Config) -> Settings:
     """Read what a configuration names. Raises ConfigError."""
     cparser.check(config.server)
+    tracing.check(config.tracing)
     generation, certificate = config.rag.generation, config.server.tls
     template = load_template(generation.template)
     served = None if certificate is None else tls.read(certificate)

@@ -38,6 +38,7 @@ from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.services import ModelService, Qdrant, Service
+from hartonomous.tracing import Tracer, open_tracer
 
 
 @dataclass(slots=True, frozen=True)
@@ -199,6 +200,21 @@ def open_shared(
         return shared
 
     return parts.take("redis", (config.redis, changes, trust), make, stack)
+
+
+def open_traces(
+    config: Config, metrics: Metrics, parts: Parts, stack: AsyncExitStack, trust: Trust | None = None
+) -> Tracer | None:
+    """Return what records spans, None where none are; what has ended is sent when the last that uses it has gone."""
+    if config.tracing.endpoint is None:
+        return None
+
+    def make(own: AsyncExitStack) -> Tracer:
+        tracer = open_tracer(config.tracing, metrics)
+        own.push_async_callback(tracer.close)
+        return tracer
+
+    return parts.take("tracing", (config.tracing, trust), make, stack)
 
 
 def open_limiter(

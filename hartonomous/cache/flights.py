@@ -15,6 +15,7 @@ from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from hartonomous.core.call import Call
+from hartonomous.core.trace import Span
 from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, HartonomousError
 
 Item = TypeVar("Item")
@@ -24,8 +25,10 @@ Raised = TypeVar("Raised", bound=BaseException)
 class Flight(Generic[Item]):
     """Work under way; made by `Flights.start`. `forget` lets nobody find it any more."""
 
-    def __init__(self, forget: Callable[[Flight[Item]], None]) -> None:
+    def __init__(self, forget: Callable[[Flight[Item]], None], span: Span | None = None) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.span = span
+        """Whose work it is, where that is recorded."""
         self._items: list[Item] = []
         self._error: BaseException | None = None
         self._landed = False
@@ -135,13 +138,13 @@ class Flights(Generic[Item]):
         """Return the work under this key, None when there is none."""
         return self._by_key.get(key)
 
-    def start(self, keys: Iterable[str], work: AsyncGenerator[Item]) -> Flight[Item]:
+    def start(self, keys: Iterable[str], work: AsyncGenerator[Item], span: Span | None = None) -> Flight[Item]:
         """Begin work that is found under each of the keys until its end.
 
-        The caller must become its passenger without waiting for anything before.
+        The caller, whose `span` it belongs to, must become its passenger without waiting for anything before.
         """
         keys = list(keys)
-        flight = Flight[Item](lambda flight: self._forget(flight, keys))
+        flight = Flight[Item](lambda flight: self._forget(flight, keys), span)
         flight.task = asyncio.create_task(flight.run(work))
         self._tasks.add(flight.task)
         self._by_key.update(dict.fromkeys(keys, flight))

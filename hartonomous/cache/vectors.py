@@ -13,7 +13,7 @@ from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
-from hartonomous import codec
+from hartonomous import codec, tracing
 from hartonomous.cache.flights import Flight, Flights, own
 from hartonomous.cache.memory import MemoryCache
 from hartonomous.clients.embedding import Vector
@@ -67,12 +67,14 @@ class QuestionVectors:
         under_way = {key: flight for key in missing if (flight := self._flights.get(key)) is not None}
         fresh = [key for key in missing if key not in under_way]
         self._metrics.joined.inc(len(under_way))
+        for joined in set(under_way.values()):
+            tracing.link(call, joined.span)
         self._metrics.misses.inc(len(fresh))
         shared = call.for_all(self._limit_s)
         for first in range(0, len(fresh), batch_size):
             batch = fresh[first : first + batch_size]
             work = self._embed({key: missing[key] for key in batch}, embed, shared)
-            under_way |= dict.fromkeys(batch, self._flights.start(batch, work))
+            under_way |= dict.fromkeys(batch, self._flights.start(batch, work, call.span))
         asked: dict[_Flight, list[str]] = {}
         for key, flight in under_way.items():
             asked.setdefault(flight, []).append(key)

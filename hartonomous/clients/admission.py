@@ -25,6 +25,7 @@ from hartonomous.clients.replica import Replica
 from hartonomous.core.balancing import Balance
 from hartonomous.core.call import Call, Priority
 from hartonomous.core.servicetime import ServiceTime
+from hartonomous.core.trace import Span
 from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, NotAskedError, QueueFullError
 
 if TYPE_CHECKING:
@@ -49,7 +50,18 @@ class Place:
     A look-up has no slot: a busy service answers it all the same, and its success says little about the others' calls.
     """
 
-    __slots__ = ("_admission", "_has_slot", "_left", "_ticket", "counts", "replica", "started")
+    __slots__ = (
+        "_admission",
+        "_has_slot",
+        "_left",
+        "_ticket",
+        "counts",
+        "is_hedge",
+        "replica",
+        "span",
+        "started",
+        "tries",
+    )
 
     def __init__(self, admission: Admission, replica: Replica, ticket: Ticket, has_slot: bool) -> None:
         self.replica = replica
@@ -58,6 +70,9 @@ class Place:
         self.started = time.perf_counter()
         self.counts = True
         """Whether a failure counts against the address."""
+        self.tries, self.is_hedge = 0, False
+        """How often it was tried before; whether it is tried elsewhere at the same time."""
+        self.span: Span | None = None
         self._admission = admission
         self._ticket = ticket
         self._left = False

@@ -21,6 +21,7 @@ from hartonomous.clients.status import raise_for_status
 from hartonomous.clients.tokenize import Tokenize
 from hartonomous.core.call import Call
 from hartonomous.core.sse import SSEParser
+from hartonomous.core.trace import Value
 from hartonomous.errors import BackendError
 from hartonomous.metrics import Metrics
 from hartonomous.ragmetrics import Pace
@@ -147,7 +148,7 @@ class GenerativeClient:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         body = codec.dumps({**self._model(), **request, **options})
         # llama.cpp closes the connection after a stream though it does not say so, unless it is asked to.
-        pace = Pace(self._metrics)
+        pace = Pace(self._metrics, call.exemplar)
         last = replace(call, headers={**call.headers, "Connection": "close"})
         async with self._pool.open("POST", _PATH, last, body) as opened:
             if opened.status != 200:
@@ -167,6 +168,7 @@ class GenerativeClient:
                         if delta.usage is not None:
                             pace.counted(delta.usage.completion_tokens)
                             self._count(delta.usage)
+                        opened.tells(_said(delta))
                         yield delta
             raise opened.broken()
 
@@ -179,6 +181,7 @@ class GenerativeClient:
             raise BackendError(_NOT_A_COMPLETION) from error
         if delta.usage is not None:
             self._count(delta.usage)
+        opened.tells(_said(delta))
         return delta
 
     def _model(self) -> dict[str, str]:
@@ -199,6 +202,19 @@ class GenerativeClient:
     def _count(self, usage: Usage) -> None:
         self._tokens_in.inc(usage.prompt_tokens)
         self._tokens_out.inc(usage.completion_tokens)
+
+
+def _said(delta: Delta) -> dict[str, Value]:
+    """Return what a span says of a delta: what it cost and how it ended, nothing of its text."""
+    said: dict[str, Value] = {}
+    if delta.usage is not None:
+        said["gen_ai.usage.input_tokens"] = delta.usage.prompt_tokens
+        said["gen_ai.usage.output_tokens"] = delta.usage.completion_tokens
+    if delta.finish_reason is not None:
+        said["gen_ai.response.finish_reasons"] = [delta.finish_reason]
+        if delta.model is not None:
+            said["gen_ai.response.model"] = delta.model
+    return said
 
 
 def _read_prompt(answer: Answer) -> str:

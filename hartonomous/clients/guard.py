@@ -99,6 +99,7 @@ class Guard:
             raise error from error.__cause__  # it tells more than that there was no other attempt
         # One poisonous text must not open the circuit for everybody: a call counts once against an address.
         place.counts = place.replica not in tried
+        place.tries = len(tried)
         return place
 
     def _wait_before(self, error: HartonomousError, tried: int, request: Request) -> float | None:
@@ -138,5 +139,6 @@ class Guard:
         if not self._hedges.try_spend():
             place.leave(UNUSED)
             raise BackendUnavailableError("Enough calls have been sent twice.")
+        place.is_hedge = True
         self._metrics.hedges.inc()
         return await send(place, request, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import aiohttp
 from hartonomous import codec
 from hartonomous.clients.admission import Place
 from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError
+from hartonomous.core.trace import Value
 
 if TYPE_CHECKING:
     from hartonomous.clients.pool import Pool
@@ -68,6 +69,11 @@ class Opened:
                 if len(body) > cap:
                     raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
         return bytes(body)
+
+    def tells(self, said: Mapping[str, Value]) -> None:
+        """Add what the body has said to the span of the call, where it is recorded."""
+        if said and self.place.span is not None:
+            self.place.span.set(said)
 
     def abort(self) -> None:
         """Let whoever reads the body fail at once."""

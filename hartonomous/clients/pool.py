@@ -19,6 +19,7 @@ from typing import Any, TypeVar, overload
 import aiohttp
 
 from hartonomous import codec
+from hartonomous.clients import attempts
 from hartonomous.clients.addresses import Addresses, Proposal
 from hartonomous.clients.admission import Admission, Place
 from hartonomous.clients.breaker import Breaker, State
@@ -297,13 +298,14 @@ class Pool:
                     request.method,
                     place.replica.url + request.path,
                     data=payload(request.body),
-                    headers={**_JSON_HEADERS, **call.headers},
+                    headers={**_JSON_HEADERS, **attempts.begin(request, place, self.name, service)},
                     allow_redirects=False,
                     timeout=self._timeout(min(service.timeout_s, remaining_s) if is_whole else remaining_s),
                 )
         except BaseException as error:
             ours = self.translate(error, place)
-            self._leave(place, None, verdict(self.translate(TimeoutError(), place) if _is_late(error, call) else ours))
+            found = verdict(self.translate(TimeoutError(), place) if _is_late(error, call) else ours)
+            self._leave(call, place, None, found)
             if ours is error:
                 raise
             raise ours from error
@@ -327,17 +329,19 @@ class Pool:
         finally:
             self._open.discard(opened)
             opened.close()
-            self._leave(opened.place, opened, found)
+            self._leave(call, opened.place, opened, found)
 
-    def _leave(self, place: Place, opened: Opened | None, found: Verdict | None) -> None:
+    def _leave(self, call: Call, place: Place, opened: Opened | None, found: Verdict | None) -> None:
         self._metrics.in_flight.dec()
-        self._metrics.latency.observe(time.perf_counter() - place.started)
+        self._metrics.latency.observe(time.perf_counter() - place.started, call.exemplar)
         outcome = "2xx" if found is None else found.kind
         if opened is not None and outcome in _BY_STATUS:
             outcome = f"{opened.status // 100}xx"
         self._metrics.count(outcome).inc()
         if outcome == "cancelled":
             self._metrics.saved("running" if opened is None or opened.is_whole else "streaming").inc()
+        if place.span is not None:
+            attempts.end(place.span, outcome, None if opened is None else opened.status, found)
         place.leave(found)
 
     def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:

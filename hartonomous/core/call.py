@@ -10,6 +10,7 @@ from enum import IntEnum
 from hartonomous.core.access import NOTHING, Grant
 from hartonomous.core.cachecontrol import ANYTHING, CacheControl
 from hartonomous.core.deadline import Deadline
+from hartonomous.core.trace import Span, TraceContext
 
 
 class Priority(IntEnum):
@@ -24,10 +25,11 @@ class Priority(IntEnum):
 class Call:
     """The context of one request, given to pipelines and clients.
 
-    `headers` go to every backend: `X-Request-ID`, and `traceparent` where the caller sent one. `grant` is what the
+    `headers` go to every backend: `X-Request-ID`, and `traceparent` where there is a trace. `grant` is what the
     caller may see, nothing unless it is said: answers are shared only between callers with the same one. `cache` says
     which stored answers the caller takes. `wanted` is set where the work goes on for others when the caller who began
-    it has no time left: by then that one wants it.
+    it has no time left: by then that one wants it. `trace` is the one that the request belongs to, `span` the piece of
+    it that is under way where pieces are recorded (`hartonomous.tracing`).
     """
 
     request_id: str
@@ -37,6 +39,18 @@ class Call:
     cache: CacheControl = ANYTHING
     wanted: Deadline | None = None
     priority: Priority = Priority.QUERY
+    trace: TraceContext | None = None
+    span: Span | None = None
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        """What a histogram keeps beside a measurement of this request; None where its trace is not recorded."""
+        return None if self.trace is None else self.trace.exemplar
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What records of the log say of the work for this request."""
+        return {"request_id": self.request_id} | ({} if self.trace is None else self.trace.facts)
 
     def for_all(self, limit_s: float) -> Call:
         """Return the call of work that others wait for as well: it has so many seconds."""

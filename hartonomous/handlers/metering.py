@@ -15,7 +15,7 @@ from hartonomous.core.call import Call
 from hartonomous.core.usage import UsageReader
 from hartonomous.errors import DeadlineExceededError, HartonomousError
 from hartonomous.handlers.stream import ClientGoneError
-from hartonomous.keys import CALLER, METER, METRICS, SPEAKING, STARTED
+from hartonomous.keys import CALLER, METER, METRICS, SPEAKING, STARTED, exemplar_of
 from hartonomous.middleware.access import template_of
 from hartonomous.pipelines.answering import CachedResult, CachedSources
 from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
@@ -69,7 +69,7 @@ def first_token(request: web.Request) -> None:
     if SPEAKING not in request:
         request[SPEAKING] = True
         took = time.perf_counter() - request[STARTED]
-        request.app[METRICS].route_first_token(template_of(request)).observe(took)
+        request.app[METRICS].route_first_token(template_of(request)).observe(took, exemplar_of(request))
 
 
 def _tenant(request: web.Request) -> Tenant | None:

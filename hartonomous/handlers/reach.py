@@ -6,6 +6,7 @@ asked for it.
 
 from __future__ import annotations
 
+from hartonomous import tracing
 from hartonomous.core.call import Call
 from hartonomous.keys import Runtime
 
@@ -17,4 +18,5 @@ def reached(name: str | None, runtime: Runtime, call: Call) -> str:
     """
     collection = name or runtime.config.rag.default_collection
     call.grant.check(collection)
+    tracing.attributed(call, {"hartonomous.collection": collection})
     return collection

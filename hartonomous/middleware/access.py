@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from hartonomous.keys import CALLER, METRICS, REQUEST_ID, STARTED
+from hartonomous.keys import CALLER, METRICS, REQUEST_ID, STARTED, exemplar_of
 from hartonomous.log import logger
 from hartonomous.middleware.limited import address_of
 
@@ -39,7 +39,7 @@ async def access(
         took = time.perf_counter() - started
         metrics.in_flight.dec()
         route, method, caller = template_of(request), method_of(request), request.get(CALLER)
-        metrics.route_latency(route).observe(took)
+        metrics.route_latency(route).observe(took, exemplar_of(request))
         metrics.route_requests(route, method, str(status)).inc()
         if caller is not None and (tenant := metrics.tenants.of_key(caller.key_id)) is not None:
             tenant.requests[f"{status // 100}xx"] += 1

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from hartonomous.core.denied import note_collection
 from hartonomous.errors import HartonomousError, PermissionDeniedError
-from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRAIL
+from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRACE, TRAIL
 from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
 from hartonomous.middleware.limited import address_of
 
@@ -67,6 +67,7 @@ def tell(request: web.Request, status: int) -> None:
         outcome=outcome,
         status=status,
         request_id=request[REQUEST_ID],
+        **({} if TRACE not in request else {"trace_id": request[TRACE].trace_id}),
         **notes,
     )
     notes["is_told"] = True

@@ -19,7 +19,7 @@ _METHODS = ("GET", "HEAD", "POST", "DELETE")
 # The last five are those of OpenAI's and Cohere's own clients.
 _ALLOWED = (
     *(hdrs.ACCEPT, hdrs.AUTHORIZATION, hdrs.CACHE_CONTROL, hdrs.CONTENT_TYPE, hdrs.USER_AGENT),
-    *("X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms", "traceparent"),
+    *("X-API-Key", "X-Request-ID", "X-Request-Timeout-Ms", "traceparent", "tracestate"),
     *("Idempotency-Key", "OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project", "X-Client-Name"),
 )
 # What these clients say of themselves: another list with each of their versions.

@@ -1,8 +1,8 @@
 """The first floor: an id for every request, kept from the caller where it is well formed, on every response.
 
 `X-Request-ID` goes on every response that leaves through the application (added when the response is prepared, so
-that a stream has it as well), on every log line and on every backend call. A request's `Call`, with its deadline, is
-made here.
+that a stream has it as well), on every log line and on every backend call; so does the trace that the caller says the
+request belongs to. A request's `Call`, with its deadline, is made here.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from hartonomous import log
+from hartonomous.core import trace
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import InvalidRequestError
-from hartonomous.keys import CALL, CALLER, REQUEST_ID, RUNTIME
+from hartonomous.keys import CALL, CALLER, REQUEST_ID, RUNTIME, SPAN, TRACE
 
 HEADER = "X-Request-ID"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 @web.middleware
 async def request_id(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Give the request its id."""
+    """Give the request its id and its trace, and both to what the log says of it."""
     request[REQUEST_ID] = _id_of(request)
-    return await handler(request)
+    facts = {"request_id": request[REQUEST_ID]}
+    found = trace.read(request.headers.getall(trace.PARENT, ()), request.headers.getall(trace.STATE, ()))
+    if found is not None:
+        request[TRACE] = found
+        facts |= found.facts
+    with log.about(**facts):
+        return await handler(request)
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
@@ -52,12 +59,12 @@ def call_of(request: web.Request) -> Call:
     """
     call = request.get(CALL)
     if call is None:
-        headers = {HEADER: request[REQUEST_ID]}
-        trace = request.headers.get("traceparent", "")
-        if _TRACEPARENT.match(trace):
-            headers["traceparent"] = trace
+        headers, place = {HEADER: request[REQUEST_ID]}, request.get(TRACE)
+        if place is not None:
+            headers |= place.headers
         deadline, grant = Deadline(_seconds(request)), request[CALLER].grant
-        call = request[CALL] = Call(request[REQUEST_ID], deadline, headers, grant)
+        call = Call(request[REQUEST_ID], deadline, headers, grant, trace=place, span=request.get(SPAN))
+        request[CALL] = call
     return call
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from hartonomous import tracing
 from hartonomous.cache.answers import AnswerStore
 from hartonomous.cache.flights import Flight, Flights
 from hartonomous.core.call import Call
@@ -153,7 +154,9 @@ class CachedAnswerer:
         flight: Flight[Event] | None = self._flights.get(key)
         joined = flight is not None
         (self._metrics.joined if joined else self._metrics.misses).inc()
-        flight = flight or self._flights.start([key], work)
+        if flight is not None:
+            tracing.link(call, flight.span)
+        flight = flight or self._flights.start([key], work, call.span)
         async with aclosing(flight.items(call)) as events:
             async for event in events:
                 yield _without_cost(event) if joined else event

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
+from hartonomous import log
 from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.core.call import Call
 from hartonomous.errors import DeadlineExceededError, ValidationFailedError
@@ -218,10 +219,10 @@ class EmbeddingQueue:
     async def _call(self, batch: _Batch) -> None:
         """Embed a batch and tell everybody in it; raises nothing but a cancellation."""
         started = self._clock()
+        call = joint([wanted.call for wanted, _ in batch])
+        log.only_about(call)
         try:
-            outcomes = await self._embed(
-                [wanted.texts[index] for wanted, index in batch], joint([wanted.call for wanted, _ in batch])
-            )
+            outcomes = await self._embed([wanted.texts[index] for wanted, index in batch], call)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             for wanted in {wanted for wanted, _ in batch}:
                 if not wanted.done.done():

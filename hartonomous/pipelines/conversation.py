@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from hartonomous import tracing
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.config import Generation
 from hartonomous.core.call import Call
@@ -81,8 +82,8 @@ class Conversation:
         started = time.perf_counter()
         failed, written = False, None
         try:
-            with self._traffic.query():
-                written = accept(await self._ask(question, turns, model, call), question, turns)
+            with self._traffic.query(), tracing.span(call, "rewrite") as asked:
+                written = accept(await self._ask(question, turns, model, asked), question, turns)
         except ValidationFailedError:
             pass  # the conversation is too long for the model's context: no fault of the service
         except HartonomousError:
@@ -91,7 +92,7 @@ class Conversation:
             failed = True
             self._metrics.degraded["rewriting"].inc()
         took = time.perf_counter() - started
-        self._metrics.stage["rewrite"].observe(took)
+        self._metrics.stage["rewrite"].observe(took, call.exemplar)
         query = written or from_words(question, turns)
         if len(query) > _LONGEST:
             query = question

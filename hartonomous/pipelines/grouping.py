@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from hartonomous import log, tracing
 from hartonomous.core.call import Call
 from hartonomous.errors import DeadlineExceededError, HartonomousError
 from hartonomous.pipelines.jobs import Jobs
@@ -103,8 +104,10 @@ class Grouper(Generic[Key, Item, Result]):
 
     async def _settle(self, key: Key, group: list[_Waiting[Item, Result]]) -> None:
         """Give everybody in the group a result or an error; raises nothing but a cancellation."""
+        call = joint([one.call for one in group])
+        log.only_about(call)
         try:
-            results = await self._work(key, [one.item for one in group], joint([one.call for one in group]))
+            results = await self._work(key, [one.item for one in group], call)
         except self._blames as error:
             if len(group) == 1:
                 _fail(group, error)
@@ -136,6 +139,10 @@ def own(error: Exception) -> Exception:
 
 
 def joint(calls: Sequence[Call]) -> Call:
-    """Return the call under which a backend is asked for several callers: the first one's, with the longest time."""
+    """Return the call under which a backend is asked for several callers: the first one's, with the longest time.
+
+    It is recorded as that one's work, with links to the others'.
+    """
     longest = max(calls, key=lambda call: call.deadline.remaining)
-    return calls[0] if longest is calls[0] else replace(calls[0], deadline=longest.deadline)
+    first = tracing.joint(calls)
+    return first if longest is calls[0] else replace(first, deadline=longest.deadline)

@@ -18,6 +18,7 @@ from typing import Any
 
 from prometheus_async import aio
 
+from hartonomous import tracing
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import CollectionInfo, Schema
 from hartonomous.clients.tokenizing import TokenCounter
@@ -242,13 +243,15 @@ class Ingestor:
         """Take one document and tell what became of it; only what is no error of ours goes up."""
         started = time.perf_counter()
         try:
-            document = await self._parsed(document, call)
-            result = await self._store(run, document, call)
+            with tracing.span(call, "document") as call:
+                document = await self._parsed(document, call)
+                result = await self._store(run, document, call)
+                tracing.attributed(call, {"hartonomous.status": result.status, "hartonomous.chunks": result.chunks})
             run.failures, run.tokens = 0, run.tokens + result.tokens
         except HartonomousError as error:
             run.note(error)
             result = DocumentResult(document.index, document.id, "failed", error=error)
-        self._metrics.document_s.observe(time.perf_counter() - started)
+        self._metrics.document_s.observe(time.perf_counter() - started, call.exemplar)
         await self._tell(run, result, on_result)
 
     async def _store(self, run: _Run, document: Document, call: Call) -> DocumentResult:
@@ -270,7 +273,8 @@ class Ingestor:
             return document
         try:
             parsing = self._parser.parse(document.raw, document.format, call.deadline.remaining)
-            parsed = await aio.time(self._metrics.parsing(document.format), parsing)
+            with tracing.span(call, "parse", {"hartonomous.format": document.format}):
+                parsed = await aio.time(self._metrics.parsing(document.format), parsing)
         except ValidationFailedError as error:
             error.param = document.param("text") if isinstance(document.raw, str) else document.path
             raise

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hartonomous import tracing
 from hartonomous.clients.failures import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.points import Hit
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
@@ -47,8 +48,9 @@ class Lookup:
 
     async def _timed(self, name: str, plans: Sequence[Plan], call: Call) -> None:
         started = time.perf_counter()
-        await self._ask(name, plans, call)
-        self._account.took([plan.item for plan in plans if plan.error is None], "search", started)
+        with tracing.span(call, "search", {"hartonomous.searches": len(plans)}) as call:
+            await self._ask(name, plans, call)
+        self._account.took([plan.item for plan in plans if plan.error is None], "search", started, call)
 
     async def _ask(self, name: str, plans: Sequence[Plan], call: Call) -> None:
         searches = [search for plan in plans for search in plan.searches]

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hartonomous import tracing
 from hartonomous.clients.generative import Delta, GenerativeClient, Usage
 from hartonomous.config import Generation, Retrieval
 from hartonomous.core.call import Call
@@ -163,21 +164,22 @@ class Answerer:
             yield TextDelta(result.answer)
             yield result
             return
-        try:
-            plan = await self._plan(request, found, relevant, call)
-        except (BackendUnavailableError, BackendError, DeadlineExceededError):
-            if not request.sources_on_failure or call.deadline.expired:
-                raise
-            found.hits = relevant
-            result = self.sources_alone(request, found, 0)
-            yield SourcesFound(found, 0)
-            yield result
-            return
-        found.hits = plan.sources
-        yield SourcesFound(found, plan.omitted)
-        async with aclosing(self._generated(plan, call, streamed=streamed)) as events:
-            async for event in events:
-                yield event
+        with tracing.span(call, "generate", {"hartonomous.sources": len(relevant)}) as call:
+            try:
+                plan = await self._plan(request, found, relevant, call)
+            except (BackendUnavailableError, BackendError, DeadlineExceededError):
+                if not request.sources_on_failure or call.deadline.expired:
+                    raise
+                found.hits = relevant
+                result = self.sources_alone(request, found, 0)
+                yield SourcesFound(found, 0)
+                yield result
+                return
+            found.hits = plan.sources
+            yield SourcesFound(found, plan.omitted)
+            async with aclosing(self._generated(plan, call, streamed=streamed)) as events:
+                async for event in events:
+                    yield event
 
     async def _generated(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Event]:
         usage, model, finish = Usage(), plan.request.model, "stop"
@@ -200,7 +202,7 @@ class Answerer:
         raised = await self._raised(plan, call)
         if not any(row.support >= THRESHOLD for row in raised) and (text := self._completion(plan)):
             yield TextDelta(text)
-        result = self._result(plan, usage, model, finish)
+        result = self._result(plan, usage, model, finish, call)
         result.grounding[: len(raised)] = raised
         supported = [row.support >= THRESHOLD for row in result.grounding]
         self._metrics.answered(outcome_of(supported), len(result.cited))
@@ -284,9 +286,9 @@ class Answerer:
             return builder.quote(found.marker, found.text)
         return "" if builder.answer.strip() else builder.feed(fill(self._template.nothing_found)) + builder.finish()
 
-    def _result(self, plan: _Plan, usage: Usage, model: str | None, finish: str) -> QueryResult:
+    def _result(self, plan: _Plan, usage: Usage, model: str | None, finish: str, call: Call) -> QueryResult:
         took = time.perf_counter() - plan.started
-        self._metrics.stage["generate"].observe(took)
+        self._metrics.stage["generate"].observe(took, call.exemplar)
         builder = plan.builder
         return QueryResult(
             answer=builder.answer,

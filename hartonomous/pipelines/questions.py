@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hartonomous.clients.embedding import Vector
 from hartonomous.clients.points import Hit, StoredChunk
 from hartonomous.clients.schema import CollectionInfo
+from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
 from hartonomous.metrics import Metrics
 
@@ -88,10 +89,10 @@ class Account:
         item.degraded.append(stage)
         self._metrics.degraded[stage].inc()
 
-    def took(self, items: Sequence[Question], stage: str, started: float) -> None:
+    def took(self, items: Sequence[Question], stage: str, started: float, call: Call) -> None:
         """Note how long a stage took that began at `started` (of `time.perf_counter`)."""
         took = time.perf_counter() - started
-        self._metrics.stage[stage].observe(took)
+        self._metrics.stage[stage].observe(took, call.exemplar)
         for item in items:
             item.timings[stage] = round(item.timings.get(stage, 0.0) + took * 1000, 2)
 

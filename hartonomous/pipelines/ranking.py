@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from hartonomous import tracing
 from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Fusion, Retrieval
@@ -89,7 +90,8 @@ class Reranker:
         texts = [hit.chunk.text for hit in candidates]
         # A reranker that hangs must leave time for an answer without it.
         try:
-            scores = await self._reranking.rerank(item.request.query, texts, call.share(0.5))
+            with tracing.span(call, "rerank", {"hartonomous.candidates": len(texts)}) as asked:
+                scores = await self._reranking.rerank(item.request.query, texts, asked.share(0.5))
         except HartonomousError as error:
             if call.deadline.expired:
                 item.error = error
@@ -102,4 +104,4 @@ class Reranker:
             hit.score = weight * score + (1 - weight) * hit.score
         # A stable sort: equal scores keep the order of the search.
         item.hits = sorted(candidates, key=lambda hit: -hit.score)
-        self._account.took([item], "rerank", started)
+        self._account.took([item], "rerank", started, call)

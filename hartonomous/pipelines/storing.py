@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hartonomous import tracing
 from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.clients.failures import AnswerTooLargeError, BackendRefusedError
 from hartonomous.clients.points import ChunkPoint, DocumentState, next_sequence
@@ -119,7 +120,8 @@ class Storer:
         if not work.embeds:
             announcement.over()
             return await self._jobs.run(self._store_attributes(target.collection, work, call))
-        await self._cut(work, target, info, call)
+        with tracing.span(call, "chunk") as cutting:
+            await self._cut(work, target, info, cutting)
         work.announcement = announcement
         task = self._jobs.start(self._store_text(work, target.collection, info, call))
         try:
@@ -155,7 +157,8 @@ class Storer:
             # What has been written of the cut before is older than this, and goes when this is shown.
             work.sequence = next_sequence(work.sequence)
         publication = Publication(work.document.id, work.point_ids(), work.sequence)
-        error = await self._publications.do(collection, publication, call, len(publication.point_ids))
+        with tracing.span(call, "publish") as showing:
+            error = await self._publications.do(collection, publication, showing, len(publication.point_ids))
         if error is not None:
             raise error
         status: Status = "created" if work.state is None else "updated"
@@ -191,7 +194,8 @@ class Storer:
             points, refused = await self._points(work, info, first, count, call)
             if not refused:
                 work.writing = True
-                await self._writes.do(collection, points, call, len(points))
+                with tracing.span(call, "store", {"hartonomous.chunks": len(points)}) as writing:
+                    await self._writes.do(collection, points, writing, len(points))
         return refused
 
     async def _points(
@@ -200,7 +204,9 @@ class Storer:
         """Return the points of some chunks, or the chunks of them that are too long for the service."""
         if work.document.prepared is not None:
             return prepared_points(work, work.document.prepared, first, count), []
-        outcomes, tokens = await self._queue.embed(work.embedded_texts[first : first + count], call, work.announcement)
+        texts = work.embedded_texts[first : first + count]
+        with tracing.span(call, "embed", {"hartonomous.texts": len(texts)}) as embedding:
+            outcomes, tokens = await self._queue.embed(texts, embedding, work.announcement)
         work.tokens += tokens
         vectors: list[Vector] = []
         refused: list[int] = []

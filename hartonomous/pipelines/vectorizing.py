@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from hartonomous import tracing
 from hartonomous.cache.vectors import Outcome, QuestionVectors
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import Schema
@@ -40,14 +41,15 @@ class Vectorizer:
         if not items:
             return
         started = time.perf_counter()
-        try:
-            fingerprint = await self._embedding.fingerprint(call)
-        except HartonomousError as error:
-            self._without_embedding(items, error, call)
-        else:
-            await self._compare(items, fingerprint, call)
-            await self._give([item for item in items if item.error is None], fingerprint, call)
-        self._account.took(items, "embed", started)
+        with tracing.span(call, "embed", {"hartonomous.texts": len(items)}) as call:
+            try:
+                fingerprint = await self._embedding.fingerprint(call)
+            except HartonomousError as error:
+                self._without_embedding(items, error, call)
+            else:
+                await self._compare(items, fingerprint, call)
+                await self._give([item for item in items if item.error is None], fingerprint, call)
+        self._account.took(items, "embed", started, call)
 
     async def _compare(self, items: Sequence[Question], fingerprint: EmbeddingFingerprint, call: Call) -> None:
         """Give the questions to a collection that another embedding model made their error."""

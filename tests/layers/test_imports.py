@@ -33,6 +33,7 @@ FLOORS = (
         "cparser",
         "settings",
         "tracing",
+        "otlp",
         "audit",
         "auditfiles",
     },

@@ -1,0 +1,86 @@
+"""The floor that records a request as a span, where spans are recorded (`tracing`): from its headers to the end of the
+answer, also of a stream.
+
+It is named by the route's template, and says who asked and what came of it: names, numbers and ids, never what was
+asked or answered. Whoever polls whether the server is well makes no spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from hartonomous import log
+from hartonomous.core.trace import Span, Value
+from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, STATE, TRACE
+from hartonomous.middleware.access import method_of, template_of
+from hartonomous.middleware.limited import address_of
+from hartonomous.tracing import CANCELLED
+
+_POLLED = frozenset(("/health", "/ready", "/metrics"))
+
+
+@web.middleware
+async def trace(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Record the request."""
+    tracer = request.app[STATE].current.tracer
+    if tracer is None or request.path in _POLLED:
+        return await handler(request)
+    name = f"{method_of(request)} {template_of(request)}"
+    place, span = tracer.begin(name, request.get(TRACE), _asked(request))
+    request[TRACE] = place
+    with log.about(**place.facts):
+        if span is None:
+            return await handler(request)
+        request[SPAN] = span
+        return await _recorded(request, handler, span)
+
+
+async def _recorded(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], span: Span
+) -> web.StreamResponse:
+    error_type, failed = CANCELLED, False
+    try:
+        response = await handler(request)
+    except Exception as error:
+        error_type, failed = type(error).__qualname__, True
+        raise
+    else:
+        if request.transport is not None:
+            span.set({"http.response.status_code": response.status})
+            error_type, failed = str(response.status) if response.status >= 500 else "", response.status >= 500
+        return response
+    finally:
+        span.set(_found(request))
+        span.end(error_type or None, failed=failed)
+
+
+def _asked(request: web.Request) -> dict[str, Value]:
+    """Return what is known of a request at its start, by the semantic conventions of HTTP servers."""
+    route = template_of(request)
+    known: dict[str, Value] = {
+        "http.request.method": method_of(request) if method_of(request) != "other" else "_OTHER",
+        "url.scheme": request.scheme,
+        "network.protocol.version": f"{request.version.major}.{request.version.minor}",
+        "hartonomous.request_id": request[REQUEST_ID],
+    }
+    if route != "unmatched":
+        known["http.route"] = route
+    if "{" not in route and route != "unmatched":
+        known["url.path"] = route  # of others the path may hold what a caller calls a document
+    return known
+
+
+def _found(request: web.Request) -> dict[str, Value]:
+    """Return what is known of a request at its end."""
+    known: dict[str, Value] = {"client.address": address_of(request)}
+    caller = request.get(CALLER)
+    if caller is not None and caller.key_id is not None:
+        known["hartonomous.key.id"] = caller.key_id
+    collection = request.get(NOTES, {}).get("collection")
+    if isinstance(collection, str):
+        known["hartonomous.collection"] = collection
+    return known

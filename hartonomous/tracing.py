@@ -1,0 +1,141 @@
+"""Traces: what the rest of the code knows of them. Off, they cost a look at one attribute.
+
+A span's parent comes with the `Call`, as deadlines do, and not from a context variable: work that several requests
+share, generators that are read by others and tasks that outlive their caller would all find the wrong one there.
+
+    with tracing.span(call, "rerank") as call:   # the call of what happens within
+        await client.rerank(..., call)
+
+`hartonomous.otlp` records spans and sends them, with OpenTelemetry's SDK, which only that file imports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from hartonomous.core.call import Call
+from hartonomous.core.trace import Span, TraceContext, Value
+from hartonomous.errors import ConfigError, HartonomousError
+
+if TYPE_CHECKING:
+    from hartonomous.config import Tracing
+    from hartonomous.metrics import Metrics
+
+__all__ = ["Span", "Tracer", "attributed", "check", "joint", "link", "open_tracer", "span"]
+
+CANCELLED = "cancelled"
+_NOTHING: Mapping[str, Value] = {}
+
+
+class Tracer(Protocol):
+    """Records the spans of an application."""
+
+    def begin(
+        self, name: str, parent: TraceContext | None, attributes: Mapping[str, Value]
+    ) -> tuple[TraceContext, Span | None]:
+        """Begin a request under the caller's trace or in one of its own; no span where it is not recorded."""
+
+    async def close(self) -> None:
+        """Send what is left; it takes a few seconds at most."""
+
+
+def check(config: Tracing) -> None:
+    """See that spans can be recorded, if they are to be.
+
+    Raises:
+        ConfigError: what records them is not installed.
+    """
+    if config.endpoint is None:
+        return
+    try:
+        import hartonomous.otlp  # noqa: F401 - an extra, and dear: only who wants it imports it
+    except ImportError as error:
+        message = "tracing.endpoint: spans need the extra: pip install 'hartonomous[otlp]'"
+        raise ConfigError(message, param="tracing.endpoint") from error
+
+
+def open_tracer(config: Tracing, metrics: Metrics) -> Tracer:
+    """Return what records spans; `check` has been asked."""
+    from hartonomous.otlp import OtlpTracer
+
+    return OtlpTracer(config, metrics)
+
+
+def span(call: Call, name: str, attributes: Mapping[str, Value] = _NOTHING) -> AbstractContextManager[Call]:
+    """Record a block as a piece of the request, where that is recorded; within, use the call that is handed out."""
+    return _Off(call) if call.span is None else _Recorded(call, call.span, name, attributes)
+
+
+def attributed(call: Call, attributes: Mapping[str, Value]) -> None:
+    """Add to what is known of the block under way: never a text of a prompt or of a document."""
+    if call.span is not None:
+        call.span.set(attributes)
+
+
+def link(call: Call, other: Span | None) -> None:
+    """Say that the block under way gets what another request's is making."""
+    if call.span is not None and other is not None:
+        call.span.link(other.context)
+
+
+def joint(calls: Sequence[Call]) -> Call:
+    """Return the first of calls that are answered together, as the one in whose name that is recorded.
+
+    Where the first is not recorded and another is, the ids are that one's; the recorded others are linked.
+    """
+    recorded = [call for call in calls if call.span is not None]
+    if not recorded:
+        return calls[0]
+    leader, spans = recorded[0], dict.fromkeys(call.span for call in recorded if call.span is not None)
+    first, *others = spans
+    work = first.linked([other.context for other in others]) if others else first
+    return replace(calls[0], request_id=leader.request_id, headers=leader.headers, trace=leader.trace, span=work)
+
+
+def error_of(error: BaseException) -> tuple[str, bool]:
+    """Return what is said of a block that an exception ended: its kind, and whether it failed or was only left."""
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        return CANCELLED, False
+    return (error.error_code if isinstance(error, HartonomousError) else type(error).__qualname__), True
+
+
+class _Off:
+    """A block that is not recorded."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> Call:
+        return self._call
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        pass
+
+
+class _Recorded:
+    """A block that is."""
+
+    __slots__ = ("_attributes", "_call", "_name", "_parent", "_span")
+
+    def __init__(self, call: Call, parent: Span, name: str, attributes: Mapping[str, Value]) -> None:
+        self._call = call
+        self._parent = parent
+        self._name = name
+        self._attributes = attributes
+
+    def __enter__(self) -> Call:
+        self._span = self._parent.child(self._name, "internal", self._attributes)
+        return replace(self._call, span=self._span)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        error_type, failed = (None, False) if error is None else error_of(error)
+        self._span.end(error_type, failed=failed)
