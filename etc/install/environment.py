@@ -21,6 +21,8 @@ _PIP = ("-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check", "--no-
 _LOCKED = ("--only-binary", ":all:", "--require-hashes", "--requirement")
 _NO_PACKAGES = "The packages could not be had (from PyPI, or where pip's own settings say)"
 _RECORDED = re.compile(r"^((?:\.\./)+bin/[^,\n]+),sha256=[^,\n]+,[0-9]+$", re.MULTILINE)
+# How pip has a script begin when its interpreter's path has a space or is long: the path of here, not of there.
+_BY_SHELL = re.compile(rb"""\A#!/bin/sh\n'\'\'exec' "?([^" ]{1,120})"? "\$0" "\$@"\n' '\'\'\n""")
 _HOST_PYTHON = Path("/usr/bin/python3")
 _PROBE = "import ensurepip, os, sys, venv; print(*sys.version_info[:2], os.path.realpath(sys.executable))"
 
@@ -81,8 +83,8 @@ def _relocate(made: Path, final: Path) -> None:
     if made == final:
         return
     for path in (made / "pyvenv.cfg", *_scripts(made)):
-        content = path.read_bytes()
-        path.write_bytes(content.replace(str(made).encode(), str(final).encode()))
+        content = path.read_bytes().replace(str(made).encode(), str(final).encode())
+        path.write_bytes(_BY_SHELL.sub(rb"#!\1\n", content))
     for record in made.glob("lib/python*/site-packages/*.dist-info/RECORD"):
         _record_scripts(record)
 

@@ -159,12 +159,14 @@ def _next_steps(places: Places, *, upgraded: bool) -> list[str]:
     if places.destdir or os.geteuid() != 0:
         return []
     config = places.configuration / "hartonomous.yaml"
-    if upgraded:
-        return [f"Next: {places.command} check {config} && systemctl daemon-reload && systemctl restart hartonomous"]
+    check = f"{places.command} check {config}"
     steps = ["systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"]
     if places.prefix not in _SEARCHED:
         steps = [f"# systemd looks below {' and '.join(map(str, _SEARCHED))} alone: link or copy {places.prefix}/lib/*"]
-    steps += [f"$EDITOR {config}", f"{places.command} check {config}", "systemctl enable --now hartonomous"]
+    if upgraded:
+        steps += [f"{check} && systemctl kill --kill-whom=main --signal=USR2 hartonomous  # the new one takes over"]
+    else:
+        steps += [f"$EDITOR {config} && {check}", "systemctl enable --now hartonomous"]
     return ["Next:", *(f"  {step}" for step in steps)]
 
 
