@@ -33,6 +33,7 @@ from hartonomous.engine.state import ACTIVITY, Activity
 from hartonomous.engine.store import RESERVE_BYTES, FolderInUseError, Store
 from hartonomous.engine.supervisor import tell_ready
 from hartonomous.log import logger
+from hartonomous.systemd import Notifier
 
 CHECKPOINT_IDLE_S = 2.0
 CHECKPOINT_AFTER_S = 60.0
@@ -62,6 +63,7 @@ def parse_address(address: str) -> tuple[str, int] | str:
 async def serve(data: Path, address: str, reserve: int, key: str | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raise StartError when that cannot begin."""
     where = parse_address(address)
+    manager = Notifier(os.environ.get("NOTIFY_SOCKET"))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -74,9 +76,11 @@ async def serve(data: Path, address: str, reserve: int, key: str | None = None) 
             shown = await _listen(runner, where)
             logger.bind(address=shown, data=str(data)).info("vector engine listening")
             tell_ready(shown)
+            manager.tell(READY=1, STATUS=f"listening on {shown}")
             house = asyncio.create_task(_keep_house(store, app[ACTIVITY]))
             await stop.wait()
             logger.info("vector engine stopping")
+            manager.tell(STOPPING=1)
             house.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await house

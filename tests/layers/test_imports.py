@@ -72,6 +72,7 @@ BESIDE_MAY_IMPORT = {
     "services",
     "log",
     "supervision",
+    "systemd",
 }
 SPEAKS_HTTP = {
     "keys",
