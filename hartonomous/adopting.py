@@ -27,6 +27,7 @@ BACKLOG = 256
 _OWN = "bound-"
 # What systemd calls a socket without a name: by its unit, and of none by either of these.
 _UNNAMED = frozenset(("", "unknown", "connection"))
+_FAMILIES = frozenset((socket.AF_INET, socket.AF_INET6, socket.AF_UNIX))
 # What `localhost` means also where IPv6 is switched off.
 _NO_SUCH_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL))
 
@@ -39,6 +40,14 @@ class Adopted:
     bound: dict[Door, list[socket.socket]] = field(default_factory=lambda: {"main": [], "admin": []})
     channel: socket.socket | None = None
 
+    def close(self) -> None:
+        """Close all of it."""
+        doors = (*self.lent.values(), *self.bound.values())
+        for each in (each for sockets in doors for each in sockets):
+            each.close()
+        if self.channel is not None:
+            self.channel.close()
+
 
 def adopt(given: Given, config: Config) -> Adopted:
     """Return the sockets that were passed, by what they are for.
@@ -47,18 +56,13 @@ def adopt(given: Given, config: Config) -> Adopted:
         ConfigError: one is not known by its name, does not listen, or may not be served by this configuration.
     """
     adopted = Adopted()
-    for name, descriptor in given.sockets:
-        if name == HANDOVER:
-            adopted.channel = socket.socket(fileno=descriptor)
-            continue
-        door = _door(name.removeprefix(_OWN))
-        found = _listening(name, descriptor)
-        (adopted.bound if name.startswith(_OWN) else adopted.lent)[door].append(found)
-    if adopted.lent["admin"] and config.server.admin is None:
-        raise ConfigError("a socket named admin was passed, but server.admin is not set", param="server.admin")
-    if not config.auth.keys:
-        for sockets in adopted.lent.values():
-            _check_local(sockets)
+    try:
+        for name, descriptor in given.sockets:
+            _add(adopted, name, descriptor)
+        _check(adopted, config)
+    except ConfigError:
+        adopted.close()
+        raise
     return adopted
 
 
@@ -146,6 +150,20 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno).lower()
 
 
+def _add(adopted: Adopted, name: str, descriptor: int) -> None:
+    """Add a socket that was passed. Raises ConfigError."""
+    if name == HANDOVER:
+        adopted.channel = socket.socket(fileno=descriptor)
+        return
+    found = _listening(name, descriptor)
+    try:
+        door = _door(name.removeprefix(_OWN))
+    except ConfigError:
+        found.close()
+        raise
+    (adopted.bound if name.startswith(_OWN) else adopted.lent)[door].append(found)
+
+
 def _door(name: str) -> Door:
     """Return what a socket is for, by its name or that of its unit. Raises ConfigError."""
     if name == "admin" or name.endswith("-admin.socket"):
@@ -157,19 +175,25 @@ def _door(name: str) -> Door:
 
 def _listening(name: str, descriptor: int) -> socket.socket:
     """Return the socket of a descriptor. Raises ConfigError."""
+    name = name or "a socket"
     try:
         found = socket.socket(fileno=descriptor)
-        is_stream = found.type == socket.SOCK_STREAM and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError as error:
-        raise ConfigError(f"what was passed as {name or 'a socket'} is none: {reason(error)}") from error
-    if not is_stream or found.family not in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}:
-        raise ConfigError(f"what was passed as {name or 'a socket'} is no stream socket that listens (Accept=no)")
+        raise ConfigError(f"what was passed as {name} is none: {reason(error)}") from error
+    is_stream = found.type == socket.SOCK_STREAM and found.family in _FAMILIES
+    if not is_stream or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        found.close()
+        raise ConfigError(f"what was passed as {name} is no stream socket that listens (Accept=no)")
     return found
 
 
-def _check_local(sockets: list[socket.socket]) -> None:
-    """Refuse what other hosts reach; a unix socket they do not. Raises ConfigError."""
-    for each in sockets:
+def _check(adopted: Adopted, config: Config) -> None:
+    """Refuse what nobody serves and, without keys, what other hosts reach. Raises ConfigError."""
+    if adopted.lent["admin"] and config.server.admin is None:
+        raise ConfigError("a socket named admin was passed, but server.admin is not set", param="server.admin")
+    if config.auth.keys:
+        return
+    for each in (*adopted.lent["main"], *adopted.lent["admin"]):
         if each.family != socket.AF_UNIX and not is_loopback(each.getsockname()[0]):
             problem = f"a socket was passed that listens on {shown(each)}"
             raise ConfigError(f"without keys only loopback addresses can be served: {problem}", param="auth.keys")
