@@ -17,6 +17,7 @@ from tests.service.fault_backend import FaultBackend
 from tests.service.fleet import QUICK, RERANK, SELDOM, Fleet, fleet, weighted
 
 EMBED = "/v1/embeddings"
+MODEL: Any = MODELS["data"][0]
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ async def test_when_all_are_down_by_the_last_poll_they_are_asked_all_the_same(
 
 def serves(backend: FaultBackend, name: str, dimension: int = fault.DIMENSION) -> None:
     """Let a backend say that it serves another model."""
-    model = MODELS["data"][0] | {"id": f"/models/{name}", "meta": {"n_embd": dimension}}
+    model = MODEL | {"id": f"/models/{name}", "meta": {"n_embd": dimension}}
     backend.on("/v1/models", fault.json_reply(MODELS | {"data": [model]}))
 
 
@@ -184,11 +185,10 @@ async def test_where_a_model_is_configured_its_own_entry_counts_and_the_others_d
 ) -> None:
     """As of a server of many models, whose first one is any."""
     async with FaultBackend() as other, FaultBackend() as wrong:
-        entry: dict[str, Any] = MODELS["data"][0]
-        others = [entry | {"id": "any"}, entry | {"id": "wanted"}]
+        others = [MODEL | {"id": "any"}, MODEL | {"id": "wanted"}]
         other.on("/v1/models", fault.json_reply(MODELS | {"data": others}))
         faulty.on("/v1/models", fault.json_reply(MODELS | {"data": others[1:]}))
-        wrong.on("/v1/models", fault.json_reply(MODELS | {"data": [entry | {"id": "wanted", "meta": {"n_embd": 7}}]}))
+        wrong.on("/v1/models", fault.json_reply(MODELS | {"data": [MODEL | {"id": "wanted", "meta": {"n_embd": 7}}]}))
         service = {"urls": (faulty.url, other.url, wrong.url), "model": "wanted"}
         async with fleet(
             make_config(backends={"embedding": service}, health=QUICK), tmp_path / "c.yaml", "embedding"
