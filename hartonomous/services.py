@@ -135,12 +135,18 @@ class Collections(Section):
 
 
 class Qdrant(Service):
-    """The vector store: Qdrant, or `hartonomous engine`, which speaks Qdrant's REST."""
+    """The vector store: Qdrant, or `hartonomous engine`, which speaks Qdrant's REST.
+
+    In a cluster writes are ordered, so that all replicas do them in the same order: by one node of each shard, whatever
+    happens (`strong`, the default where `collections.replicas` is more than 1), or by another one while that is away
+    (`medium`).
+    """
 
     url: StoreUrl = "http://127.0.0.1:6333"
     concurrency: Annotated[int, Field(ge=1, le=4_096)] | None = 32
     first_byte_timeout_s: Seconds = 15.0
     timeout_s: Seconds = 30.0
+    write_ordering: Literal["medium", "strong"] | None = None
     collections: Collections = Collections()
 
 

@@ -152,7 +152,7 @@ def _open_vectors(
     pool: Pool, config: Qdrant, changes: Changes, parts: Parts, stack: AsyncExitStack
 ) -> tuple[VectorClient, Schema]:
     def make(_: AsyncExitStack) -> tuple[VectorClient, Schema]:
-        vectors, schema = VectorClient(pool, write_options(config.collections)), Schema(pool, config)
+        vectors, schema = VectorClient(pool, write_options(config)), Schema(pool, config)
         vectors.on_change = schema.on_change = changes.advance
         return vectors, schema
 

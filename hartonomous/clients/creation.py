@@ -17,7 +17,7 @@ from hartonomous.clients.qdrant import ask
 from hartonomous.clients.reach import path_to
 from hartonomous.core.call import Call
 from hartonomous.errors import ConflictError
-from hartonomous.services import Collections
+from hartonomous.services import Collections, Qdrant
 
 # The small vectors in memory; the range of int8 without the hundredth of outliers.
 _QUANTIZATION: Mapping[str, Any] = MappingProxyType(
@@ -29,10 +29,11 @@ _QUANTIZATION: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def write_options(settings: Collections) -> str:
+def write_options(config: Qdrant) -> str:
     """Return the query of every write: answered when it is durable, and where there are replicas in the same order on
     all of them, without which a replacement of a document could be half undone on one."""
-    return "wait=true" if settings.replicas in (None, 1) else "wait=true&ordering=strong"
+    ordering = config.write_ordering or (None if config.collections.replicas in (None, 1) else "strong")
+    return "wait=true" if ordering is None else f"wait=true&ordering={ordering}"
 
 
 async def create_collection(

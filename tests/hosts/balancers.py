@@ -25,16 +25,21 @@ from tests.service.vector_store import free_port
 
 _ETC = Path(__file__).parents[2] / "etc"
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin"
+_NOBODY = 9
 _HAPROXY = shutil.which("haproxy", path=_SBIN)
 _NGINX = shutil.which("nginx", path=_SBIN)
 
 
 class Balancer:
-    """A balancer that runs: where it listens, plainly and over TLS; `lines` is its log, as far as it sends one."""
+    """A balancer that runs: where it listens, plainly and over TLS; `lines` is its log, as far as it sends one.
 
-    def __init__(self, process: Process, port: int, tls_port: int, files: Files) -> None:
+    At `store_url` HAProxy stands before a Qdrant cluster.
+    """
+
+    def __init__(self, process: Process, port: int, tls_port: int, files: Files, store_port: int = 0) -> None:
         self.process = process
         self.port = port
+        self.store_url = f"http://127.0.0.1:{store_port}"
         self.url = f"http://127.0.0.1:{port}"
         self.tls_url = f"https://127.0.0.1:{tls_port}"
         self.files = files
@@ -57,10 +62,12 @@ class Balancer:
 
 
 @asynccontextmanager
-async def haproxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
-    """Run HAProxy before servers on these ports; it asks each of them ten times a second."""
+async def haproxy(
+    folder: Path, ports: Sequence[int], stores: Sequence[int] = (_NOBODY, _NOBODY, _NOBODY)
+) -> AsyncIterator[Balancer]:
+    """Run HAProxy before servers, and nodes of Qdrant, on these ports; it asks each of them ten times a second."""
     assert _HAPROXY is not None
-    port, tls_port, files = free_port(), free_port(), Files(folder)
+    port, tls_port, store_port, files = free_port(), free_port(), free_port(), Files(folder)
     pem = folder / "hartonomous.pem"
     pem.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
     with _log_socket() as log:
@@ -73,15 +80,15 @@ async def haproxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]
                 "bind :443 ssl crt /etc/haproxy/hartonomous.pem": f"bind 127.0.0.1:{port}\n"
                 f"    bind 127.0.0.1:{tls_port} ssl crt {pem}",
                 "check inter 1s": "check inter 100ms",
-                "127.0.0.1:6330": f"127.0.0.1:{free_port()}",
-                **{f"10.0.0.{number}:6333": "127.0.0.1:9" for number in (1, 2, 3)},
+                "127.0.0.1:6330": f"127.0.0.1:{store_port}",
+                **{f"10.0.0.{number}:6333": f"127.0.0.1:{port}" for number, port in enumerate(stores, 1)},
                 **{f"10.0.0.{number}:8700": f"127.0.0.1:{port}" for number, port in enumerate(ports, 1)},
             },
         )
         config = folder / "haproxy.cfg"
         config.write_text(text, encoding="utf-8")
         async with _running([_HAPROXY, "-db", "-q", "-f", str(config)], port) as process:
-            balancer = Balancer(process, port, tls_port, files)
+            balancer = Balancer(process, port, tls_port, files, store_port)
             asyncio.get_running_loop().add_reader(log, _read_log, log, balancer.lines)
             try:
                 yield balancer

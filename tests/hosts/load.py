@@ -49,13 +49,14 @@ class Load:
     keep_alive: bool = True
     acknowledged: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
+    newest: str = ""
     done: int = 0
     _ends: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Let the workers work; wait until the last of them has its answer."""
-        kinds = (self._documents, self._lines, self._query, self._streamed, self._search)
+        kinds = (self._documents, self._lines, self._query, self._streamed, self._search, self._document)
         connector = aiohttp.TCPConnector(force_close=not self.keep_alive)
         async with aiohttp.ClientSession(self.url, headers=self.key.headers, connector=connector) as session:
             await self._documents(session, {})  # so that there is a collection
@@ -111,7 +112,8 @@ class Load:
 
     def _take(self, result: dict[str, Any]) -> None:
         assert result["status"] == "created", result
-        self.acknowledged.add(result["id"])
+        self.newest = result["id"]
+        self.acknowledged.add(self.newest)
 
     async def _query(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> None:
         async with session.post("/rag/query", json=self._question(), headers=headers) as response:
@@ -126,6 +128,13 @@ class Load:
     async def _search(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> None:
         async with session.post("/rag/search", json=self._question(), headers=headers) as response:
             assert "results" in await _right(response)
+
+    async def _document(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> None:
+        """Read a document that was acknowledged a moment ago, of another worker as well as not."""
+        name = self.newest
+        path = f"/rag/collections/{self.collection}/documents/{name}"
+        async with session.get(path, headers=headers) as response:
+            assert (await _right(response))["text"] == text_of(name)
 
     def _question(self) -> dict[str, Any]:
         return {"query": f"How is the valve opened? {uuid4().hex}", "collection": self.collection}

@@ -12,7 +12,7 @@ from hartonomous.clients.qdrant import RESCORED
 from hartonomous.clients.schema import INDEXES, Schema
 from hartonomous.errors import ConflictError
 from hartonomous.metrics import Metrics
-from hartonomous.services import Collections
+from hartonomous.services import Collections, Qdrant
 from tests.service.schema_rig import OTHER, TINY, Store, call, killed_before, metrics, name, ours, pool, schema, store
 
 __all__ = ["metrics", "name", "pool", "schema", "store"]
@@ -222,15 +222,16 @@ async def test_quantization_may_be_binary(store: Store, name: str) -> None:
 async def test_a_search_is_scored_by_the_vectors_themselves(store: Store, name: str, quantization: str) -> None:
     await _config(store, name, quantization=quantization)
     points = [{"id": n, "vector": {"dense": [1, n, -n, n % 2 - 0.5]}} for n in range(4)]
-    await store.ask("PUT", f"/collections/{name}/points?{write_options(Collections())}", {"points": points})
+    await store.ask("PUT", f"/collections/{name}/points?{write_options(Qdrant())}", {"points": points})
     wanted = {"query": [1, 2, -2, -0.5], "using": "dense", "limit": 1, "params": dict(RESCORED)}
     (found,) = (await store.ask("POST", f"/collections/{name}/points/query", wanted))["points"]
     assert (found["id"], round(found["score"], 5)) == (2, 1.0)
 
 
 def test_only_replicas_ask_for_an_order_of_writes() -> None:
-    assert write_options(Collections()) == write_options(Collections(replicas=1)) == "wait=true"
-    assert write_options(Collections(replicas=2)) == "wait=true&ordering=strong"
+    assert write_options(Qdrant()) == write_options(Qdrant(collections=Collections(replicas=1))) == "wait=true"
+    assert write_options(Qdrant(collections=Collections(replicas=2))) == "wait=true&ordering=strong"
+    assert write_options(Qdrant(write_ordering="medium")) == "wait=true&ordering=medium"
 
 
 _KINDS = {"metadata.team": "keyword", "metadata.year": "integer", "metadata.deep.when": "datetime"}
