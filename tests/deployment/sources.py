@@ -69,8 +69,9 @@ def compose() -> Any:
 
 def seconds(duration: str) -> float:
     """Return the seconds of a duration like `90s` or `2min`; a number alone is seconds."""
-    number, unit = re.fullmatch(r"([0-9.]+)(|s|sec|m|min|h)", duration).groups()  # type: ignore[union-attr] - fails
-    return float(number) * {"m": 60, "min": 60, "h": 3600}.get(unit, 1)
+    found = re.fullmatch(r"([0-9.]+)(|s|sec|m|min|h)", duration)
+    assert found is not None, duration
+    return float(found[1]) * {"m": 60, "min": 60, "h": 3600}.get(found[2], 1)
 
 
 def manifests(overlay: str) -> list[Manifest]:
@@ -92,7 +93,7 @@ def _parts(kustomization: Mapping[str, Any]) -> list[str]:
 def _loaded(path: Path) -> list[Manifest]:
     if path.is_dir():
         return manifests(str(path.resolve().relative_to(KUBERNETES)))
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
 
 
 def _configmaps(folder: Path, kustomization: Mapping[str, Any]) -> Iterator[Manifest]:
@@ -134,7 +135,7 @@ def of_kind(found: list[Manifest], kind: str) -> list[Manifest]:
 
 
 def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
 
 
 def configuration(overlay: str) -> str:
