@@ -6,6 +6,7 @@
 # make audit  known vulnerabilities in what is locked, and patterns of our own (asks the network)
 # make lock   etc/*.lock anew for setup.cfg: what is locked stays unless it must change (UPGRADE=1: the newest)
 # make contract  ten minutes of requests made from /openapi.json, with the keys of three tenants (SEED and SECONDS as above)
+# make systemd  the units on a systemd of their own: it starts, reloads, restarts, hangs (root; the README names packages)
 # make unit   the tests that need no network and no model, in seconds
 # make install    the server into PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR: also an upgrade, edited configuration stays
 # make uninstall  takes it away again, without data and configuration
@@ -23,7 +24,7 @@ PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 DESTDIR ?=
 
-.PHONY: run test tests coverage clients chaos contract unit lint types audit lock install uninstall clean
+.PHONY: run test tests coverage clients chaos contract systemd unit lint types audit lock install uninstall clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -48,6 +49,9 @@ chaos: $(VENV)/.dev
 
 contract: $(VENV)/.dev
 	@$(BIN)/python -m tests.contract --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+systemd: $(VENV)/.dev
+	HARTONOMOUS_TEST_MACHINE=$(abspath var/machine) $(BIN)/python -m pytest tests/systemd -q $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)
