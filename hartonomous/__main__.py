@@ -14,6 +14,7 @@ _COMMANDS = (
     "serve",
     "engine",
     "ingest",
+    "query",
     "export",
     "import_",
     "reindex",

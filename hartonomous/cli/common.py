@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import re
 import sys
+from pathlib import Path
 from typing import Final
 
 INTERRUPTED: Final = 130
@@ -18,8 +21,54 @@ def whole(text: str) -> int:
     return int(text)
 
 
+KEY: Final = "HARTONOMOUS_API_KEY"
+"""The variable of the environment that holds the API key of a client's command."""
+
+
+class UsageError(Exception):
+    """The arguments do not go together; the message says why."""
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where the API is and whose key it is asked with."""
+    parser.add_argument("--url", type=_url, default="http://127.0.0.1:8700", help="of the API; default %(default)s")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the API key")
+
+
+def api_key(file: Path | None) -> str | None:
+    """Return the key that a file holds, or else the environment; None without any. Raises UsageError."""
+    key = os.environ.get(KEY, "")
+    if file is not None:
+        try:
+            key = file.read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    if file is None and not key:
+        return None
+    if not re.fullmatch("[!-~]+", key):
+        raise UsageError(f"the key in {file or KEY} is not one word of visible ASCII characters")
+    return key
+
+
+def print_all_letters() -> None:
+    """Let standard output escape the letters that its encoding does not have."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def forget_output() -> None:
+    """Whoever read standard output has left: what is still in its buffer must not fail the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def complain(sentence: str) -> None:
     """Print a sentence on standard error, with everything escaped that would steer a terminal."""
     from hartonomous.sending.naming import printable
 
     print(printable(sentence), file=sys.stderr, flush=True)
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no address like http://127.0.0.1:8700, without user or query")
+    return text

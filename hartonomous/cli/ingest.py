@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
-import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hartonomous.cli.common import INTERRUPTED, complain, whole
+from hartonomous.cli.common import (
+    INTERRUPTED,
+    KEY,
+    UsageError,
+    add_server,
+    api_key,
+    complain,
+    forget_output,
+    print_all_letters,
+    whole,
+)
 
 if TYPE_CHECKING:
     from hartonomous.sending.faults import SendingError
     from hartonomous.sending.passes import Plan
     from hartonomous.sending.tally import Tally
 
-_KEY = "HARTONOMOUS_API_KEY"
 _DESCRIPTION = """\
 Send text, Markdown, HTML, PDF and DOCX files to the API. A document's id is the name of PATH and the way down from
 there (handbook/limits/cpu.md), wherever it is sent from. What the server has already is not embedded again, so what was
 interrupted is simply run again."""
 _EPILOG = f"""\
-The key is read from the environment ({_KEY}) or from --key-file. A PATTERN without a slash fits a name, one with a
+The key is read from the environment ({KEY}) or from --key-file. A PATTERN without a slash fits a name, one with a
 slash the path below PATH; **/ is any number of folders. Exit status: 0 all is stored, 1 something is not, 2 wrong
 usage, 130 interrupted."""
 _STDIN = "-"
@@ -31,16 +36,11 @@ _STDIN = "-"
 _GIVE_UP_S = 360.0
 
 
-class UsageError(Exception):
-    """The arguments do not go together; the message says why."""
-
-
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("ingest", help="send files and folders", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file or folder; - reads NDJSON documents from stdin")
-    parser.add_argument("--url", type=_url, default="http://127.0.0.1:8700", help="of the API; default %(default)s")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the API key")
+    add_server(parser)
     parser.add_argument("--collection", metavar="NAME", help="default: the server's")
     parser.add_argument("--prefix", type=_prefix, metavar="TEXT", help="begin every id with TEXT/")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="send only these files")
@@ -82,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read standard output has left; what is still in its buffer must not fail the end of the process.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         return 1
 
 
@@ -134,8 +133,7 @@ async def _preview(plan: Plan) -> int:
     except SendingError as error:
         complain(str(error))
         return 1
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names have letters that a terminal may not have
+    print_all_letters()
     for file in found.files:
         print(f"would send {printable(file.name)}")
     for document_id in gone.ids:
@@ -162,7 +160,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise UsageError(str(error)) from error
     return Plan(
         target=Target(args.url, args.collection, args.max_tokens, args.overlap_tokens),
-        key=_key(args.key_file),
+        key=api_key(args.key_file),
         roots=roots,
         filters=filters,
         metadata=dict(args.metadata),
@@ -184,26 +182,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--dry-run and --watch do not go together")
     if args.dry_run and args.prune and not args.collection:
         raise UsageError("--dry-run --prune needs --collection: nothing is sent that would tell the server's default")
-
-
-def _key(file: Path | None) -> str | None:
-    key = os.environ.get(_KEY, "")
-    if file is not None:
-        try:
-            key = file.read_text(encoding="ascii", errors="replace").strip()
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    if file is None and not key:
-        return None
-    if not re.fullmatch("[!-~]+", key):
-        raise UsageError(f"the key in {file or _KEY} is not one word of visible ASCII characters")
-    return key
-
-
-def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no address like http://127.0.0.1:8700, without user or query")
-    return text
 
 
 def _prefix(text: str) -> str:

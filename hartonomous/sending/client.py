@@ -1,4 +1,4 @@
-"""The server's HTTP as a client sees it: a stream of lines, uploads, the listing and deletion of documents.
+"""The server's HTTP as a client sees it: a stream of lines, uploads, questions, listing and deleting documents.
 
 Whatever happens on the wire comes out as one of our `faults`, with a sentence for the user.
 """
@@ -20,6 +20,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from hartonomous import __version__, codec
+from hartonomous.core.sse import SSEParser
+from hartonomous.errors import BackendError
 from hartonomous.sending.content import unreadable
 from hartonomous.sending.faults import RefusedError, SendingError, UnavailableError, error_of, fatal_error
 from hartonomous.sending.naming import DocumentName
@@ -27,6 +29,9 @@ from hartonomous.sending.tally import reason
 
 _CONNECT_S = 10.0
 _CALL_S = 60.0
+# A stream says something every fifteen seconds, be it nothing.
+_SILENCE_S = 60.0
+_EVENT_BYTES = 1 << 26
 _SLOWEST_UPLOAD = 16_384
 _PAGE = 1_000
 _ERROR_BYTES = 65_536
@@ -108,6 +113,41 @@ class Api:
                     body = await response.read()
                     return _uploaded(response, body)
 
+    async def answer(self, question: Mapping[str, Any]) -> Answer:
+        """Return the whole answer to a question. Raises as `stream`, DocumentError for a question that is not taken."""
+        async with self._asked(question) as response:
+            return _object(await response.read())
+
+    async def answer_streaming(self, question: Mapping[str, Any], told: Callable[[str, Answer], None]) -> None:
+        """Tell the events of the answer to a question as they come, the last one being `done`. Raises as `answer`."""
+        async with self._asked({**question, "stream": True}) as response, self._unless_stalled(_SILENCE_S) as moved:
+            parser = SSEParser(_EVENT_BYTES)
+            async for data in response.content.iter_any():
+                moved()
+                for event in parser.feed(data):
+                    value = _object(event.data.encode())
+                    if event.event == "error":
+                        raise fatal_error(value.get("error") or {})
+                    told(event.event, value)
+                    if event.event == "done":
+                        return
+                moved()  # a terminal that stood still is not the server's silence
+        raise UnavailableError("The server broke off in the middle of its answer.")
+
+    @asynccontextmanager
+    async def _asked(self, question: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        url, body = self._base / "rag" / "query", codec.dumps(question)
+        headers = {"Content-Type": codec.JSON}
+        with self._mapped():
+            async with (
+                asyncio.timeout(self._stall_s) as timeout,
+                self._session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                await _check(response)
+                if question.get("stream"):
+                    timeout.reschedule(None)
+                yield response
+
     async def documents(self, collection: str) -> AsyncIterator[DocumentName]:
         """List the documents of a collection; none when there is no such collection."""
         query, cursor = {"limit": str(_PAGE)}, ""
@@ -139,14 +179,14 @@ class Api:
                 return _object(await response.read()) if response.status != 204 else {}
 
     @asynccontextmanager
-    async def _unless_stalled(self) -> AsyncIterator[Callable[[], None]]:
-        """Raise TimeoutError in what it surrounds when the yielded function is not called for `stall_s` seconds."""
-        loop, live = asyncio.get_running_loop(), True
-        async with asyncio.timeout(self._stall_s) as timeout:
+    async def _unless_stalled(self, seconds: float | None = None) -> AsyncIterator[Callable[[], None]]:
+        """Raise TimeoutError in what it surrounds when the yielded function is not called for so long (`stall_s`)."""
+        loop, live, seconds = asyncio.get_running_loop(), True, seconds or self._stall_s
+        async with asyncio.timeout(seconds) as timeout:
 
             def moved() -> None:
                 if live and not timeout.expired():
-                    timeout.reschedule(loop.time() + self._stall_s)
+                    timeout.reschedule(loop.time() + seconds)
 
             try:
                 yield moved
@@ -167,7 +207,7 @@ class Api:
             raise UnavailableError(f"{self._base} cannot be reached: {reason(error.os_error)}.") from error
         except aiohttp.InvalidURL as error:
             raise RefusedError(f"{self._base} is no address.") from error
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, BackendError, OSError, ValueError) as error:
             raise UnavailableError(f"The connection to {self._base} broke.") from error
 
 

@@ -55,3 +55,8 @@ def is_ours(name: DocumentName) -> bool:
 def printable(text: str) -> str:
     """Return a text of a file system or a server with everything escaped that would steer a terminal."""
     return _STEERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def readable(text: str) -> str:
+    """Return what is `printable` of a text of several lines: their ends and tabs stay."""
+    return _STEERS.sub(lambda match: match[0] if match[0] in "\n\t" else printable(match[0]), text)
