@@ -46,6 +46,6 @@ def _known(key: ApiKey) -> _Known:
     expires = datetime.max.replace(tzinfo=UTC) if key.expires is None else key.expires
     return _Known(
         digest=apikey.digest_of(key.hash),
-        caller=Caller(key.id, frozenset(key.scopes), Grant.of(key.collections)),
+        caller=Caller(key.id, frozenset(key.scopes), Grant.of(key.collections), key.owner),
         expires=expires.timestamp(),
     )

@@ -46,7 +46,7 @@ kept = Kept(2_000)
 _UNPRINTED = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 # Libraries that log every operation at debug or info.
-_CHATTY = ("aiocache", "aiohttp.access", "asyncio", "grpc", "httpcore", "httpx")
+_CHATTY = ("aiocache", "aiohttp.access", "asyncio", "grpc", "httpcore", "httpx", "opentelemetry", "urllib3")
 
 
 class _Bridge(logging.Handler):

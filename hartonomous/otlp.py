@@ -83,12 +83,13 @@ class OtlpSpan:
         """Add to what is known of it."""
         self._sdk.set_attributes(attributes)
 
-    def end(self, error_type: str | None = None, *, failed: bool = False) -> None:
-        """End it, once; `failed` where that is an error and not only an end before the time."""
-        if error_type is not None:
-            self._sdk.set_attribute("error.type", error_type)
-        if failed:
-            self._sdk.set_status(Status(StatusCode.ERROR))
+    def fail(self, error_type: str) -> None:
+        """Say that it has failed, and how."""
+        self._sdk.set_attribute("error.type", error_type)
+        self._sdk.set_status(Status(StatusCode.ERROR))
+
+    def end(self) -> None:
+        """End it, once."""
         self._sdk.end()
 
 

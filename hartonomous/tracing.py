@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from hartonomous.config import Tracing
     from hartonomous.metrics import Metrics
 
-__all__ = ["Span", "Tracer", "attributed", "check", "joint", "link", "open_tracer", "span"]
+__all__ = ["LEFT", "Tracer", "attributed", "broken_off", "check", "ended", "joint", "link", "open_tracer", "span"]
 
-CANCELLED = "cancelled"
+LEFT: Mapping[str, Value] = {"error.type": "cancelled"}
+"""What is said of work that nobody waited for any more."""
 _NOTHING: Mapping[str, Value] = {}
 
 
@@ -97,11 +98,19 @@ def joint(calls: Sequence[Call]) -> Call:
     return replace(calls[0], request_id=leader.request_id, headers=leader.headers, trace=leader.trace, span=work)
 
 
-def error_of(error: BaseException) -> tuple[str, bool]:
-    """Return what is said of a block that an exception ended: its kind, and whether it failed or was only left."""
+def broken_off(call: Call, error: HartonomousError) -> None:
+    """Say that an answer which had begun well has ended badly."""
+    if call.span is not None:
+        call.span.fail(error.error_code)
+
+
+def ended(span: Span, error: BaseException | None) -> None:
+    """End a span with what ended its work. Who has left has not failed."""
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-        return CANCELLED, False
-    return (error.error_code if isinstance(error, HartonomousError) else type(error).__qualname__), True
+        span.set(LEFT)
+    elif error is not None:
+        span.fail(error.error_code if isinstance(error, HartonomousError) else type(error).__qualname__)
+    span.end()
 
 
 class _Off:
@@ -137,5 +146,4 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        error_type, failed = (None, False) if error is None else error_of(error)
-        self._span.end(error_type, failed=failed)
+        ended(self._span, error)

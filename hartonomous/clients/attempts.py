@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from hartonomous import tracing
 from hartonomous.clients.admission import Place
 from hartonomous.clients.failures import Verdict
 from hartonomous.clients.guard import Request
@@ -19,14 +20,14 @@ from hartonomous.services import ModelService, Service
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 
 
-def begin(request: Request, place: Place, service: str, config: Service) -> dict[str, str]:
+def begin(request: Request, place: Place, service: str, config: Service) -> Mapping[str, str]:
     """Begin the span of an attempt, where its request is recorded, as that of `place`; return the headers of the call.
 
     Their `traceparent` is the attempt's own.
     """
     call = request.call
     if call.span is None:
-        return {**call.headers}
+        return call.headers
     name, known = _named(request.method, request.path.partition("?")[0], service, _model(config))
     sent: dict[str, Value] = {
         **known,
@@ -46,11 +47,11 @@ def end(span: Span, outcome: str, status: int | None, found: Verdict | None) -> 
     span.set({"hartonomous.outcome": outcome})
     if status is not None:
         span.set({"http.response.status_code": status})
-    if found is None:
-        span.end()
-    else:
-        kind = str(status) if status is not None and status >= 400 else found.kind
-        span.end(kind, failed=found.kind != "cancelled")
+    if found is not None and found.kind == "cancelled":
+        span.set(tracing.LEFT)
+    elif found is not None:
+        span.fail(str(status) if status is not None and status >= 400 else found.kind)
+    span.end()
 
 
 def _model(config: Service) -> str | None:

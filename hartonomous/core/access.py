@@ -62,11 +62,15 @@ EVERYTHING = Grant(prefixes=("",))
 
 @dataclass(slots=True, frozen=True)
 class Caller:
-    """Who sent a request. `key_id` is None for a local caller of a server without keys, and for nobody."""
+    """Who sent a request. `key_id` is None for a local caller of a server without keys, and for nobody.
+
+    `owner` is None where the key has none but itself.
+    """
 
     key_id: str | None
     scopes: frozenset[Scope] = frozenset()
     grant: Grant = NOTHING
+    owner: str | None = None
 
     def check(self, scope: Scope) -> None:
         """Raise PermissionDeniedError when the caller lacks the scope."""
@@ -75,7 +79,7 @@ class Caller:
 
     def within(self, other: Caller) -> Caller:
         """Return this caller with no more than the other one may do and see as well."""
-        return Caller(self.key_id, self.scopes & other.scopes, self.grant.within(other.grant))
+        return Caller(self.key_id, self.scopes & other.scopes, self.grant.within(other.grant), self.owner)
 
 
 NOBODY = Caller(None)

@@ -76,8 +76,11 @@ class Span(Protocol):
     def set(self, attributes: Mapping[str, Value]) -> None:
         """Add to what is known of it."""
 
-    def end(self, error_type: str | None = None, *, failed: bool = False) -> None:
-        """End it, once; `failed` where that is an error and not only an end before the time."""
+    def fail(self, error_type: str) -> None:
+        """Say that it has failed, and how."""
+
+    def end(self) -> None:
+        """End it, once."""
 
 
 def read(parents: Sequence[str], states: Sequence[str] = ()) -> TraceContext | None:

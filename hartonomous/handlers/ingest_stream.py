@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from hartonomous import codec
+from hartonomous import codec, tracing
 from hartonomous.core.call import Call, Priority
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import (
@@ -256,6 +256,7 @@ class _IngestStream:
         error, request_id = self._ended_by, self._call.request_id
         if error is not None:
             note(self._request, failed=True, code=error.error_code)
+            tracing.broken_off(self._call, error)
             logger.bind(request_id=request_id, code=error.error_code, **self._counts).warning("a stream broke off")
             summary = views.ingest_broken_off(error, self._counts, request_id)
         await self.spool.put(codec.dumps(summary) + b"\n")

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hartonomous import codec
+from hartonomous import codec, tracing
 from hartonomous.core import filters
 from hartonomous.core.call import Call, Priority
 from hartonomous.errors import HartonomousError, PermissionDeniedError
@@ -107,6 +107,7 @@ async def _stream_query(
                         answered(request, event)
                         await _send_event(stream, event, call, timer)
                 except HartonomousError as error:
+                    tracing.broken_off(call, error)
                     logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
                     await stream.event("error", {"error": error.as_dict(), "request_id": call.request_id})
         except ClientGoneError:

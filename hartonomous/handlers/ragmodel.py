@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from hartonomous import tracing
 from hartonomous.config import COLLECTION_PATTERN
 from hartonomous.core.access import Grant
 from hartonomous.core.call import Call
@@ -166,6 +167,7 @@ async def _stream(
                         elif isinstance(event, QueryResult):
                             await _end(stream, completion, event)
                 except HartonomousError as error:
+                    tracing.broken_off(call, error)
                     logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
                     await stream.data({"error": error.as_dict(), "request_id": call.request_id})
         except ClientGoneError:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from aiohttp import hdrs, web
 
-from hartonomous import codec
+from hartonomous import codec, tracing
 from hartonomous.clients.opened import Opened
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.status import raise_for_status
@@ -83,6 +83,7 @@ async def relay(
 
 def _cut(request: web.Request, error: HartonomousError, call: Call) -> None:
     """End the connection in the middle of an answer that cannot be completed: the client must not take it for whole."""
+    tracing.broken_off(call, error)
     logger.bind(request_id=call.request_id, code=error.error_code).warning("an answer broke off")
     if request.transport is not None:
         request.transport.abort()
@@ -128,6 +129,7 @@ async def _relay_events(
     try:
         await _pass_events(request, client, opened, reader)
     except HartonomousError as error:
+        tracing.broken_off(call, error)
         logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
         await client.write(b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
     await client.finish()

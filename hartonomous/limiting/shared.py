@@ -15,6 +15,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from itertools import count
 from typing import Any
 
@@ -199,7 +200,7 @@ class SharedStore:
                 "redis is away: each process counts its share of the limits"
             )
             self._metrics.redis_up.set(0)
-            self._finding = asyncio.create_task(self._find())
+            self._finding = asyncio.create_task(self._find(), context=Context())
             self.show()
 
     async def _find(self) -> None:
@@ -227,7 +228,7 @@ class SharedStore:
 
     def _keep_renewing(self) -> None:
         if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew_always())
+            self._renewing = asyncio.create_task(self._renew_always(), context=Context())
 
     async def _renew_always(self) -> None:
         """Renew the places as long as there are any."""

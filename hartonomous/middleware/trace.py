@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from hartonomous import log
+from hartonomous import log, tracing
 from hartonomous.core.trace import Span, Value
 from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, STATE, TRACE
 from hartonomous.middleware.access import method_of, template_of
 from hartonomous.middleware.limited import address_of
-from hartonomous.tracing import CANCELLED
 
 _POLLED = frozenset(("/health", "/ready", "/metrics"))
 
@@ -42,20 +41,21 @@ async def trace(
 async def _recorded(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], span: Span
 ) -> web.StreamResponse:
-    error_type, failed = CANCELLED, False
     try:
         response = await handler(request)
-    except Exception as error:
-        error_type, failed = type(error).__qualname__, True
-        raise
-    else:
-        if request.transport is not None:
-            span.set({"http.response.status_code": response.status})
-            error_type, failed = str(response.status) if response.status >= 500 else "", response.status >= 500
-        return response
-    finally:
+    except BaseException as error:
         span.set(_found(request))
-        span.end(error_type or None, failed=failed)
+        tracing.ended(span, error)
+        raise
+    span.set(_found(request))
+    if request.transport is None:
+        span.set(tracing.LEFT)
+    else:
+        span.set({"http.response.status_code": response.status})
+        if response.status >= 500:
+            span.fail(str(response.status))
+    span.end()
+    return response
 
 
 def _asked(request: web.Request) -> dict[str, Value]:
@@ -79,7 +79,7 @@ def _found(request: web.Request) -> dict[str, Value]:
     known: dict[str, Value] = {"client.address": address_of(request)}
     caller = request.get(CALLER)
     if caller is not None and caller.key_id is not None:
-        known["hartonomous.key.id"] = caller.key_id
+        known |= {"hartonomous.key.id": caller.key_id, "hartonomous.key.owner": caller.owner or caller.key_id}
     collection = request.get(NOTES, {}).get("collection")
     if isinstance(collection, str):
         known["hartonomous.collection"] = collection

@@ -52,8 +52,12 @@ class Collector:
 
     async def whole(self, name: str) -> list[Found]:
         """Wait for the span of a request by its name; return the spans of its trace."""
-        await eventually(lambda: any(span.name == name for span in self.spans), f"a span {name}")
-        (root,) = (span for span in self.spans if span.name == name)
+
+        def found() -> list[Found]:
+            return [span for span in self.spans if (span.name, span.kind) == (name, "server")]
+
+        await eventually(found, f"a span {name}")
+        (root,) = found()
         return self.of(root.trace_id)
 
     async def _export(self, request: web.Request) -> web.Response:
