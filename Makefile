@@ -3,6 +3,7 @@
 # make coverage  all tests once more, one after the other, and which lines none of them reaches
 # make clients   LangChain and LlamaIndex, in an environment of their own, against a rag: model
 # make chaos  ten minutes of load while backends fail at random (SEED=N repeats a run, SECONDS=N is another length)
+# make monitoring  ten minutes of load that a real Prometheus watches: what each panel and rule shows (SECONDS as above)
 # make audit  known vulnerabilities in what is locked, and patterns of our own (asks the network)
 # make lock   etc/*.lock anew for setup.cfg: what is locked stays unless it must change (UPGRADE=1: the newest)
 # make contract  ten minutes of requests made from /openapi.json, with the keys of three tenants (SEED and SECONDS as above)
@@ -24,7 +25,7 @@ PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 DESTDIR ?=
 
-.PHONY: run test tests coverage clients chaos contract systemd unit lint types audit lock install uninstall clean
+.PHONY: run test tests coverage clients chaos monitoring contract systemd unit lint types audit lock install uninstall clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -46,6 +47,9 @@ clients: $(VENV)/.dev $(VENV)-clients/.made
 
 chaos: $(VENV)/.dev
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+monitoring: $(VENV)/.dev
+	@$(BIN)/python -m tests.monitoring --seconds $(SECONDS)
 
 contract: $(VENV)/.dev
 	@$(BIN)/python -m tests.contract --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

@@ -42,6 +42,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no
 # Answers from memory to generations that last until the deadline.
 _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_ACTIONS = ("closed_idle", "surplus", "paused", "exhausted", "failed", "address", "header_timeout", "write_timeout")
 _LIMITS = (
     ("address", "too_many_concurrent_requests"),
     ("address", "too_many_requests"),
@@ -154,6 +155,15 @@ class Metrics:
             ("route", "method", "status"),
             registry=registry,
         )
+        failures = Counter(
+            "hartonomous_http_failures_total",
+            "Requests answered with 5xx, probes among them: there before the first one, unlike those of a route.",
+            ("status",),
+            registry=registry,
+        )
+        self.failure: Callable[[str], Counter] = cache(failures.labels)
+        for status in ("500", "502", "503", "504", "507"):
+            self.failure(status)
         self.latency = Histogram(
             "hartonomous_http_request_duration_seconds",
             "Time from the request's headers to the end of the answer.",
@@ -184,6 +194,8 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        for reason in ("no_certificate", "bad_certificate", "not_tls", "refused", "unfinished"):
+            self.tls_failed.labels(reason)
         self.connections_limited = Counter(
             "hartonomous_http_connections_limited_total",
             "What was done for want of room for connections: an idle one closed (closed_idle), one taken for health "
@@ -193,6 +205,8 @@ class Metrics:
             ("action",),
             registry=registry,
         )
+        for action in _ACTIONS:
+            self.connections_limited.labels(action)
         self.draining = Gauge(
             "hartonomous_draining", "Whether the server is about to stop (1) or serves (0).", registry=registry
         )

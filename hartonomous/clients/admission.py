@@ -230,7 +230,7 @@ class Admission:
             self._metrics.saved("queued").inc()
             raise
         finally:
-            self._metrics.queue_wait.observe(time.perf_counter() - began)
+            self._metrics.queue_wait.observe(time.perf_counter() - began, call.exemplar)
 
     def _check_wait(self, call: Call, in_line: int) -> None:
         """Refuse a call that would wait in vain."""

@@ -41,6 +41,8 @@ async def access(
         route, method, caller = template_of(request), method_of(request), request.get(CALLER)
         metrics.route_latency(route).observe(took, exemplar_of(request))
         metrics.route_requests(route, method, str(status)).inc()
+        if status >= 500:
+            metrics.failure(str(status)).inc()
         if caller is not None and (tenant := metrics.tenants.of_key(caller.key_id)) is not None:
             tenant.requests[f"{status // 100}xx"] += 1
         logger.bind(

@@ -60,7 +60,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(folder: Path, limits: dict[int, int] | None = None, **sections: Any) -> AsyncIterator[Served]:
+async def serving(folder: Path, limits: dict[int, int] | None = None, /, **sections: Any) -> AsyncIterator[Served]:
     """Start a server with a configuration of these sections, on a free port; kill it if it lives at the end."""
     config, log = folder / "config.yaml", folder / "serve.log"
     sections["server"] = {"port": 0} | sections.get("server", {})
