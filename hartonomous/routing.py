@@ -72,8 +72,18 @@ def add_routes(router: web.UrlDispatcher, operations: Iterable[Operation], opera
         if path not in resources:
             resources[path] = _resource(path, _place(operation, operators))
             router.register_resource(resources[path])
-        resources[path].add_route(operation.method, operation.handler, expect_handler=unanswered)
+        for method in _methods(operation):
+            resources[path].add_route(method, operation.handler, expect_handler=unanswered)
     router.register_resource(_Nowhere(router))
+
+
+def _methods(operation: Operation) -> tuple[str, ...]:
+    """Return its methods: what anyone may ask is asked by HEAD as well, as monitors do."""
+    return (
+        (hdrs.METH_GET, hdrs.METH_HEAD)
+        if operation.method == "GET" and operation.scope is None
+        else (operation.method,)
+    )
 
 
 def _place(operation: Operation, operators: Connections | None) -> _IsHere:

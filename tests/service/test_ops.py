@@ -112,6 +112,16 @@ async def test_metrics_parse_with_promtool(api: RunningApp) -> None:
     assert (process.returncode, complaints) == (0, b"")
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/openapi.json"])
+async def test_what_anyone_may_ask_is_asked_by_head_as_well(api: RunningApp, path: str) -> None:
+    await eventually(lambda: not api.runtime.monitor.missing(), "all backends are up")
+    async with api.session.head(api.url + path) as response:
+        assert (response.status, await response.read()) == (200, b"")
+        assert int(response.headers["Content-Length"]) > 0
+    async with api.session.head(api.url + "/rag/collections") as response:
+        assert response.status == 405
+
+
 async def test_a_request_moves_its_metrics_under_its_route_template(api: RunningApp) -> None:
     name = 'hartonomous_http_requests_total{method="GET",route="/rag/collections/{name}/documents",status="404"}'
     before = await api.metric(name)
