@@ -52,7 +52,7 @@ async def test_an_unmatched_path(app: RunningApp) -> None:
     ("method", "path", "allow"),
     [
         ("GET", "/v1/chat/completions", "POST"),
-        ("DELETE", "/health", "GET,HEAD"),
+        ("DELETE", "/health", "GET, HEAD"),
         ("PUT", "/rag/collections/docs/documents/a", "DELETE, GET"),
         ("OPTIONS", "/rag/query", "POST"),
     ],
