@@ -96,6 +96,12 @@ def test_the_image_says_its_ports_and_asks_its_health_there() -> None:
     assert found[2] in WHOEVER
 
 
+def test_the_units_have_the_same_ports() -> None:
+    socket = (ROOT / "systemd/hartonomous.socket").read_text(encoding="utf-8")
+    assert re.findall(r"^ListenStream=(.*)$", socket, re.MULTILINE) == ["127.0.0.1:8700"]
+    assert "HARTONOMOUS_ADMIN=127.0.0.1:8701" in units()["hartonomous.service"]["Environment"]
+
+
 def test_probes_ask_for_paths_that_need_no_key() -> None:
     ports = {port["name"]: port["containerPort"] for port in _server()["ports"]}
     assert ports == {"api": 8700, "operator": 8701}
