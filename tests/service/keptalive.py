@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from tests.service import fault_backend as fault
 from tests.service.application import eventually
 from tests.service.rag import CHAT
 from tests.service.sockets import get, post
@@ -54,7 +55,7 @@ class Load:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def more(self, answers: int = 200) -> None:
+    async def more(self, answers: int = 100) -> None:
         """Wait until there are so many more answers."""
         enough = self.answers.total() + answers
         await eventually(lambda: self.answers.total() >= enough or self.wrong, "many answers")
@@ -105,7 +106,7 @@ async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def load(address: tuple[str, int] | str, each: int = 4) -> AsyncIterator[Load]:
+async def load(address: tuple[str, int] | str, each: int = 3) -> AsyncIterator[Load]:
     """Let so many clients of each kind ask until the block ends, and then have their last answers."""
     clients = Load(address)
     tasks = [asyncio.create_task(clients.client(kind)) for kind in ("post", "stream", "get") for _ in range(each)]
@@ -114,3 +115,13 @@ async def load(address: tuple[str, int] | str, each: int = 4) -> AsyncIterator[L
     finally:
         clients.end()
         await asyncio.gather(*tasks)
+
+
+def behaviour() -> fault.Behaviour:
+    """Return how a model service answers them."""
+    whole, events = fault.reply(200, WHOLE), fault.stream(fault.sse(fault.TOKENS), gap_s=0.01)
+
+    async def behave(exchange: fault.Exchange) -> None:
+        await (events if exchange.request.json.get("stream") else whole)(exchange)
+
+    return behave

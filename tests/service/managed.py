@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -35,6 +36,15 @@ if "WATCHDOG_USEC" in os.environ:
 os.execv(argv[0], argv)
 """
 _CREDENTIALS = struct.Struct("3i")
+
+
+class Logged(Served):
+    """A server whose log may hold the sentence of a successor that could not start, which is no JSON."""
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of the log that are JSON."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
 
 
 class Manager:
@@ -80,7 +90,13 @@ class Manager:
             )
         self.pids.append(process.pid)
         self._processes.append(process)
-        return Served(process, self.log)
+        return Logged(process, self.log)
+
+    async def stop(self) -> None:
+        """Stop the main process, which says that it was content."""
+        self._processes[-1].send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            assert await self._processes[-1].wait() == 0
 
     @property
     def main_pid(self) -> int:

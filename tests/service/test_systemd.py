@@ -10,11 +10,10 @@ from pathlib import Path
 import aiohttp
 
 from hartonomous.adopting import shown
-from tests.service import fault_backend as fault
 from tests.service.application import eventually
 from tests.service.certificates import Files
 from tests.service.fault_backend import FaultBackend, after, hang, reply
-from tests.service.keptalive import WHOLE, load
+from tests.service.keptalive import WHOLE, behaviour, load
 from tests.service.managed import listening, managing
 from tests.service.rag import CHAT
 from tests.service.serving import backends
@@ -173,7 +172,7 @@ async def test_without_keys_a_socket_that_other_hosts_reach_is_refused(tmp_path:
 
 
 async def test_a_restart_on_a_socket_that_was_passed_fails_no_request(tmp_path: Path, faulty: FaultBackend) -> None:
-    faulty.on(CHAT, _both())
+    faulty.on(CHAT, behaviour())
     with listening() as passed:
         services = backends(faulty.url, concurrency=64)
         async with managing(tmp_path, [("main", passed)], backends=services, health=QUICK) as manager:
@@ -226,15 +225,6 @@ async def test_a_stop_answers_what_is_under_way_and_what_comes_on_open_connectio
                     assert await served.exit_code() == 0
                     await manager.start()
                     assert (await waiting.answer())[0] == 200
-
-
-def _both() -> fault.Behaviour:
-    whole, events = reply(200, WHOLE), fault.stream(fault.sse(fault.TOKENS), gap_s=0.01)
-
-    async def behave(exchange: fault.Exchange) -> None:
-        await (events if exchange.request.json.get("stream") else whole)(exchange)
-
-    return behave
 
 
 def _port(listening: socket.socket) -> int:
