@@ -332,6 +332,19 @@ async def test_chunks_of_a_killed_ingest_go_with_the_next_one_of_another_text(
     assert len(await _stored(pool, docs)) == 1
 
 
+async def test_what_one_shard_showed_of_an_older_version_goes_with_the_newer_one(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    """Published at once, where another shard had the newer one first and has deleted the older one's first chunk."""
+    older, newer = _points("h", ["pump", "motor"], next_sequence()), _points("h", ["valve"], next_sequence())
+    await client.write(docs, older[1:], _call())
+    await client.write(docs, newer, _call())
+    await _show(pool, docs, older[1:])
+    await _publish(client, docs, newer)
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["valve"]
+    assert await client.search(docs, [_sparse("motor")], _call()) == [[]]
+
+
 async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and_mended(
     client: VectorClient, pool: Pool, docs: str
 ) -> None:
