@@ -15,7 +15,6 @@ import aiohttp
 from tests.service.application import eventually
 from tests.service.keyed import Key
 
-WORKERS = 8
 _LINES = 5
 _PAUSE_S = 0.02
 _PARTS = 6
@@ -47,6 +46,7 @@ class Load:
     key: Key
     collection: str
     keep_alive: bool = True
+    workers: int = 8
     acknowledged: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     newest: str = ""
@@ -61,7 +61,8 @@ class Load:
         async with aiohttp.ClientSession(self.url, headers=self.key.headers, connector=connector) as session:
             await self._documents(session, {})  # so that there is a collection
             tasks = [
-                asyncio.create_task(self._work(session, kinds[number:] + kinds[:number])) for number in range(WORKERS)
+                asyncio.create_task(self._work(session, kinds[number:] + kinds[:number]))
+                for number in range(self.workers)
             ]
             try:
                 yield

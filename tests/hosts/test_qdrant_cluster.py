@@ -33,6 +33,12 @@ async def shell(command: str, node: int) -> None:
     assert await process.wait() == 0, command
 
 
+async def some(load: Load, count: int) -> None:
+    """Wait for so many answers, however slow the nodes are."""
+    for _ in range(0, count, 10):
+        await load.more(10)
+
+
 @pytest.mark.parametrize("ordering", ["medium", "strong"])
 @pytest.mark.parametrize("node", [1, 2, 3])
 async def test_a_killed_node_loses_no_acknowledged_document(
@@ -49,19 +55,24 @@ async def test_a_killed_node_loses_no_acknowledged_document(
             tmp_path, balancer.store_url, redis_server, collection=f"cluster-{uuid4().hex}", backends=store
         ) as cluster,
     ):
-        load = Load(cluster.servers["host1"].url, cluster.key, cluster.collection)
+        load = Load(cluster.servers["host1"].url, cluster.key, cluster.collection, workers=4)
         async with load.running():
-            await load.more()
+            await some(load, 40)
             await shell(KILL, node)
-            before = len(load.failures)
-            await load.more(300)
-            away = load.failures[before:]
+            away = await told(load, "away", 100)
             await shell(START, node)
-            await asyncio.sleep(5)
-            before = len(load.failures)
-            await load.more(150)
-        back = load.failures[before:]
-        print("away", len(away), Counter(failure.kind for failure in away), away[-1:])
-        print("back", len(back), Counter(failure.kind for failure in back), back[-1:])
-        print("acknowledged", len(load.acknowledged))
+            await told(load, "back", 100)
+        assert away > 0 or ordering == "strong"
         assert await load.missing() == []
+
+
+async def told(load: Load, when: str, count: int) -> int:
+    """Wait for so many answers and tell what has become of them; return how many documents were acknowledged."""
+    failures, acknowledged = len(load.failures), len(load.acknowledged)
+    await some(load, count)
+    failed = load.failures[failures:]
+    stored = len(load.acknowledged) - acknowledged
+    print(
+        f"{when}: {count} answers, {stored} documents stored, failed {Counter(one.kind for one in failed)}", failed[-1:]
+    )
+    return stored
