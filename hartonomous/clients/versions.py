@@ -11,8 +11,9 @@ So that a reader sees one whole version and a crash at any point is mended by se
    after a newer one has published finds none left: an older version never comes back. In this order, because a document
    that is visible is taken for stored: what a crash between the two left would stay.
 3. Only the next call deletes the older version that was visible, or the part of it that a shard has shown. Meanwhile
-   both are, and a reader keeps the newest among its hits (`newest_only`). Deleted in one call with the showing, there was a gap on a true Qdrant, whose
-   searches look for points first and fetch their payloads later: 5 in 3,825 found neither version, none in 8,339 since.
+   both are, and a reader keeps the newest among its hits (`newest_only`). Deleted in one call with the showing, there
+   was a gap on a true Qdrant, whose searches look for points first and fetch their payloads later: 5 in 3,825 found
+   neither version, none in 8,339 since.
 4. What a crash leaves: unseen chunks, which nobody reads and the document's next publish or a sweep deletes; or an
    older version beside the newest, which the next `states` of that document or a sweep deletes.
 
