@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from hartonomous.__main__ import main
+from hartonomous.sending import client
 from tests.forked import PIPE, Forked, hartonomous
 from tests.service.application import RunningApp, eventually
 from tests.service.commands import Ended
@@ -201,6 +204,33 @@ async def test_a_server_that_is_away_is_named(broken: FaultBackend, arguments: t
     gone = await query("http://127.0.0.1:9", *arguments, QUESTION)
     assert gone.status == 1
     assert "http://127.0.0.1:9 cannot be reached" in gone.err
+
+
+async def test_a_server_that_falls_silent_is_given_up(
+    broken: FaultBackend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "_SILENCE_S", 0.2)
+    broken.on(PATH, stream([event("delta", text="Half")], "hang"))
+    assert await asyncio.to_thread(main, ["query", "--url", broken.url, QUESTION]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "Half\n"
+    assert printed.err == f"{broken.url} does not answer.\n"
+
+
+async def test_a_terminal_that_stands_still_is_not_the_servers_silence(
+    broken: FaultBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_SILENCE_S", 0.2)
+    told: list[str] = []
+
+    def tell(name: str, value: Any) -> None:
+        time.sleep(0.3)
+        told.append(name)
+
+    broken.on(PATH, stream([event("delta", text="a"), event("delta", text="b"), event("done")]))
+    async with client.connected(client.Target(broken.url), None, 10.0) as api:
+        await api.answer_streaming({"query": QUESTION}, tell)
+    assert told == ["delta", "delta", "done"]
 
 
 async def test_nothing_that_steers_a_terminal_gets_through(broken: FaultBackend) -> None:
