@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ import yaml
 from tests.deployment.sources import (
     DOCKER,
     OVERLAYS,
+    ROOT,
     Manifest,
     compose,
     configuration,
@@ -164,7 +164,7 @@ def test_compose_starts_the_api_behind_what_it_asks_and_in_its_networks() -> Non
         assert str(port) in str(services[host].get("command", "")) or f"/{port}" in str(services[host]["healthcheck"])
 
 
-def test_compose_mounts_what_is_there_and_its_secrets_are_files(tmp_path: Path) -> None:
+def test_compose_mounts_what_is_there_and_its_secrets_are_files() -> None:
     found = compose()
     bound = [
         volume
@@ -177,6 +177,8 @@ def test_compose_mounts_what_is_there_and_its_secrets_are_files(tmp_path: Path) 
     used = {secret for service in found["services"].values() for secret in service.get("secrets", ())}
     assert used == set(found["secrets"])
     assert {secret["file"] for secret in found["secrets"].values()} == {f"./secrets/{name}" for name in used}
+    for ignoring, line in ((".gitignore", "/etc/docker/secrets/"), ("MANIFEST.in", "prune etc/docker/secrets")):
+        assert line in (ROOT / ignoring).read_text(encoding="utf-8").splitlines()
 
 
 def test_grafana_of_compose_finds_what_the_dashboards_ask() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -17,12 +18,51 @@ from tests.deployment.sources import DOCKER, KUBERNETES, OVERLAYS, Manifest, man
 BIN = Path(sys.executable).parent
 # The oldest that is still looked after, and the newest that there is a schema for.
 VERSIONS = ("1.31", "1.37")
-OF_OTHERS = {"ServiceMonitor"}
+# What of its definition by the Prometheus operator is used here, and how.
+SERVICE_MONITOR = {
+    "type": "object",
+    "required": ["selector", "endpoints"],
+    "additionalProperties": False,
+    "properties": {
+        "selector": {"type": "object", "properties": {"matchLabels": {}}, "additionalProperties": False},
+        "endpoints": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "port": {"type": "string"},
+                    "path": {"type": "string"},
+                    "scheme": {"enum": ["http", "https"]},
+                    "interval": {"pattern": "^[0-9]+s$"},
+                    "scrapeTimeout": {"pattern": "^[0-9]+s$"},
+                    "authorization": {
+                        "type": "object",
+                        "required": ["credentials"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "type": {"const": "Bearer"},
+                            "credentials": {
+                                "type": "object",
+                                "required": ["name", "key"],
+                                "additionalProperties": False,
+                                "properties": {"name": {"type": "string"}, "key": {"type": "string"}},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
 
 
 def _check(found: list[Manifest], version: str) -> None:
     for manifest in found:
-        if manifest["kind"] not in OF_OTHERS:
+        if manifest["kind"] == "ServiceMonitor":
+            assert manifest["apiVersion"] == "monitoring.coreos.com/v1"
+            jsonschema.Draft202012Validator(SERVICE_MONITOR).validate(manifest["spec"])
+        else:
             kubernetes_validate.validate(manifest, version, strict=True)
 
 
