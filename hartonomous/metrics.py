@@ -5,7 +5,8 @@ sets: route templates, services, methods, outcome classes, and what the configur
 keys); never a path, a model or a collection that a caller chose. `labels()` costs a lock and a dictionary on each call,
 so what the hot path uses are kept children. What alerts look at is there from the start, with 0.
 
-Those of retrieval, generation and ingest are `ragmetrics`, those of each owner of keys `tenantmetrics`.
+Those of retrieval, generation and ingest are `ragmetrics`, those of each owner of keys `tenantmetrics`, of the backends
+`backendmetrics` and `addressmetrics`, of the caches `cachemetrics`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -31,9 +32,10 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from hartonomous import __version__, log
-from hartonomous.addressmetrics import AddressGauges, AddressMetrics
+from hartonomous.backendmetrics import Backends
+from hartonomous.cachemetrics import Caches
 from hartonomous.core import walltime
-from hartonomous.ragmetrics import FIRST_TOKEN_S, STAGE_S, RagMetrics
+from hartonomous.ragmetrics import FIRST_TOKEN_S, RagMetrics
 from hartonomous.tenantmetrics import Tenants
 
 # A third as many series: nobody asks since when each of them is counted.
@@ -41,7 +43,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no
 
 # Answers from memory to generations that last until the deadline.
 _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _ACTIONS = ("closed_idle", "surplus", "paused", "exhausted", "failed", "address", "header_timeout", "write_timeout")
 _LIMITS = (
     ("address", "too_many_concurrent_requests"),
@@ -61,49 +62,6 @@ DNS_FALLBACKS = Counter(
     ("host",),
     registry=None,
 )
-
-
-class ServiceMetrics:
-    """The children of one backend service, made once."""
-
-    def __init__(self, metrics: Metrics, service: str) -> None:
-        self.in_flight = metrics.backend_in_flight.labels(service)
-        self.latency = metrics.backend_latency.labels(service)
-        self.up = metrics.backend_up.labels(service)
-        self.queue = metrics.backend_queue.labels(service)
-        self.queue_limit = metrics.backend_queue_limit.labels(service)
-        self.queue_wait = metrics.backend_queue_wait.labels(service)
-        self.slots = metrics.backend_slots.labels(service)
-        self.hedges = metrics.backend_hedges.labels(service)
-        self.count: Callable[[str], Counter] = cache(partial(metrics.backend_requests.labels, service))
-        self.retry: Callable[[str], Counter] = cache(partial(metrics.backend_retries.labels, service))
-        self.refused: Callable[[str], Counter] = cache(partial(metrics.backend_refusals.labels, service))
-        self.saved: Callable[[str], Counter] = cache(partial(metrics.backend_saved.labels, service))
-        self.address: Callable[[str], AddressMetrics] = partial(metrics.addresses.hold, service)
-        self.breaker_change: Callable[[str], Counter] = cache(partial(metrics.breaker_changes.labels, service))
-        self._begin()
-
-    def _begin(self) -> None:
-        for reason in ("queue_full", "too_late", "open"):
-            self.refused(reason)
-        self.count("2xx")
-        self.retry("refused")
-        self.breaker_change("open")
-
-
-class CacheMetrics:
-    """The children of one cache, made once. `joined` are look-ups that waited for what another was asking already."""
-
-    def __init__(self, metrics: Metrics, name: str) -> None:
-        outcomes = (metrics.cache_requests.labels(name, outcome) for outcome in ("hit", "miss", "joined"))
-        self.hits, self.misses, self.joined = outcomes
-        self.evicted = metrics.cache_evictions.labels(name)
-        self._entries, self._bytes = metrics.cache_entries.labels(name), metrics.cache_bytes.labels(name)
-
-    def watch(self, entries: Callable[[], float], size: Callable[[], float]) -> None:
-        """Let the cache be looked at when the metrics are read, so that no operation pays for it."""
-        self._entries.set_function(entries)
-        self._bytes.set_function(size)
 
 
 class _LogCollector(Collector):
@@ -144,11 +102,24 @@ class Metrics:
         registry.register(_LogCollector())
         registry.register(DNS_FALLBACKS)
         _memory_limit(registry)
+        self.build = Info("hartonomous_build", "The version that runs.", registry=registry)
+        self.build.info({"version": __version__, "python": platform.python_version()})
+        self._requests(registry)
+        self._connections(registry)
+        self._process(registry)
+        self._limits(registry)
+        self._configuration(registry)
+        self._trails(registry)
         self.tenants = Tenants()
         registry.register(self.tenants)
         self.rag = RagMetrics(registry)
-        self.build = Info("hartonomous_build", "The version that runs.", registry=registry)
-        self.build.info({"version": __version__, "python": platform.python_version()})
+        self.service = cache(Backends(registry).service)
+        self.cache = cache(Caches(registry).cache)
+        self.route_latency = cache(self.latency.labels)
+        self.route_first_token = cache(self.first_token.labels)
+        self.route_requests = cache(self.requests.labels)
+
+    def _requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "hartonomous_http_requests_total",
             "Requests answered, by route template, method and status.",
@@ -182,6 +153,8 @@ class Metrics:
             "hartonomous_http_received_bytes_total", "Bytes of requests' bodies that were read.", registry=registry
         )
         self.in_flight = Gauge("hartonomous_http_requests_in_flight", "Requests being served now.", registry=registry)
+
+    def _connections(self, registry: CollectorRegistry) -> None:
         self.connections = Gauge("hartonomous_http_connections", "Connections that are open.", registry=registry)
         self.connections_limit = Gauge(
             "hartonomous_http_connections_limit", "Connections that there may be, of callers.", registry=registry
@@ -207,6 +180,8 @@ class Metrics:
         )
         for action in _ACTIONS:
             self.connections_limited.labels(action)
+
+    def _process(self, registry: CollectorRegistry) -> None:
         self.draining = Gauge(
             "hartonomous_draining", "Whether the server is about to stop (1) or serves (0).", registry=registry
         )
@@ -234,105 +209,13 @@ class Metrics:
         ).set_function(walltime.jumped)
         self.tokens = Counter(
             "hartonomous_tokens_total",
-            "Tokens that the backends counted, by service and direction (in, out).",
+            "Tokens of answers, searches and ingests, as the backends count them, by service and direction (in, out); "
+            "what is relayed is not read.",
             ("service", "direction"),
             registry=registry,
         )
-        self.backend_requests = Counter(
-            "hartonomous_backend_requests_total",
-            "Calls to a backend, by service and outcome (status class, or the kind of failure).",
-            ("service", "outcome"),
-            registry=registry,
-        )
-        self.backend_latency = Histogram(
-            "hartonomous_backend_request_duration_seconds",
-            "Time of one call to a backend, to the end of its answer.",
-            ("service",),
-            buckets=STAGE_S,
-            registry=registry,
-        )
-        self.backend_in_flight = Gauge(
-            "hartonomous_backend_requests_in_flight", "Calls to a backend under way.", ("service",), registry=registry
-        )
-        self.backend_up = Gauge(
-            "hartonomous_backend_up",
-            "Whether the last health poll found the service up (1), down (0) or has not found out (-1).",
-            ("service",),
-            registry=registry,
-        )
-        self.backend_queue = Gauge(
-            "hartonomous_backend_queue_length", "Calls that wait for their turn.", ("service",), registry=registry
-        )
-        self.backend_queue_limit = Gauge(
-            "hartonomous_backend_queue_limit",
-            "Calls of queries that may wait at once.",
-            ("service",),
-            registry=registry,
-        )
-        self.backend_queue_wait = Histogram(
-            "hartonomous_backend_queue_wait_seconds",
-            "How long calls waited for their turn that had to wait, also those that gave up.",
-            ("service",),
-            buckets=_WAIT_S,
-            registry=registry,
-        )
-        self.backend_slots = Gauge(
-            "hartonomous_backend_slots",
-            "Calls that the addresses which are asked take at once.",
-            ("service",),
-            registry=registry,
-        )
-        self.backend_refusals = Counter(
-            "hartonomous_backend_refusals_total",
-            "Calls refused before they were sent: queue_full, too_late (the turn would come after the deadline), open "
-            "(every circuit is open).",
-            ("service", "reason"),
-            registry=registry,
-        )
-        self.backend_retries = Counter(
-            "hartonomous_backend_retries_total",
-            "Calls sent again, by what had failed; refused: the retry budget was used up.",
-            ("service", "reason"),
-            registry=registry,
-        )
-        self.backend_hedges = Counter(
-            "hartonomous_backend_hedges_total",
-            "Calls sent to a second address because the first was slow.",
-            ("service",),
-            registry=registry,
-        )
-        self.backend_saved = Counter(
-            "hartonomous_backend_cancelled_total",
-            "Calls that a backend was spared of or need not finish, because nobody waited for them any more: queued, "
-            "running, streaming.",
-            ("service", "state"),
-            registry=registry,
-        )
-        self.addresses = AddressGauges(registry)
-        self.breaker_changes = Counter(
-            "hartonomous_breaker_changes_total",
-            "Changes of circuits, by the state that they took.",
-            ("service", "state"),
-            registry=registry,
-        )
-        self.cache_requests = Counter(
-            "hartonomous_cache_requests_total",
-            "Look-ups in a cache, by outcome (hit, miss; joined: another was asking for the same already).",
-            ("cache", "outcome"),
-            registry=registry,
-        )
-        self.cache_evictions = Counter(
-            "hartonomous_cache_evictions_total",
-            "Entries that made room for others before their time.",
-            ("cache",),
-            registry=registry,
-        )
-        self.cache_entries = Gauge(
-            "hartonomous_cache_entries", "Entries of a cache in this process.", ("cache",), registry=registry
-        )
-        self.cache_bytes = Gauge(
-            "hartonomous_cache_bytes", "Memory that a cache in this process takes.", ("cache",), registry=registry
-        )
+
+    def _limits(self, registry: CollectorRegistry) -> None:
         self.redis_up = Gauge(
             "hartonomous_redis_up",
             "Whether Redis answered when it was last asked (1), did not (0), or was not asked (-1).",
@@ -352,6 +235,8 @@ class Metrics:
             "Whether Redis is away and each process counts its share of the limits (1).",
             registry=registry,
         )
+
+    def _configuration(self, registry: CollectorRegistry) -> None:
         self.config_reloads = Counter(
             "hartonomous_config_reloads_total",
             "Reloads of the configuration, by outcome (reloaded, unchanged, failed).",
@@ -375,6 +260,8 @@ class Metrics:
             "When the certificate of the listening socket expires, in Unix time; 0 without TLS.",
             registry=registry,
         )
+
+    def _trails(self, registry: CollectorRegistry) -> None:
         self.audit_lines = Counter(
             "hartonomous_audit_lines_total", "Lines that the audit trail has taken.", registry=registry
         )
@@ -392,14 +279,3 @@ class Metrics:
         )
         for outcome in ("exported", "dropped"):
             self.spans.labels(outcome)
-        self.service = cache(self._service)
-        self.cache = cache(self._cache)
-        self.route_latency = cache(self.latency.labels)
-        self.route_first_token = cache(self.first_token.labels)
-        self.route_requests = cache(self.requests.labels)
-
-    def _service(self, name: str) -> ServiceMetrics:
-        return ServiceMetrics(self, name)
-
-    def _cache(self, name: str) -> CacheMetrics:
-        return CacheMetrics(self, name)

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from hartonomous.cache.memory import MemoryCache
 from hartonomous.cache.shared import SharedCache
+from hartonomous.cachemetrics import CacheMetrics
 from hartonomous.config import AnswerCache
-from hartonomous.metrics import CacheMetrics
 
 
 class AnswerStore(Protocol):

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from aiocache.base import BaseCache
 from aiocache.serializers import NullSerializer
 
+from hartonomous.cachemetrics import CacheMetrics
 from hartonomous.config import CacheLimits
-from hartonomous.metrics import CacheMetrics
 
 ENTRY_BYTES = 400
 """What an entry takes beside its key and its value: its places in two dictionaries, its times."""

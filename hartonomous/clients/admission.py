@@ -29,7 +29,7 @@ from hartonomous.core.trace import Span
 from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, NotAskedError, QueueFullError
 
 if TYPE_CHECKING:
-    from hartonomous.metrics import ServiceMetrics
+    from hartonomous.backendmetrics import ServiceMetrics
 
 # Batches bring their questions all at once (four of the largest); ingests bound what they have under way themselves.
 _BATCH_QUEUE = 1_024

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hartonomous.backendmetrics import ServiceMetrics
 from hartonomous.clients.admission import UNUSED, Admission, Place
 from hartonomous.clients.failures import BackendBusyError, verdict
 from hartonomous.clients.hedging import race
@@ -27,7 +28,6 @@ from hartonomous.core.call import Call
 from hartonomous.core.hedging import HedgeBudget, LatencyWindow
 from hartonomous.core.retry import RetryBudget, backoff
 from hartonomous.errors import BackendUnavailableError, DeadlineExceededError, HartonomousError, NotAskedError
-from hartonomous.metrics import ServiceMetrics
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from hartonomous import tracing
 from hartonomous.cache.answers import AnswerStore
 from hartonomous.cache.flights import Flight, Flights
+from hartonomous.cachemetrics import CacheMetrics
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError
-from hartonomous.metrics import CacheMetrics
 from hartonomous.pipelines.keying import AnswerKeys
 from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResult, SourcesFound, TextDelta
 from hartonomous.pipelines.questions import SearchResult

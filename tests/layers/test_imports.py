@@ -24,6 +24,8 @@ FLOORS = (
         "services",
         "metrics",
         "addressmetrics",
+        "backendmetrics",
+        "cachemetrics",
         "ragmetrics",
         "tenantmetrics",
         "log",
