@@ -132,11 +132,12 @@ def _remove_installations(places: Places, keep: set[str]) -> None:
 
 
 def _is_open(folder: Path) -> bool:
-    """Whether a process has modules of this installation open."""
-    needle = f" {folder}/".encode()
+    """Whether a process has modules of this installation in its memory. A container's have the same paths alone."""
+    mapped = re.compile(rf" (\d+) +({re.escape(str(folder))}/.*)$", re.MULTILINE)
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            if needle in maps.read_bytes():
+            found = mapped.search(maps.read_text(encoding="utf-8", errors="surrogateescape"))
+            if found and Path(found[2]).stat().st_ino == int(found[1]):
                 return True
     return False
 
