@@ -56,7 +56,7 @@ def test_aiohttp_is_bound_to_the_minor_whose_insides_are_used() -> None:
     assert not found.specifier.contains(f"{major}.{minor + 1}.0")
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "build"])
 def test_every_line_belongs_to_a_package_with_hashes_and_none_names_where_it_came_from(name: str) -> None:
     rest = _PIN.sub("", text_of(name))
     assert all(line.startswith("#") for line in rest.splitlines() if line), rest[:500]
