@@ -28,7 +28,8 @@ _LOOK_S = LINGER_S / 10
 class Doors:
     """The listeners of one server, with what was passed to it. Made inside a running loop.
 
-    `bind` has the sockets, `open` begins to accept; ended by `close` and `wait_closed`.
+    `bind` has the sockets, `open` begins to accept; ended by `close` and `wait_closed`. `are_handed_over`: a successor
+    has the sockets as well.
     """
 
     def __init__(self, runner: web.AppRunner, config: Config, adopted: Adopted) -> None:
@@ -37,7 +38,7 @@ class Doors:
         self._tls = tls is not None
         self._listeners: dict[Door, Listener] = {"main": Listener(runner, config, tls)}
         self._file: UnixSocket | None = None
-        self._is_handed_over = False
+        self.are_handed_over = False
         if config.server.admin is not None:
             self._listeners["admin"] = Listener(runner, config, tls, is_operators=True)
 
@@ -73,7 +74,7 @@ class Doors:
     @property
     def are_shared(self) -> bool:
         """Whether other processes serve the same address now, or will when this one has ended."""
-        return self._is_handed_over or self._server.reuse_port or bool(self._adopted.lent["main"])
+        return self.are_handed_over or self._server.reuse_port or bool(self._adopted.lent["main"])
 
     @property
     def passed(self) -> list[tuple[str, socket.socket]]:
@@ -86,13 +87,13 @@ class Doors:
 
     def hand_over(self) -> None:
         """Leave everything to a successor, which has the sockets and is theirs to end."""
-        self._is_handed_over, self._file = True, None
+        self.are_handed_over, self._file = True, None
 
     def leave(self) -> None:
         """Let go of the sockets that others serve, now or later. Who waits there is taken, unless they will be."""
         for door, listener in self._listeners.items():
             lent = bool(self._adopted.lent[door])
-            if door == "main" or lent or self._is_handed_over:
+            if door == "main" or lent or self.are_handed_over:
                 listener.leave(every=not lent)
 
     async def answered(self, limit_s: float) -> None:
@@ -103,7 +104,7 @@ class Doors:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        linger_s = self._server.keepalive_s if self._is_handed_over else LINGER_S
+        linger_s = self._server.keepalive_s if self.are_handed_over else LINGER_S
         while (now := loop.time()) - began < limit_s:
             if now - began >= LINGER_S and self._are_quiet(now - linger_s):
                 return

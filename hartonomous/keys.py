@@ -143,7 +143,7 @@ class State:
         self._coming: Keyring | None = None
         self.needs_keys = False
         self.retired: set[Tenure] = set()
-        self.on_reload: Callable[[bool], None] = lambda begins: None
+        self.on_reload: Callable[[bool], None] = lambda _: None
         self.active = 0
         self.idle = asyncio.Event()
         self.idle.set()

@@ -136,12 +136,14 @@ class Listener:
     async def close(self, limit_s: float) -> None:
         """Listen no more; return when those who are connected have their answers, at most after so many seconds.
 
-        Who waits in the system's queue is still taken. A connection on which nothing comes for a moment is left.
+        Who waits in the system's queue is still taken. A connection on which nothing comes for a moment is left; where
+        nobody has been taken for long, that moment has been.
         """
+        linger_s = LINGER_S if self._sockets else 0.0
         self.leave(every=True)
         began = self._loop.time()
         while self._open and self._loop.time() - began < limit_s:
-            quiet = self._loop.time() - began >= LINGER_S
+            quiet = self._loop.time() - began >= linger_s
             if quiet and all(connection.is_idle for connection in self._open):
                 return
             await self._change(LINGER_S / 10)

@@ -7,9 +7,9 @@ finished. Each answer says that its connection closes. At the end who has connec
 and the process exits. A second signal does not hurry anybody: systemd's own limit does. SIGHUP reads the
 configuration again.
 
-Where others serve the same address, now or when this process has ended, nobody is refused: nothing is accepted any
-more, so that who connects waits for them, and what comes on the connections that are there is answered. SIGUSR2 starts
-such a successor (`hartonomous.upgrade`) and then stops.
+Where others serve the same address, now or when this process has ended, nobody is refused: after `notice_s` nothing is
+accepted any more, so that who connects waits for them, and what comes on the connections that are there is answered.
+SIGUSR2 starts such a successor (`hartonomous.upgrade`) and then stops.
 """
 
 from __future__ import annotations
@@ -148,16 +148,17 @@ async def _drain(app: web.Application, doors: Doors, telling: Telling) -> None:
     last = 4 * _LAST_WORDS_S + config.backends.qdrant.timeout_s
     telling.stopping(limits.notice_s + limits.drain_s + last)
     logger.bind(notice_s=limits.notice_s, drain_s=limits.drain_s, active=state.active).info("draining")
+    if not doors.are_handed_over:
+        await asyncio.sleep(limits.notice_s)
     if doors.are_shared:
         doors.leave()
         await doors.answered(limits.drain_s)
-        state.draining = True
         is_idle = not state.active
     else:
-        await asyncio.sleep(limits.notice_s)
         state.draining = True
         is_idle = await _idle(state, limits.drain_s)
     if not is_idle:
+        state.draining = True
         logger.bind(active=state.active).warning("what is under way is cut off")
         metrics.cut_off.inc(state.active)
         await _cut_off(state)

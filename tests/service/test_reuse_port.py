@@ -38,4 +38,4 @@ async def test_of_several_processes_on_one_port_any_may_stop_under_load(tmp_path
                 await stopping.start()
                 await stopping.ready(2)
         assert clients.wrong == []
-        assert min(clients.answers.values()) > 50
+        assert min(clients.answers.values()) > 10

@@ -186,7 +186,7 @@ async def test_a_restart_on_a_socket_that_was_passed_fails_no_request(tmp_path: 
                     served = await manager.start()
                     await manager.ready(restart)
             assert clients.wrong == []
-            assert min(clients.answers.values()) > 50
+            assert min(clients.answers.values()) > 10
             assert not manager.unheard
             assert not [line for line in served.lines if line["level"] == "ERROR"]
 
@@ -225,6 +225,21 @@ async def test_a_stop_answers_what_is_under_way_and_what_comes_on_open_connectio
                     assert await served.exit_code() == 0
                     await manager.start()
                     assert (await waiting.answer())[0] == 200
+
+
+async def test_with_a_notice_those_who_connect_are_served_until_it_is_over(
+    tmp_path: Path, faulty: FaultBackend
+) -> None:
+    with listening() as passed:
+        services, server = backends(faulty.url), {"notice_s": 1.0}
+        async with managing(tmp_path, [("main", passed)], backends=services, health=QUICK, server=server) as manager:
+            served = await manager.start()
+            await manager.ready()
+            served.stop()
+            await eventually(lambda: served.told("draining"), "the notice")
+            assert (await ask(_port(passed), get("/ready")))[0] == 503
+            assert (await ask(_port(passed), get("/health")))[0] == 200
+            assert await served.exit_code() == 0
 
 
 def _port(listening: socket.socket) -> int:

@@ -58,7 +58,7 @@ async def test_upgrades_in_a_row_under_load_fail_no_request(
                 operators.end()
                 await asking
             assert (clients.wrong, operators.wrong) == ([], [])
-            assert min(clients.answers.values()) > 100
+            assert min(clients.answers.values()) > 10
             assert await served.exit_code() == 0
             assert len(set(manager.pids)) == upgrades + 1
             assert manager.unheard == []
