@@ -22,36 +22,51 @@ from tests.service.keyed import Key
 
 @dataclass(slots=True)
 class Hosts:
-    """Three servers, HAProxy before them, and the key whose requests are counted."""
+    """Three servers, a document, HAProxy before them, and two keys whose requests are counted."""
 
     cluster: Cluster
     balancer: Balancer
-    limited: Key
+    limited: tuple[Key, ...]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory, vector_url: str) -> AsyncIterator[tuple[Cluster, Key]]:
-    """Three servers, and a key whose requests are counted."""
+async def cluster(
+    tmp_path_factory: pytest.TempPathFactory, vector_url: str
+) -> AsyncIterator[tuple[Cluster, tuple[Key, ...]]]:
+    """Three servers, and two keys whose requests are counted."""
     if redis.PROGRAM is None:
         pytest.skip("redis-server is not installed")
     folder = tmp_path_factory.mktemp("hosts")
     collection = f"hosts-{uuid4().hex}"
     shared = redis.RedisServer(folder)
     await shared.start()
-    limited = limited_key(collection)
+    limited = (limited_key(collection), limited_key(collection))
     try:
-        async with started(folder, vector_url, shared, limited, collection=collection) as made:
+        async with started(folder, vector_url, shared, *limited, collection=collection) as made:
             yield made, limited
     finally:
         shared.kill()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def hosts(cluster: tuple[Cluster, Key], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hosts]:
+async def hosts(
+    cluster: tuple[Cluster, tuple[Key, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Hosts]:
     """The servers behind HAProxy."""
     made, limited = cluster
     async with balancers.needed("haproxy")(tmp_path_factory.mktemp("haproxy"), made.ports) as balancer:
+        await fill(made)
         yield Hosts(made, balancer, limited)
+
+
+async def fill(cluster: Cluster) -> None:
+    """Send one document, so that there is a collection."""
+    body = {"documents": [{"id": "first", "text": text_of("first")}]}
+    async with (
+        aiohttp.ClientSession(cluster.servers["host1"].url, headers=cluster.key.headers) as session,
+        session.post("/rag/ingest", json=body) as response,
+    ):
+        assert response.status == 200, await response.text()
 
 
 @dataclass(slots=True)
@@ -74,7 +89,7 @@ class Front:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["haproxy", "nginx"])
 async def front(
-    request: pytest.FixtureRequest, cluster: tuple[Cluster, Key], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, cluster: tuple[Cluster, tuple[Key, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Front]:
     """The servers behind HAProxy, and behind nginx."""
     balancer_of = balancers.needed(request.param)
@@ -82,8 +97,5 @@ async def front(
         balancer_of(tmp_path_factory.mktemp(request.param), cluster[0].ports) as balancer,
         aiohttp.ClientSession(balancer.url, headers=cluster[0].key.headers) as session,
     ):
-        async with session.post(
-            "/rag/ingest", json={"documents": [{"id": "first", "text": text_of("first")}]}
-        ) as response:
-            assert response.status == 200, await response.text()
+        await fill(cluster[0])
         yield Front(balancer, cluster[0], session)

@@ -16,7 +16,7 @@ from tests.service.application import eventually
 from tests.service.keyed import Key
 
 _LINES = 5
-_PAUSE_S = 0.02
+_PAUSE_S = 0.05
 _PARTS = 6
 _NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -59,7 +59,7 @@ class Load:
         kinds = (self._documents, self._lines, self._query, self._streamed, self._search, self._document)
         connector = aiohttp.TCPConnector(force_close=not self.keep_alive)
         async with aiohttp.ClientSession(self.url, headers=self.key.headers, connector=connector) as session:
-            await self._documents(session, {})  # so that there is a collection
+            await self._documents(session, {})  # so that there is one to read
             tasks = [
                 asyncio.create_task(self._work(session, kinds[number:] + kinds[:number]))
                 for number in range(self.workers)

@@ -125,8 +125,10 @@ async def test_a_refusal_of_a_backend_comes_through_with_its_time(front: Front) 
     front.cluster.models.on(CHAT, DEFAULT)
 
 
-async def test_a_limit_that_is_reached_comes_through_with_its_time(front: Front, cluster: tuple[Cluster, Key]) -> None:
-    body, headers = {"query": "valve"}, cluster[1].headers
+async def test_a_limit_that_is_reached_comes_through_with_its_time(
+    front: Front, cluster: tuple[Cluster, tuple[Key, ...]]
+) -> None:
+    body, headers = {"query": "valve"}, cluster[1][0].headers
     async with aiohttp.ClientSession(front.balancer.url, headers=headers) as session:
         for _ in range(200):
             async with session.post("/rag/search", json=body) as response:
