@@ -61,8 +61,8 @@ unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/pipelines tests/layers -q $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check hartonomous tests etc/install
-	$(BIN)/ruff format --check hartonomous tests etc/install
+	$(BIN)/ruff check hartonomous tests etc/install etc/grafana
+	$(BIN)/ruff format --check hartonomous tests etc/install etc/grafana
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -24,15 +23,15 @@ _PAUSE_S = 0.05
 
 
 class Load:
-    """Callers of a stack; each does one kind of thing, over and over, until the time is over."""
+    """Callers of a stack; each does one kind of thing, over and over, until `ended` is set."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._numbers = itertools.count()
+        self.ended = asyncio.Event()
 
-    async def run(self, seconds: float) -> None:
-        """Load the stack for so long."""
-        self._ends = time.monotonic() + seconds
+    async def run(self) -> None:
+        """Load the stack; what is under way at the end is finished."""
         connector = aiohttp.TCPConnector(ssl=self._stack.tls, limit=0)
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(self._stack.url, connector=connector, timeout=timeout) as self._session:
@@ -56,7 +55,7 @@ class Load:
                     group.create_task(self._repeat(action))
 
     async def _repeat(self, action: Callable[[], Awaitable[None]]) -> None:
-        while time.monotonic() < self._ends:
+        while not self.ended.is_set():
             with suppress(aiohttp.ClientError):
                 await action()
             await asyncio.sleep(_PAUSE_S)

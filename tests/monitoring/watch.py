@@ -17,6 +17,8 @@ from tests.monitoring.prometheus import SCRAPE_S, Found
 from tests.monitoring.stack import SCRAPER, Stack, running
 
 _SCRAPED_S = 30.0
+# How much longer the load goes on for what has not happened yet.
+_LATE_S = 60.0
 _SERIES = 'scrape_samples_scraped{job="hartonomous"}'
 
 
@@ -56,23 +58,38 @@ class Report:
 async def watch(
     seconds: float, folder: Path, models: dict[str, str], store_url: str, tell: Callable[[str], object] = print
 ) -> Report:
-    """Load a server for so many seconds while Prometheus watches it, and report what there was to see."""
+    """Load a server for so many seconds, or a minute longer, while Prometheus watches; report what there was to see."""
     report = Report()
     async with running(folder, models, store_url) as stack:
         start = time.time()
         await _until_scraped(stack)
         report.idle_series = int(await stack.prometheus.number(_SERIES))
         tell(f"{seconds:g} s of load")
-        await Load(stack).run(seconds)
+        load = Load(stack)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            await asyncio.sleep(seconds)
+            await _look(stack, report, start)
+            load.ended.set()
         await _until_scraped(stack, since=time.time())
-        report.busy_series = int(await stack.prometheus.number(_SERIES))
         end = time.time()
-        for asked in (*by_panels(end - start, SCRAPE_S), *by_variables(), *by_rules()):
-            report.found[asked] = await stack.prometheus.over(asked, start, end)
+        report.busy_series = int(await stack.prometheus.number(_SERIES))
         report.faults = await stack.prometheus.faults()
         report.exemplars = await _exemplars(stack, start, end)
         report.complaints = await _complaints(stack)
     return report
+
+
+async def _look(stack: Stack, report: Report, start: float) -> None:
+    """Ask for everything; what a busy machine has not come to yet is asked for again, while the load goes on."""
+    ends = time.monotonic() + _LATE_S
+    asked = list(dict.fromkeys((*by_panels(time.time() - start, SCRAPE_S), *by_variables(), *by_rules())))
+    while asked:
+        report.found |= {one: await stack.prometheus.over(one, start, time.time()) for one in asked}
+        asked = [one for one in asked if not report.found[one].numbers]
+        if time.monotonic() > ends:
+            return
+        await asyncio.sleep(SCRAPE_S)
 
 
 async def _until_scraped(stack: Stack, since: float = 0.0) -> None:
