@@ -28,8 +28,7 @@ async def trace(
     tracer = request.app[STATE].current.tracer
     if tracer is None or request.path in _POLLED:
         return await handler(request)
-    name = f"{method_of(request)} {template_of(request)}"
-    place, span = tracer.begin(name, request.get(TRACE), _asked(request))
+    place, span = tracer.begin(_name(request), request.get(TRACE), _asked(request))
     request[TRACE] = place
     with log.about(**place.facts):
         if span is None:
@@ -56,6 +55,11 @@ async def _recorded(
             span.fail(str(response.status))
     span.end()
     return response
+
+
+def _name(request: web.Request) -> str:
+    route = template_of(request)
+    return method_of(request) if route == "unmatched" else f"{method_of(request)} {route}"
 
 
 def _asked(request: web.Request) -> dict[str, Value]:

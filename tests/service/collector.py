@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -102,17 +103,17 @@ def _value(value: AnyValue) -> Any:
 
 
 @asynccontextmanager
-async def collecting() -> AsyncIterator[Collector]:
-    """A collector that takes everything."""
+async def collecting(tls: ssl.SSLContext | None = None) -> AsyncIterator[Collector]:
+    """A collector that takes everything, over TLS with a context."""
     collector = Collector()
     collector.may_answer.set()
     app = web.Application()
     app.router.add_post("/v1/traces", collector._export)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    collector.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield collector
     finally:

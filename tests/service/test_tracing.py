@@ -98,6 +98,7 @@ async def test_a_query_is_one_tree_whose_ids_the_backends_have(traced: Rig, coll
     spans = await collector.whole("POST /rag/query")
     check_whole(spans)
     assert {span.trace_id for span in spans} == {TRACE_ID}
+    assert not [span for span in spans if span.failed or "error.type" in span.attributes]
     collection = traced.config.rag.default_collection
     assert [name for name in tree(spans) if "/tokenize" not in name and "/apply-template" not in name] == [
         "POST /rag/query",

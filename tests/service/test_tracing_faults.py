@@ -7,18 +7,22 @@ import contextlib
 import io
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from hartonomous import log
 from tests.service import fault_backend as fault
 from tests.service.application import WAIT_S, ConfigMaker, eventually, running
+from tests.service.certificates import Files
 from tests.service.collector import Collector, collecting
 from tests.service.fault_backend import FaultBackend, json_reply
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest, sample
+from tests.service.serving import backends, serving
 from tests.service.test_hedged_calls import RERANK, rank, warm
 from tests.service.test_reload import Reloads
 from tests.service.test_tracing import LIME, QUERY, TEXT, TRACE_ID, named, parents, sampled, settings, tree
@@ -172,7 +176,7 @@ async def test_a_collector_that_comes_back_gets_the_next_spans(
         assert (await ask(rig.app, "/rag/search", LIME))[0] == 200
         await collector.whole("POST /rag/search")
         await eventually(lambda: told(lines, "spans reach the collector again"))
-        assert sample(rig.app, SPANS, outcome="exported") == len(collector.spans)
+        await eventually(lambda: sample(rig.app, SPANS, outcome="exported") == len(collector.spans), "equal counts")
 
 
 async def test_a_collector_that_hangs_holds_up_no_request_and_no_stop(rigs: RigMaker, collector: Collector) -> None:
@@ -189,6 +193,49 @@ async def test_a_collector_that_hangs_holds_up_no_request_and_no_stop(rigs: RigM
         await stack.aclose()
     assert time.monotonic() - began < WAIT_S / 2
     collector.may_answer.set()
+
+
+async def test_a_server_stops_in_seconds_beside_a_collector_that_hangs(
+    collector: Collector, faulty: FaultBackend, tmp_path: Path
+) -> None:
+    collector.may_answer.clear()
+    sections = {"tracing": settings(collector, timeout_s=60.0), "backends": backends(faulty.url)}
+    async with serving(tmp_path, **sections) as served, aiohttp.ClientSession(served.url) as session:
+        body = {"messages": [{"role": "user", "content": "Hello"}]}
+        async with session.post(CHAT, json=body) as response:
+            assert response.status == 200
+        await eventually(lambda: collector.headers, "the collector to be asked")
+        async with session.post(CHAT, json=body) as response:
+            assert response.status == 200
+        began = time.monotonic()
+        served.stop()
+        assert await served.exit_code() == 0
+    assert 2.5 < time.monotonic() - began < 15
+    assert not [line for line in served.lines if line["level"] == "ERROR"]
+
+
+async def test_a_collector_over_tls_is_known_by_its_authority(rigs: RigMaker, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    async with collecting(context) as collector:
+        known = settings(collector, tls={"ca": str(files.client_ca)})
+        async with rigs.make(tracing=known) as rig:
+            await ingest(rig.app, TEXT)
+            await collector.whole("POST /rag/ingest")
+        async with rigs.make(tracing=settings(collector)) as rig:
+            assert (await ask(rig.app, "/rag/search", LIME))[0] == 200
+            await eventually(lambda: sample(rig.app, SPANS, outcome="dropped"))
+            assert sample(rig.app, SPANS, outcome="exported") == 0
+
+
+async def test_each_start_is_an_instance_of_its_own(rigs: RigMaker, collector: Collector) -> None:
+    for _ in range(2):
+        async with rigs.make(tracing=settings(collector, service_name="of-the-tests")) as rig:
+            await ingest(rig.app, TEXT)
+    resources = [span.resource for span in collector.spans]
+    assert len({resource["service.instance.id"] for resource in resources}) == 2
+    assert {resource["service.name"] for resource in resources} == {"of-the-tests"}
 
 
 async def test_what_has_ended_is_sent_before_the_server_stops(rigs: RigMaker, collector: Collector) -> None:
