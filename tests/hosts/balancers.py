@@ -23,11 +23,10 @@ from tests.service.application import eventually
 from tests.service.certificates import Files
 from tests.service.vector_store import free_port
 
-_ETC = Path(__file__).parents[2] / "etc"
+ETC = Path(__file__).parents[2] / "etc"
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin"
 _NOBODY = 9
-_HAPROXY = shutil.which("haproxy", path=_SBIN)
-_NGINX = shutil.which("nginx", path=_SBIN)
+PROGRAMS = {name: shutil.which(name, path=_SBIN) for name in ("haproxy", "nginx")}
 
 
 class Balancer:
@@ -66,13 +65,14 @@ async def haproxy(
     folder: Path, ports: Sequence[int], stores: Sequence[int] = (_NOBODY, _NOBODY, _NOBODY)
 ) -> AsyncIterator[Balancer]:
     """Run HAProxy before servers, and nodes of Qdrant, on these ports; it asks each of them ten times a second."""
-    assert _HAPROXY is not None
+    program = PROGRAMS["haproxy"]
+    assert program is not None
     port, tls_port, store_port, files = free_port(), free_port(), free_port(), Files(folder)
     pem = folder / "hartonomous.pem"
     pem.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
     with _log_socket() as log:
         text = _replaced(
-            (_ETC / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8"),
+            (ETC / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8"),
             {
                 "log /dev/log local0": f"log 127.0.0.1:{log.getsockname()[1]} local0",
                 "    chroot /var/lib/haproxy\n    user haproxy\n    group haproxy\n": "",
@@ -87,7 +87,7 @@ async def haproxy(
         )
         config = folder / "haproxy.cfg"
         config.write_text(text, encoding="utf-8")
-        async with _running([_HAPROXY, "-db", "-q", "-f", str(config)], port) as process:
+        async with _running([program, "-db", "-q", "-f", str(config)], port) as process:
             balancer = Balancer(process, port, tls_port, files, store_port)
             asyncio.get_running_loop().add_reader(log, _read_log, log, balancer.lines)
             try:
@@ -99,10 +99,11 @@ async def haproxy(
 @asynccontextmanager
 async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
     """Run nginx before servers on these ports."""
-    assert _NGINX is not None
+    program = PROGRAMS["nginx"]
+    assert program is not None
     port, tls_port, files = free_port(), free_port(), Files(folder)
     text = _replaced(
-        (_ETC / "nginx" / "hartonomous.conf").read_text(encoding="utf-8"),
+        (ETC / "nginx" / "hartonomous.conf").read_text(encoding="utf-8"),
         {
             "listen 443 ssl http2;": f"listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl http2;",
             "/etc/nginx/hartonomous.crt": str(files.certificate),
@@ -113,17 +114,16 @@ async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
     (folder / "hartonomous.conf").write_text(text, encoding="utf-8")
     main = folder / "nginx.conf"
     main.write_text(_nginx_main(folder), encoding="utf-8")
-    command = [_NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
+    command = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(main)]
     async with _running(command, port) as process:
         yield Balancer(process, port, tls_port, files)
 
 
 def needed(name: str) -> Callable[[Path, Sequence[int]], AbstractAsyncContextManager[Balancer]]:
     """Return what runs the balancer of this name; the test is skipped where it is not installed."""
-    program, run = {"haproxy": (_HAPROXY, haproxy), "nginx": (_NGINX, nginx)}[name]
-    if program is None:
+    if PROGRAMS[name] is None:
         pytest.skip(f"{name} is not installed")
-    return run
+    return {"haproxy": haproxy, "nginx": nginx}[name]
 
 
 def _nginx_main(folder: Path) -> str:
