@@ -36,11 +36,10 @@ class Host:
 
     def configure(self, *keys: str, more: tuple[tuple[str, str], ...] = ()) -> None:
         """Write the configuration, with the keys of these names (default: all), and replacements in its text."""
-        lines = [self._key(name) for name in keys or self.keys]
-        self.machine.write(KEYS, "".join(lines), mode=0o640, owner="root:hartonomous")
+        self.machine.write(KEYS, self.listed(*keys), mode=0o640, owner="root:hartonomous")
         text = self._default
         for pattern, replacement in (
-            (r"# pepper: file:\S+", r"pepper: file:${CREDENTIALS_DIRECTORY}/secrets_pepper"),
+            (r"# pepper: file:\S+", r"pepper: file:${CREDENTIALS_DIRECTORY:-/etc/hartonomous/credentials}/pepper"),
             (r"keys: \[\]", f"keys: file:{KEYS}"),
             (r"interval_s: 5.0", "interval_s: 0.5"),
             *more,
@@ -48,6 +47,10 @@ class Host:
             text, count = re.subn(pattern, replacement, text, count=1)
             assert count == 1, pattern
         self.machine.write(CONFIG, text)
+
+    def listed(self, *keys: str) -> str:
+        """Return the list of the keys of these names (default: all) as a file has it."""
+        return "".join(self._key(name) for name in keys or self.keys)
 
     def start(self, *units: str) -> None:
         """Begin anew: what ran of the API ends, then these start, and are ready."""

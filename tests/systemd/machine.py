@@ -58,10 +58,9 @@ class Machine:
         return int(self.show(unit, "MainPID"))
 
     def processes(self, unit: str) -> list[int]:
-        """Return the numbers of all processes of a unit, as they are inside; those of a unit that is gone are none."""
-        group = self.show(unit, "ControlGroup")
-        found = self.run("sh", "-c", f"cat /sys/fs/cgroup{group}/cgroup.procs", check=False).stdout if group else ""
-        return [int(line) for line in found.split()]
+        """Return the numbers of all processes of a unit, as they are inside."""
+        groups = (self.root / "proc").glob("[0-9]*/cgroup")
+        return [int(file.parent.name) for file in groups if unit in _units(file)]
 
     def journal(self, unit: str) -> list[dict[str, Any]]:
         """Return a unit's entries."""
@@ -132,6 +131,14 @@ def _number_inside(pid: str) -> int | None:
     except OSError:
         return None
     return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))
+
+
+def _units(groups: Path) -> set[str]:
+    """Return the last names of a process's control groups: of a service's processes it is the unit's."""
+    try:
+        return {line.rpartition("/")[2] for line in groups.read_text().splitlines()}
+    except OSError:
+        return set()
 
 
 def _enter(libc: ctypes.CDLL, namespace: int) -> None:

@@ -100,7 +100,8 @@ async def test_a_process_that_hangs_is_ended_by_the_watchdog_and_started_again(a
 
 def test_a_stop_leaves_nothing_behind(api: Host) -> None:
     pid = api.machine.main_pid(UNIT)
-    api.machine.systemctl("stop", "hartonomous.socket")
+    assert pid in api.machine.processes(UNIT)
+    api.machine.systemctl("stop", "hartonomous.socket", UNIT)
     assert api.machine.processes(UNIT) == []
     assert not (api.machine.root / f"proc/{pid}").exists()
     assert not (api.machine.root / "run/hartonomous").exists()

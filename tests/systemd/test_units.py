@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
@@ -78,6 +79,12 @@ def test_an_instance_differs_from_the_only_process_in_little() -> None:
         *("Description", "Requires", "After", "PartOf"),  # its own socket
         *("Environment", "RuntimeDirectoryPreserve", "WantedBy", "Also"),
     }
+
+
+@pytest.mark.parametrize("kind", ["generative", "embedding", "reranking"])
+def test_a_model_service_is_where_the_configuration_looks_for_it(kind: str) -> None:
+    config = yaml.safe_load((UNITS.parent / "etc/hartonomous.yaml").read_text())
+    assert config["backends"][kind]["urls"] == [f"http://127.0.0.1:{settings(f'llama/{kind}.env')['PORT'][0]}"]
 
 
 def _analyze(*words: str) -> subprocess.CompletedProcess[str]:
