@@ -72,6 +72,14 @@ def test_an_alert_says_how_bad_it_is_and_its_runbook_has_a_section(alert: dict[s
     assert all(f"**{part}.**" in section for part in ("Means", "Look at", "Do"))
 
 
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_speaks_of_labels_that_are_left_and_of_its_value(alert: dict[str, Any]) -> None:
+    for written in re.findall(r"\{\{ (.*?) \}\}", alert["annotations"]["description"]):
+        assert re.fullmatch(r"\$labels\.\w+|\$value(?: \| humanize(?:Percentage|Duration)?)?", written), written
+        label = written.partition("$labels.")[2]
+        assert not label or label in _labels_left(alert["expr"]), f"{label} is not there any more"
+
+
 def test_the_runbook_has_no_section_of_an_alert_that_there_is_not() -> None:
     sections = _sections((PROMETHEUS / "runbook.rst").read_text(encoding="utf-8"))
     assert sorted(sections) == sorted(alert["alert"].lower() for alert in ALERTS)
@@ -167,6 +175,19 @@ def _metrics_in(expression: str) -> set[str]:
     """Return the names of the metrics, and of what rules have recorded, in an expression."""
     bare = re.sub(r'"[^"]*"', "", expression)
     return set(re.findall(r"\b(?:(?:hartonomous|process)_\w+|job\w*:[\w:]+|up|ALERTS)\b(?!\s*:)", bare))
+
+
+def _labels_left(expression: str) -> set[str]:
+    """Return the labels of what an alert's expression returns: those that it sums by, or those of its first series."""
+    summed = re.findall(r"by \(([\w, ]+)\)", expression)
+    if summed:
+        return set(summed[0].split(", "))
+    recorded = re.search(r"(job\w*):hartonomous", expression)
+    if recorded is not None:
+        return set(recorded[1].split("_"))
+    return {"job", "instance"} | (
+        {"service", "address"} if "backend" in expression or "breaker" in expression else set()
+    )
 
 
 def _declared() -> set[str]:
