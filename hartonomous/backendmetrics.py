@@ -5,7 +5,7 @@ Part of `metrics.Metrics`; names, labels and kept children follow its rules. Tho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -98,9 +98,20 @@ class Backends:
             registry=registry,
         )
 
+        self._services: dict[str, ServiceMetrics] = {}
+
     def service(self, name: str) -> ServiceMetrics:
-        """Return the metrics of one service, to be kept."""
-        return ServiceMetrics(self, name)
+        """Return the metrics of one service, always the same ones as long as it is configured."""
+        if name not in self._services:
+            self._services[name] = ServiceMetrics(self, name)
+        return self._services[name]
+
+    def keep(self, names: Collection[str]) -> None:
+        """Show no longer how the others are than these: a reload has taken them out. What they counted stays."""
+        for name in self._services.keys() - names:
+            del self._services[name]
+            for gauge in (self.up, self.queue, self.queue_limit, self.slots):
+                gauge.remove(name)
 
 
 class ServiceMetrics:

@@ -113,7 +113,8 @@ class Metrics:
         self.tenants = Tenants()
         registry.register(self.tenants)
         self.rag = RagMetrics(registry)
-        self.service = cache(Backends(registry).service)
+        self.backends = Backends(registry)
+        self.service = self.backends.service
         self.cache = cache(Caches(registry).cache)
         self.route_latency = cache(self.latency.labels)
         self.route_first_token = cache(self.first_token.labels)

@@ -150,6 +150,7 @@ class Reloader:
             tenure = Tenure(runtime, stack.pop_all())
         old, self._state.tenure = self._state.tenure, tenure
         self._settings = settings
+        self._metrics.backends.keep(runtime.pools)
         self._metrics.tenants.serve({key.id: key.owner or key.id for key in settings.config.auth.keys})
         if self._serving is not None and settings.certificate is not None:
             self._serving.certificate = settings.certificate

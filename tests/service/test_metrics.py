@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import yaml
 
+from hartonomous.keys import METRICS
 from tests.parsing.pdf_writer import text_pdf
 from tests.service.application import RunningApp, eventually
 from tests.service.fault_backend import DEFAULT, after
@@ -88,6 +89,33 @@ async def test_an_owner_whose_key_a_reload_takes_away_has_no_series_any_more(rig
         status, answer = await it.operator.post("/admin/config/reload", None)
         assert status == 200, answer
         assert await owners_of(it.operator) == {key.id for key in it.keys} - {it.keys.b.id}
+
+
+async def test_a_service_that_a_reload_takes_out_is_not_down_any_more(rigs: RigMaker, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    async with rigs.make(file, health={"interval_s": 0.2}) as rig:
+        written = rig.config.model_dump(mode="json", exclude_none=True)
+        await rig.reranking.stop()
+        await eventually(lambda: _up(rig) == 0, "the service is seen to be down")
+        without = {**written["backends"]}
+        del without["reranking"]
+        await _reload_with(rig, file, {**written, "backends": without})
+        assert _up(rig) is None
+        await _reload_with(rig, file, written)
+        await eventually(lambda: _up(rig) == 0, "it is down again")
+        await rig.reranking.start()
+        await eventually(lambda: _up(rig) == 1, "the service is up again")
+
+
+async def _reload_with(rig: Rig, file: Path, written: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(written), encoding="utf-8")
+    status, answer = await rig.app.post("/admin/config/reload", None)
+    assert status == 200, answer
+
+
+def _up(rig: Rig) -> float | None:
+    registry = rig.app.app[METRICS].registry
+    return registry.get_sample_value("hartonomous_backend_up", {"service": "reranking"})
 
 
 async def test_the_first_token_of_every_stream_is_timed_once(rig: Rig) -> None:
