@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hartonomous.clients.addresses import Addresses
+from hartonomous.clients.addresses import Addresses, standing
 from hartonomous.clients.breaker import Breaker
 from hartonomous.clients.replica import Replica
 from hartonomous.core.served import Served
@@ -136,7 +136,7 @@ def test_one_that_comes_back_in_time_is_the_same_one_and_is_to_be_polled() -> No
     leaving.began(has_slot=True)
     known.reload(b=1)
     known.addresses.propose(urls(b=1, a=2))
-    assert leaving.up is None
+    assert standing(leaving) == "unknown"
     known.addresses.adopt()
     assert (known["a"], leaving.weight) == (leaving, 2)
     leaving.ended(has_slot=True)
