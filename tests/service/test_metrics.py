@@ -86,8 +86,7 @@ async def test_an_owner_whose_key_a_reload_takes_away_has_no_series_any_more(rig
         written["auth"] = auth_section() | {"keys": [{name: _listed(entry[name]) for name in entry} for entry in kept]}
         file.write_text(yaml.safe_dump(written), encoding="utf-8")
         assert it.keys.b.id in await owners_of(it.operator)
-        status, answer = await it.operator.post("/admin/config/reload", None)
-        assert status == 200, answer
+        await _reload(it.operator)
         assert await owners_of(it.operator) == {key.id for key in it.keys} - {it.keys.b.id}
 
 
@@ -99,17 +98,18 @@ async def test_a_service_that_a_reload_takes_out_is_not_down_any_more(rigs: RigM
         await eventually(lambda: _up(rig) == 0, "the service is seen to be down")
         without = {**written["backends"]}
         del without["reranking"]
-        await _reload_with(rig, file, {**written, "backends": without})
+        file.write_text(yaml.safe_dump({**written, "backends": without}), encoding="utf-8")
+        await _reload(rig.app)
         assert _up(rig) is None
-        await _reload_with(rig, file, written)
+        file.write_text(yaml.safe_dump(written), encoding="utf-8")
+        await _reload(rig.app)
         await eventually(lambda: _up(rig) == 0, "it is down again")
         await rig.reranking.start()
         await eventually(lambda: _up(rig) == 1, "the service is up again")
 
 
-async def _reload_with(rig: Rig, file: Path, written: dict[str, Any]) -> None:
-    file.write_text(yaml.safe_dump(written), encoding="utf-8")
-    status, answer = await rig.app.post("/admin/config/reload", None)
+async def _reload(app: RunningApp) -> None:
+    status, answer = await app.post("/admin/config/reload", None)
     assert status == 200, answer
 
 
