@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.service.collector import Collector, Found, collecting
 from tests.service.fault_backend import FaultBackend, json_reply
 from tests.service.keyed import keyed
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest
+from tests.service.test_reload import Reloads
 
 QUERY = "/rag/query"
 LIME = {"query": "What does a lime weigh?"}
@@ -245,6 +247,22 @@ async def test_what_is_logged_of_a_failure_has_the_ids_and_what_is_logged_of_nob
     assert {one["request_id"] for one in about} == {"mine"}
     assert "request" in {one["message"] for one in about}
     assert not [one for one in records if one["message"] == "backend health changed" and "request_id" in one]
+
+
+async def test_what_a_reload_has_begun_is_not_logged_as_its_work(
+    lines: io.StringIO, rigs: RigMaker, tmp_path: Path
+) -> None:
+    file = tmp_path / "hartonomous.yaml"
+    async with rigs.make(file, health={"interval_s": 0.1}) as rig:
+        await Reloads(rig, file).to(health={"interval_s": 0.05})
+        await eventually(rig.app.runtime.monitor.first_round.is_set)
+        rig.generative.on("/health", json_reply({}, 503))
+        await eventually(lambda: '"state":"down"' in lines.getvalue() or '"status":"down"' in lines.getvalue())
+    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert not [one for one in records if one["message"] == "backend health changed" and "request_id" in one]
+    (reloaded,) = (one for one in records if one["message"] == "the configuration was read again")
+    (access,) = (one for one in records if one["message"] == "request")
+    assert reloaded["request_id"] == access["request_id"]
 
 
 async def test_what_the_caller_does_not_want_recorded_is_not(traced: Rig, collector: Collector) -> None:
