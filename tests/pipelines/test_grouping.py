@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+from dataclasses import replace
 
 import pytest
 
+from hartonomous import log
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from hartonomous.errors import BackendError, BackendUnavailableError
@@ -128,3 +132,24 @@ def test_a_joint_call_has_the_first_ones_id_and_the_longest_time() -> None:
     joined = joint([first, second])
     assert joined.request_id == "first"
     assert joined.deadline is second.deadline
+
+
+async def test_what_is_logged_of_a_group_has_the_id_of_its_first_caller() -> None:
+    """The task that works on it may have been begun by another request."""
+    text, asked = io.StringIO(), [replace(call(), request_id=name) for name in ("first", "second", "third")]
+    log.configure("INFO", text)
+
+    async def work(_: str, items: list[int], joined: Call) -> list[int]:
+        await asyncio.sleep(0)
+        log.logger.info("worked for {}", joined.request_id)
+        return items
+
+    grouper: Grouper[str, int, int] = Grouper(work, Jobs(), most=1)
+    with log.about(request_id="first"):
+        tasks = [asyncio.create_task(grouper.do("a", number, one)) for number, one in enumerate(asked)]
+    await asyncio.gather(*tasks)
+    log.logger.remove()
+    records = [json.loads(line) for line in text.getvalue().splitlines()]
+    assert [(one["message"], one["request_id"]) for one in records] == [
+        (f"worked for {name}", name) for name in ("first", "second", "third")
+    ]
