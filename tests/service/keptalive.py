@@ -18,7 +18,7 @@ _ONE = post(CHAT, b'{"messages": []}')
 _STREAM = post(CHAT, b'{"messages": [], "stream": true}')
 _HEALTH = get("/health")
 # The longest that a client thinks before it asks again.
-_THINKS_S = 0.02
+_THINKS_S = 0.1
 _WAIT_S = 30.0
 
 
