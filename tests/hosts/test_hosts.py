@@ -19,8 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 VICTIM = "host2"
 
 
-def load_on(hosts: Hosts, *, keep_alive: bool = True) -> Load:
-    return Load(hosts.balancer.url, hosts.cluster.key, hosts.cluster.collection, keep_alive)
+def load_on(hosts: Hosts, *, keep_alive: bool = True, workers: int = 8) -> Load:
+    return Load(hosts.balancer.url, hosts.cluster.key, hosts.cluster.collection, keep_alive, workers)
 
 
 async def is_up(hosts: Hosts, name: str) -> None:
@@ -79,7 +79,7 @@ async def statuses(hosts: Hosts, key: Key, count: int) -> Counter[int]:
 
 
 async def test_servers_stopped_and_started_one_after_the_other_under_load_fail_nothing(hosts: Hosts) -> None:
-    load = load_on(hosts)
+    load = load_on(hosts, workers=4)
     async with load.running():
         for name, server in hosts.cluster.servers.items():
             await load.more(10)
