@@ -10,9 +10,8 @@ The service's unit needs:
 - `KillMode=mixed`: a stop's SIGTERM goes to the main process, whose drain still needs its parsers.
 - `WatchdogSec=` as wished, 10 s or more; `TimeoutStopSec=` and `TimeoutStartSec=` are extended where it takes longer.
 - While it is upgraded two processes live in the unit: `MemoryMax=` and `TasksMax=` must have room for both.
-- With `hartonomous.socket` (`ListenStream=`, named `main`, or not at all) `Sockets=`/`Requires=` that unit: a restart
-  refuses nobody. A second socket unit with `FileDescriptorName=admin` is the listener of `server.admin`, and of all
-  socket units of the service that is the one with a name of its own. `Accept=no`, which is the default.
+- With `hartonomous.socket` (`ListenStream=`, `Accept=no`, named `main` or not at all) a restart refuses nobody. Another
+  socket unit, with `FileDescriptorName=admin` and `Service=hartonomous.service`, is the listener of `server.admin`.
 
 The variables are taken out of the environment by whoever starts the program, so that no child inherits them.
 """
@@ -32,7 +31,7 @@ FIRST_FD = 3
 HANDOVER = "handover"
 """The name of the socket over which a process and its successor talk (`hartonomous.upgrade`)."""
 
-# Names that are not kept when nobody takes what is told.
+# How many messages are kept for who does not take them.
 _KEPT = 16
 
 
