@@ -61,6 +61,18 @@ class Host:
         self.machine.systemctl("start", *units)
         until(lambda: self.get("/ready")[0] == 200)
 
+    def install_again(self, name: str) -> None:
+        """Let an installation of this name be the one that is started: an upgrade to the same modules."""
+        folder = "/usr/local/lib/hartonomous"
+        for step in (
+            f"mkdir {folder}/{name}",
+            f"cp -a {folder}/current/bin {folder}/current/pyvenv.cfg {folder}/{name}/",
+            f"ln -s $(readlink -f {folder}/current/lib) {folder}/{name}/lib",
+            f"sed -i '1s#^.*$#\\#!{folder}/{name}/bin/python#' {folder}/{name}/bin/hartonomous",
+            f"ln -sfn {name} {folder}/current",
+        ):
+            self.machine.run("sh", "-c", step)
+
     def get(self, path: str, key: str = "", base: str = API, context: ssl.SSLContext | None = None) -> tuple[int, Any]:
         """Return an answer's status and its content."""
         return self._call(urllib.request.Request(base + path, headers=self.headers(key)), context)

@@ -72,12 +72,14 @@ async def test_a_restart_under_load_refuses_no_connection_and_fails_no_call(api:
     assert set(load.seen) == {"200"}, load.seen
 
 
-async def test_an_upgrade_under_load_fails_no_call(api: Host) -> None:
+async def test_an_upgrade_under_load_runs_what_is_installed_now_and_fails_no_call(api: Host) -> None:
     async with load_of(api) as load:
-        for _ in range(3):
+        for name in ("upgrade-1", "upgrade-2", "upgrade-3"):
             pid = api.machine.main_pid(UNIT)
+            api.install_again(name)
             api.machine.systemctl("kill", "--kill-whom=main", "--signal=USR2", UNIT)
             await asyncio.to_thread(succeeded, api, pid)
+            assert name in api.machine.read(f"/proc/{api.machine.main_pid(UNIT)}/cmdline")
             await load.answered(20)
     assert set(load.seen) == {"200"}, load.seen
     assert api.machine.show(UNIT, "ActiveState") == "active"
@@ -96,6 +98,13 @@ async def test_a_process_that_hangs_is_ended_by_the_watchdog_and_started_again(a
     assert "Watchdog timeout" in said
     assert hung in said
     assert "ClientConnectorError" not in load.seen
+
+
+def test_who_connects_after_a_crash_waits_for_the_next_process(api: Host) -> None:
+    pid = api.machine.main_pid(UNIT)
+    api.machine.systemctl("kill", "--kill-whom=main", "--signal=KILL", UNIT)
+    assert api.get("/health")[0] == 200
+    assert api.machine.main_pid(UNIT) != pid
 
 
 def test_a_stop_leaves_nothing_behind(api: Host) -> None:

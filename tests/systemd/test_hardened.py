@@ -51,7 +51,8 @@ def test_the_engine_has_it_still_when_it_was_killed(api: Host) -> None:
     pid = api.machine.main_pid(ENGINE)
     api.machine.systemctl("kill", "--signal=KILL", ENGINE)
     until(lambda: api.machine.main_pid(ENGINE) not in (0, pid))
-    until(lambda: api.get("/ready")[0] == 200)
+    until(lambda: api.machine.show(ENGINE, "ActiveState") == "active")
+    until(lambda: api.post("/rag/search", {"query": "lime", "collection": "kept"})[0] == 200)
     assert found(api, "kept") == ["lime"]
 
 
