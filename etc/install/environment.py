@@ -31,15 +31,23 @@ def find_python(asked: str | None) -> str:
     """Return the interpreter to install for: the host's own, unless one is asked for. Raises InstallError."""
     candidates = [asked] if asked else [str(_HOST_PYTHON), sys.executable]
     for candidate in candidates:
-        done = subprocess.run([candidate, "-c", _PROBE], capture_output=True, text=True, check=False)  # noqa: S603
-        major, minor, path = (done.stdout.split(maxsplit=2) + ["0"] * 3)[:3]
-        if done.returncode == 0 and (int(major), int(minor)) >= (3, 11):
+        major, minor, path = (_probed(candidate).split(maxsplit=2) + ["0"] * 3)[:3]
+        if (int(major), int(minor)) >= (3, 11):
             if path.startswith(("/root/", "/home/")):
                 print(f"Take note: {path.strip()} lies where a service's user cannot read it.", file=sys.stderr)
             return candidate
     raise InstallError(
         f"{' and '.join(candidates)}: Python 3.11 or newer with ensurepip is needed (Debian: python3-venv)."
     )
+
+
+def _probed(candidate: str) -> str:
+    """Return what an interpreter says of itself; nothing where there is none, or it cannot make environments."""
+    try:
+        done = subprocess.run([candidate, "-c", _PROBE], capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def build(python: str, made: Path, final: Path) -> None:

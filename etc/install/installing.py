@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,13 +31,9 @@ _SEARCHED = (Path("/usr"), Path("/usr/local"))
 def install(places: Places, python: str | None) -> None:
     """Install beside what there is, then let that take its place."""
     interpreter = environment.find_python(python)
-    manifest = Manifest.read(places)
     wanted = contents.files(places)
-    manifest.refuse_strangers([*wanted, places.command])
-    manifest.make_folder(places.library)
-    manifest.write()
-    with _locked(places):
-        installation = _build(manifest, interpreter)
+    with _locked(places) as manifest:
+        installation = _build(manifest, wanted, interpreter)
         before = _link(places)
         said = _configure(places)
         _put_files(manifest, wanted)
@@ -48,15 +44,14 @@ def install(places: Places, python: str | None) -> None:
 
 def uninstall(places: Places) -> None:
     """Take everything away but data and configuration."""
-    manifest = Manifest.read(places)
     if not places.staged(places.library).exists():
         print(f"There is nothing of Hartonomous in {places.staged(places.prefix)}.")
         return
-    if _is_open(places.staged(places.library)):
-        raise InstallError(
-            "It is running: systemctl disable --now hartonomous.socket hartonomous.service (and others)."
-        )
-    with _locked(places):
+    with _locked(places) as manifest:
+        if _is_open(places.staged(places.library)):
+            raise InstallError(
+                "It is running: systemctl disable --now hartonomous.socket hartonomous.service (and others)."
+            )
         places.staged(places.current).unlink(missing_ok=True)
         for name in _installations(places):
             shutil.rmtree(places.staged(places.library / name))
@@ -67,13 +62,15 @@ def uninstall(places: Places) -> None:
             print(f"{places.staged(path)} stays.")
 
 
-def _build(manifest: Manifest, interpreter: str) -> str:
+def _build(manifest: Manifest, wanted: Iterable[Path], interpreter: str) -> str:
     """Make a new installation; return its name. When that fails there is what was there before."""
     places = manifest.places
     name = _new_name(places)
     final = places.library / name
     made = places.staged(final)
     try:
+        manifest.refuse_strangers([*wanted, places.command])
+        manifest.write()
         environment.build(interpreter, made, final)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -143,16 +140,29 @@ def _is_open(folder: Path) -> bool:
 
 
 @contextmanager
-def _locked(places: Places) -> Iterator[None]:
-    """Let one at a time install or uninstall."""
-    folder = os.open(places.staged(places.library), os.O_RDONLY)
+def _locked(places: Places) -> Iterator[Manifest]:
+    """Let one at a time install or uninstall; yield what is there in writing while nobody else changes it."""
+    made = Manifest(places)
+    made.make_folder(places.library)
+    library = places.staged(places.library)
+    folder = os.open(library, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InstallError(f"{places.library}: another installation is under way.") from error
+        if not _lock(folder, library):
+            raise InstallError(f"{places.library}: another installation is under way.")
+        manifest = Manifest.read(places)
+        manifest.folders |= made.folders
+        yield manifest
     finally:
         os.close(folder)
+
+
+def _lock(folder: int, path: Path) -> bool:
+    """Lock what was opened there; False where another one has it, or took the folder away since."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(folder), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _next_steps(places: Places, *, upgraded: bool) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import contents
@@ -42,6 +43,15 @@ class Host:
         def build(_python: str, made: Path, _final: Path) -> None:
             made.mkdir()
             raise error
+
+        self._patch.setattr(environment, "build", build)
+
+    def during_build(self, meanwhile: Callable[[], None]) -> None:
+        """Let this happen while an environment is made."""
+
+        def build(python: str, made: Path, final: Path) -> None:
+            meanwhile()
+            _build(python, made, final)
 
         self._patch.setattr(environment, "build", build)
 

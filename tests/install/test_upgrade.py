@@ -6,6 +6,7 @@ import mmap
 import subprocess
 from pathlib import Path
 
+import contents
 import installing
 import pytest
 from places import InstallError, Places
@@ -170,6 +171,41 @@ def test_what_is_somebody_elses_is_not_overwritten(host: Host) -> None:
         host.install()
     assert host.tree() == before
     assert command.read_text() == "mine"
+
+
+def test_two_at_once_are_one_and_what_the_other_has_put_there_is_known(host: Host) -> None:
+    def meanwhile() -> None:
+        before = host.tree()
+        for what in (host.install, host.uninstall):
+            with pytest.raises(InstallError, match="another installation is under way"):
+                what()
+        assert host.tree() == before
+
+    before = host.tree()
+    host.during_build(meanwhile)
+    host.install()
+    host.install()
+    host.uninstall()
+    assert {path for path in host.tree() if not path.startswith("etc")} == before
+
+
+def test_who_finds_the_lock_free_knows_what_was_put_there_until_then(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one begins and ends after this one has begun, and before it has the lock."""
+    before = host.tree()
+    files = contents.files
+
+    def other_one_is_faster(places: Places) -> dict[Path, tuple[bytes, int]]:
+        monkeypatch.setattr(contents, "files", files)
+        host.install()
+        return files(places)
+
+    monkeypatch.setattr(contents, "files", other_one_is_faster)
+    host.install()
+    host.install()
+    host.uninstall()
+    assert {path for path in host.tree() if not path.startswith("etc")} == before
 
 
 def test_an_installation_that_fails_leaves_nothing(host: Host) -> None:
