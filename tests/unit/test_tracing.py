@@ -140,8 +140,6 @@ def test_without_the_extra_the_configuration_says_what_to_install() -> None:
         "except ConfigError as error:\n"
         "    print(error.param, error.message)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=True, timeout=60, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, timeout=60, capture_output=True, text=True)
     assert done.stdout.startswith("tracing.endpoint ")
     assert "pip install 'hartonomous[otlp]'" in done.stdout
