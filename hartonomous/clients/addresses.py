@@ -69,6 +69,11 @@ class Addresses:
         return self._lineage if self._coming is None else self._coming.lineage
 
     @property
+    def serving(self) -> object:
+        """The lineage of those that are asked now."""
+        return self._lineage
+
+    @property
     def watched(self) -> list[Replica]:
         """Those whose health counts: of the configuration, and of the one that is coming."""
         return [*dict.fromkeys((*self.all, *(() if self._coming is None else self._coming.weights)))]

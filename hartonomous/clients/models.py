@@ -1,7 +1,8 @@
 """What llama.cpp says of the model it has loaded: its name, dimension, context size and slots.
 
 `/v1/models` and `/props` are cheap and never wake a sleeping model. What they say is kept for a while and forgotten at
-the first nonsensical answer, so that a service restarted with another model is noticed.
+the first nonsensical answer, so that a service restarted with another model is noticed, and as soon as all addresses
+are others.
 """
 
 from __future__ import annotations
@@ -41,15 +42,22 @@ class ModelInfoCache:
         self._known: ModelInfo | None = None
         self._answers: str | None = None
         self._until = 0.0
+        self._serving = pool.addresses.serving
 
     async def get(self, call: Call) -> ModelInfo:
         """Return the model; raises what `Pool.request` raises, and BackendError on a nonsensical answer."""
+        serving = self._pool.addresses.serving
+        if serving is not self._serving:
+            self._serving = serving
+            self.forget()
         known = self._known
         if known is not None and self._clock() < self._until:
             return known
         # Others go on with what is known while this one asks.
         self._until = self._clock() + _TTL_S
-        self._known = found = await self._ask(call)
+        found = await self._ask(call)
+        if serving is self._pool.addresses.serving:
+            self._known = found
         if known is not None and known.name != found.name:
             self._answers = None
         return found

@@ -21,7 +21,7 @@ from hartonomous.clients.vectors import VectorClient
 from hartonomous.clients.versions import AttributeChange, Publication
 from hartonomous.core import fingerprint
 from hartonomous.core.call import Call
-from hartonomous.errors import HartonomousError, ValidationFailedError
+from hartonomous.errors import BackendUnavailableError, HartonomousError, ValidationFailedError
 from hartonomous.pipelines.batching import Announcement, EmbeddingQueue
 from hartonomous.pipelines.counting import SharedCounter
 from hartonomous.pipelines.cutting import cut_document, make_sizes, not_embeddable, recut
@@ -207,6 +207,7 @@ class Storer:
         texts = work.embedded_texts[first : first + count]
         with tracing.span(call, "embed", {"hartonomous.texts": len(texts)}) as embedding:
             outcomes, tokens = await self._queue.embed(texts, embedding, work.announcement)
+            await self._check_model(info, embedding)
         work.tokens += tokens
         vectors: list[Vector] = []
         refused: list[int] = []
@@ -220,6 +221,11 @@ class Storer:
         async with self._turn:
             await asyncio.sleep(0)
             return await make_points(work, info, first, vectors), []
+
+    async def _check_model(self, info: CollectionInfo, call: Call) -> None:
+        """Raise BackendUnavailableError when the service, which has just embedded, has another model by now."""
+        if await self._embedding.fingerprint(call) != info.fingerprint:
+            raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
 
     async def _store_attributes(self, collection: str, work: Work, call: Call) -> DocumentResult:
         assert work.state is not None

@@ -77,28 +77,33 @@ class Vectorizer:
     async def _embed(self, texts: Sequence[str], fingerprint: EmbeddingFingerprint, call: Call) -> list[Outcome]:
         """Embed texts that make a batch. One that is too long for the model does not fail the others."""
         try:
-            embedded = await self._embedding.embed_queries(texts, call)
-            if await self._embedding.fingerprint(call) != fingerprint:
-                # These vectors are neither the collection's nor to be kept under the name of the model before.
-                raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
+            return await self._ask(texts, fingerprint, call)
         except ValidationFailedError as error:
             if len(texts) == 1:
-                return [await self._embed_beginning(texts[0], error, call)]
+                return [await self._embed_beginning(texts[0], fingerprint, error, call)]
             middle = len(texts) // 2  # halved until it stands alone
             first = await self._embed(texts[:middle], fingerprint, call)
             return first + await self._embed(texts[middle:], fingerprint, call)
         except HartonomousError as error:
             return [error] * len(texts)
+
+    async def _ask(self, texts: Sequence[str], fingerprint: EmbeddingFingerprint, call: Call) -> list[Outcome]:
+        embedded = await self._embedding.embed_queries(texts, call)
+        if await self._embedding.fingerprint(call) != fingerprint:
+            # These vectors are neither the collection's nor to be kept under the name of the model before.
+            raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
         return list(embedded.vectors)
 
-    async def _embed_beginning(self, text: str, error: ValidationFailedError, call: Call) -> Outcome:
+    async def _embed_beginning(
+        self, text: str, fingerprint: EmbeddingFingerprint, error: ValidationFailedError, call: Call
+    ) -> Outcome:
         """Embed as much of a question as the model takes; BM25 has the whole of it."""
         try:
             context = (await self._embedding.model(call)).context or _LEAST_CONTEXT
             for _ in range(_SHORTENINGS):
                 text = truncate_to(text, min(0.75, context / (estimate_tokens(text) + _SPECIAL_TOKENS)))
                 with suppress(ValidationFailedError):
-                    return (await self._embedding.embed_queries([text], call)).vectors[0]
+                    return (await self._ask([text], fingerprint, call))[0]
         except HartonomousError as failure:
             return failure
         error.param = "query"
