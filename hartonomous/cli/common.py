@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 INTERRUPTED: Final = 130
 """The exit status of a command that Ctrl-C ended: 128 and the number of the signal."""
@@ -27,6 +28,10 @@ KEY: Final = "HARTONOMOUS_API_KEY"
 
 class UsageError(Exception):
     """The arguments do not go together; the message says why."""
+
+
+class OutputError(Exception):
+    """Standard output cannot be written; the cause says why, or that its reader has left."""
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +61,24 @@ def print_all_letters() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def forget_output() -> None:
-    """Whoever read standard output has left: what is still in its buffer must not fail the end of the process."""
+def show(line: str) -> None:
+    """Print a line on standard output. Raises OutputError."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        raise OutputError from error
+
+
+def end_output(error: OutputError) -> int:
+    """Say that standard output cannot be written, unless its reader has left; return the exit status."""
+    from hartonomous.sending.tally import reason
+
+    # What is still in its buffer must not fail the end of the process.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):
+        complain(f"Standard output cannot be written: {reason(cause)}.")
+    return 1
 
 
 def complain(sentence: str) -> None:
@@ -68,7 +88,22 @@ def complain(sentence: str) -> None:
     print(printable(sentence), file=sys.stderr, flush=True)
 
 
+def utf8(text: str) -> str:
+    """Return an argument that goes into a request."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no UTF-8")
+    return text
+
+
 def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", text):
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", utf8(text)) or not _has_host(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no address like http://127.0.0.1:8700, without user or query")
     return text
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, no number of a port
+        return False

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from hartonomous.cli.common import (
     INTERRUPTED,
     KEY,
+    OutputError,
     UsageError,
     add_server,
     api_key,
     complain,
-    forget_output,
+    end_output,
     print_all_letters,
+    show,
+    utf8,
     whole,
 )
 
@@ -41,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser("ingest", help="send files and folders", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="file or folder; - reads NDJSON documents from stdin")
     add_server(parser)
-    parser.add_argument("--collection", metavar="NAME", help="default: the server's")
+    parser.add_argument("--collection", type=utf8, metavar="NAME", help="default: the server's")
     parser.add_argument("--prefix", type=_prefix, metavar="TEXT", help="begin every id with TEXT/")
     parser.add_argument("--include", action="append", default=[], metavar="PATTERN", help="send only these files")
     parser.add_argument(
@@ -81,9 +84,8 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(_run(args, plan))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        forget_output()
-        return 1
+    except OutputError as error:
+        return end_output(error)
 
 
 async def _run(args: argparse.Namespace, plan: Plan) -> int:
@@ -118,7 +120,7 @@ class _Report:
             complain(trouble)
         # While watching, a look that found nothing to do is not worth a line.
         if not self._quiet and (self._first or tally.done or tally.deleted):
-            print(tally.summary(), flush=True)
+            show(tally.summary())
         self._first = False
 
 
@@ -135,13 +137,13 @@ async def _preview(plan: Plan) -> int:
         return 1
     print_all_letters()
     for file in found.files:
-        print(f"would send {printable(file.name)}")
+        show(f"would send {printable(file.name)}")
     for document_id in gone.ids:
-        print(f"would delete {printable(document_id)}")
+        show(f"would delete {printable(document_id)}")
     troubles = [*map(str, found.failures), *gone.doubts]
     for trouble in troubles:
         complain(trouble)
-    print(f"{len(found.files)} would be sent, {len(gone.ids)} deleted")
+    show(f"{len(found.files)} would be sent, {len(gone.ids)} deleted")
     return int(bool(troubles))
 
 

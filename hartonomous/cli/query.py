@@ -10,12 +10,15 @@ from hartonomous import codec
 from hartonomous.cli.common import (
     INTERRUPTED,
     KEY,
+    OutputError,
     UsageError,
     add_server,
     api_key,
     complain,
-    forget_output,
+    end_output,
     print_all_letters,
+    show,
+    utf8,
     whole,
 )
 
@@ -38,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser("query", help="ask a question", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("question", nargs="+", metavar="QUESTION", help="- reads it from standard input")
     add_server(parser)
-    parser.add_argument("--collection", metavar="NAME", help="default: the server's")
+    parser.add_argument("--collection", type=utf8, metavar="NAME", help="default: the server's")
     parser.add_argument("--top-k", type=whole, metavar="N", help="sources at most; default: the server's")
     parser.add_argument("--mode", choices=("hybrid", "dense", "sparse"), help="of the search; default: hybrid")
     parser.add_argument("--filter", type=_object, metavar="JSON", help="Qdrant's, of what is searched")
@@ -60,9 +63,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        forget_output()
-        return 1
+    except OutputError as error:
+        return end_output(error)
 
 
 async def _run(args: argparse.Namespace, question: dict[str, Any], key: str | None) -> int:
@@ -85,7 +87,7 @@ async def _print(api: Api, question: dict[str, Any]) -> None:
     try:
         await api.answer_streaming(question, reader)
     except NobodyReadsError as error:
-        raise BrokenPipeError from error
+        raise OutputError from error
     except BaseException:
         reader.end()
         raise
@@ -94,7 +96,7 @@ async def _print(api: Api, question: dict[str, Any]) -> None:
 async def _print_json(api: Api, question: dict[str, Any]) -> None:
     from hartonomous.sending.reading import json_line
 
-    print(json_line(await api.answer(question)), flush=True)
+    show(json_line(await api.answer(question)))
 
 
 def _question(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +109,10 @@ def _question(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read() -> str:
-    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise UsageError(f"standard input cannot be read: {error.strerror}") from error
 
 
 def _object(text: str) -> dict[str, Any]:

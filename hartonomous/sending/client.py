@@ -23,7 +23,7 @@ from hartonomous import __version__, codec
 from hartonomous.core.sse import SSEParser
 from hartonomous.errors import BackendError
 from hartonomous.sending.content import unreadable
-from hartonomous.sending.faults import RefusedError, SendingError, UnavailableError, error_of, fatal_error
+from hartonomous.sending.faults import RefusedError, SendingError, UnavailableError, error_of, fatal_error, objects
 from hartonomous.sending.naming import DocumentName
 from hartonomous.sending.tally import reason
 
@@ -127,7 +127,7 @@ class Api:
                 for event in parser.feed(data):
                     value = _object(event.data.encode())
                     if event.event == "error":
-                        raise fatal_error(value.get("error") or {})
+                        raise fatal_error(value.get("error"))
                     told(event.event, value)
                     if event.event == "done":
                         return
@@ -154,7 +154,7 @@ class Api:
         while True:
             url = self._documents(collection).with_query({**query, "cursor": cursor} if cursor else query)
             page = await self._call("GET", url)
-            for document in page.get("documents") or ():
+            for document in objects(page.get("documents")):
                 yield DocumentName(str(document.get("id")), str(document.get("source") or ""))
             cursor = page.get("next_cursor") or ""
             if not cursor:
@@ -306,7 +306,7 @@ async def _read_answers(
         answer = _object(line)
         if "line" in answer:
             answered(answer)
-        elif isinstance(answer.get("error"), dict):
+        elif answer.get("error"):
             raise fatal_error(answer["error"])
         else:
             return answer

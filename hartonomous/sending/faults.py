@@ -57,8 +57,9 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> SendingErr
     return RefusedError(sentence)
 
 
-def fatal_error(error: Mapping[str, Any]) -> SendingError:
-    """Return what the error in the last line of a stream means."""
+def fatal_error(value: Any) -> SendingError:
+    """Return what the error in the last line of a stream means, whatever it is."""
+    error = value if isinstance(value, dict) else {}
     sentence = str(error.get("message") or "The server broke off and gave no reason.")
     kind = str(error.get("type"))
     final = {"invalid_request_error", "authentication_error", "permission_error", "not_found_error", "conflict_error"}
@@ -81,6 +82,11 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
     except (codec.NotJsonError, LookupError, TypeError):
         return {}
     return error if isinstance(error, dict) else {}
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in what should be a list of them: another server may answer anything."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 class Patience:

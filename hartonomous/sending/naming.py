@@ -22,8 +22,11 @@ _SOURCE_CHARS = 1_024
 # Controls, line ends, half surrogates (how Python shows bytes that are no UTF-8), and the backslash: the server takes
 # it for a separator in the name of an uploaded file.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\\\]")
-# What would steer a terminal, or turn the direction of its text.
-_STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What steers a terminal in addition to ASCII's controls, or turns the direction of its text: of a regular expression.
+STEERING = "\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""Characters that may stand in JSON as they are and on a terminal may not, as the inside of a class of `re`."""
+
+_STEERS = re.compile(f"[\x00-\x1f{STEERING}\ud800-\udfff]")
 
 
 class DocumentName(NamedTuple):

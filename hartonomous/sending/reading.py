@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from hartonomous import codec
-from hartonomous.sending.faults import SendingError
-from hartonomous.sending.naming import printable, readable
+from hartonomous.sending.faults import SendingError, objects
+from hartonomous.sending.naming import STEERING, printable, readable
 from hartonomous.sending.tally import reason
 
 _EXCERPT = 100
-# In JSON they may stand as they are, on a terminal they may not.
-_STEERING_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_STEERING_JSON = re.compile(f"[{STEERING}]")
 
 Json = Mapping[str, Any]
 
@@ -48,8 +47,7 @@ class Reader:
         self._begun = False
 
     def _sources(self, answer: Json) -> None:
-        citations = answer.get("citations") or ()
-        for citation in citations:
+        for citation in objects(answer.get("citations")):
             self._print("\n" + cited(citation))
 
     def _print(self, text: str) -> None:
@@ -65,8 +63,8 @@ class Reader:
 def cited(citation: Json) -> str:
     """Return what is shown of a source: its marker and document, the place in it, the score, a line of its text."""
     places = [f"page {citation['page']}"] if citation.get("page") else []
-    if citation.get("headings"):
-        places.append(" > ".join(map(str, citation["headings"])))
+    if headings := _words(citation.get("headings")):
+        places.append(" > ".join(headings))
     title = citation.get("title")
     document = f"{citation.get('document_id')} ({title})" if title else str(citation.get("document_id"))
     score = citation.get("score")
@@ -85,13 +83,17 @@ def _excerpt(text: str) -> str:
 def remarks(answer: Json) -> list[str]:
     """Return what to know of an answer beside its text, a sentence each."""
     found = []
-    if answer.get("degraded"):
-        found.append(f"Made without: {', '.join(map(str, answer['degraded']))}.")
+    if degraded := _words(answer.get("degraded")):
+        found.append(f"Made without: {', '.join(degraded)}.")
     if answer.get("omitted"):
         found.append(f"{answer['omitted']} more found did not fit the model's context.")
     if answer.get("finish_reason") == "length":
         found.append("The answer was cut off where it reached its most tokens.")
     return found
+
+
+def _words(value: Any) -> list[str]:
+    return list(map(str, value)) if isinstance(value, list) else []
 
 
 def json_line(answer: Json) -> str:

@@ -21,6 +21,7 @@ from hartonomous.sending.faults import (
     UnavailableError,
     is_slow,
     is_transient,
+    objects,
 )
 from hartonomous.sending.tally import STATUSES, Tally
 
@@ -152,7 +153,7 @@ class Sender:
         return None
 
     def _answered(self, answer: Answer) -> None:
-        item = self._open.pop(answer["line"], None)
+        item = self._open.pop(_whole(answer["line"]), None)
         if item is None:
             raise UnavailableError("The server answered a line that was not sent.")
         tokens = _whole(answer.get("tokens"))
@@ -198,8 +199,8 @@ class Sender:
         """Upload a file; False when it has to be done again."""
         try:
             answer = await self._api.upload(item.file.path, item.file.document, item.metadata)
-            documents: Any = answer.get("documents") or ()
-            if len(documents) != 1 or not isinstance(documents[0], dict):
+            documents = objects(answer.get("documents"))
+            if len(documents) != 1:
                 raise UnavailableError("The server's answer tells nothing of the file.")
             if not self._settle(item, documents[0]):
                 raise UnavailableError(self._busy)

@@ -134,6 +134,13 @@ async def test_a_question_may_come_from_standard_input(fruit: Rig) -> None:
         (("--filter", "[1]", QUESTION), b"", "'[1]' is no JSON object"),
         (("--mode", "magic", QUESTION), b"", "invalid choice: 'magic'"),
         (("--key-file", "/nowhere/key", QUESTION), b"", "/nowhere/key cannot be read: No such file"),
+        (("--collection", "\udcff", QUESTION), b"", "'\\udcff' is no UTF-8"),
+        (("--filter", '{"must": "\udcff"}', QUESTION), b"", "is no JSON object"),
+        (("--url", "http://127.0.0.1:99999", QUESTION), b"", "'http://127.0.0.1:99999' is no address"),
+        (("--url", "http://127.0.0.1:0", QUESTION), b"", "'http://127.0.0.1:0' is no address"),
+        (("--url", "http://[::1", QUESTION), b"", "'http://[::1' is no address"),
+        (("--url", "http://:8700", QUESTION), b"", "'http://:8700' is no address"),
+        (("--url", "http://\udcff", QUESTION), b"", "'http://\\udcff' is no UTF-8"),
     ],
 )
 async def test_wrong_usage_is_told_and_nothing_is_asked(
@@ -234,7 +241,7 @@ async def test_a_terminal_that_stands_still_is_not_the_servers_silence(
 
 
 async def test_nothing_that_steers_a_terminal_gets_through(broken: FaultBackend) -> None:
-    nasty = "\x1b]0;owned\x07 \x9b31m \u202eevil\r\tand\nmore"
+    nasty = "\x1b]0;owned\x07 \x9b31m \u202eevil\r\tand\u061c\nmore"
     citation = {"marker": 1, "document_id": nasty, "headings": [nasty], "score": 0.5, "text": nasty, "page": 2}
     answer = {"answer": nasty, "citations": [citation], "degraded": [nasty], "omitted": 2, "finish_reason": "length"}
     broken.on(PATH, stream([event("delta", text=nasty), event("done", **answer)]), json_reply(answer))
@@ -242,11 +249,41 @@ async def test_nothing_that_steers_a_terminal_gets_through(broken: FaultBackend)
     line = await query(broken.url, "--json", QUESTION)
     for text in (shown.out, shown.err, line.out):
         assert not [char for char in text if char < " " and char not in "\n\t"]
-        assert not {"\x9b", "\u202e"}.intersection(text)
-    assert shown.out.startswith("\\x1b]0;owned\\x07 \\x9b31m \\u202eevil\\r\tand\nmore\n\n[1] ")
+        assert not {"\x9b", "\u202e", "\u061c"}.intersection(text)
+    assert shown.out.startswith("\\x1b]0;owned\\x07 \\x9b31m \\u202eevil\\r\tand\\u061c\nmore\n\n[1] ")
     assert "2 more found did not fit" in shown.err
     assert "cut off" in shown.err
     assert json.loads(line.out) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (event("error", error="boom"), "The server broke off and gave no reason.\n"),
+        (event("error"), "The server broke off and gave no reason.\n"),
+        (event("done", citations=["x"], degraded=5, finish_reason=[]), ""),
+        (event("done", citations=3, degraded="dense"), ""),
+        (event("done", citations=[{"headings": 5, "score": "much", "text": None}]), ""),
+    ],
+)
+async def test_an_answer_of_another_shape_is_no_traceback(broken: FaultBackend, answer: bytes, sentence: str) -> None:
+    broken.on(PATH, stream([answer]))
+    done = await query(broken.url, QUESTION)
+    assert (done.status, done.err) == (int(bool(sentence)), sentence)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+async def test_a_full_disk_under_standard_output_is_told(broken: FaultBackend, arguments: tuple[str, ...]) -> None:
+    broken.on(PATH, json_reply({"answer": "a"}) if arguments else stream([event("delta", text="a"), event("done")]))
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hartonomous", "query", "--url", broken.url, *arguments, QUESTION),
+        stdout=full,
+        stderr=PIPE,
+    )
+    os.close(full)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"Standard output cannot be written: no space left on device.\n")
 
 
 async def test_ctrl_c_ends_the_stream_at_the_server(broken: FaultBackend) -> None:
