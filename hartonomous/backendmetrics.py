@@ -11,6 +11,7 @@ from functools import cache, partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from hartonomous.addressmetrics import AddressGauges, AddressMetrics
+from hartonomous.core.call import Priority
 from hartonomous.ragmetrics import STAGE_S
 
 _WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -20,6 +21,13 @@ class Backends:
     """All services."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._services: dict[str, ServiceMetrics] = {}
+        self.addresses = AddressGauges(registry)
+        self._calls(registry)
+        self._line(registry)
+        self._failures(registry)
+
+    def _calls(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "hartonomous_backend_requests_total",
             "Calls to a backend, by service and outcome (status class, or the kind of failure).",
@@ -42,12 +50,17 @@ class Backends:
             ("service",),
             registry=registry,
         )
+
+    def _line(self, registry: CollectorRegistry) -> None:
         self.queue = Gauge(
-            "hartonomous_backend_queue_length", "Calls that wait for their turn.", ("service",), registry=registry
+            "hartonomous_backend_queue_length",
+            "Calls that wait for their turn, by whose turn comes first: query, batch, ingest.",
+            ("service", "priority"),
+            registry=registry,
         )
         self.queue_limit = Gauge(
             "hartonomous_backend_queue_limit",
-            "Calls of queries that may wait at once.",
+            "Calls of queries that may wait at once; those of batches and ingests are bounded otherwise.",
             ("service",),
             registry=registry,
         )
@@ -71,6 +84,8 @@ class Backends:
             ("service", "reason"),
             registry=registry,
         )
+
+    def _failures(self, registry: CollectorRegistry) -> None:
         self.retries = Counter(
             "hartonomous_backend_retries_total",
             "Calls sent again, by what had failed; refused: the retry budget was used up.",
@@ -90,15 +105,12 @@ class Backends:
             ("service", "state"),
             registry=registry,
         )
-        self.addresses = AddressGauges(registry)
         self.breaker_changes = Counter(
             "hartonomous_breaker_changes_total",
             "Changes of circuits, by the state that they took.",
             ("service", "state"),
             registry=registry,
         )
-
-        self._services: dict[str, ServiceMetrics] = {}
 
     def service(self, name: str) -> ServiceMetrics:
         """Return the metrics of one service, always the same ones as long as it is configured."""
@@ -110,8 +122,10 @@ class Backends:
         """Show no longer how the others are than these: a reload has taken them out. What they counted stays."""
         for name in self._services.keys() - names:
             del self._services[name]
-            for gauge in (self.up, self.queue, self.queue_limit, self.slots):
+            for gauge in (self.up, self.queue_limit, self.slots):
                 gauge.remove(name)
+            for priority in Priority:
+                self.queue.remove(name, priority.name.lower())
 
 
 class ServiceMetrics:
@@ -121,7 +135,7 @@ class ServiceMetrics:
         self.in_flight = metrics.in_flight.labels(service)
         self.latency = metrics.latency.labels(service)
         self.up = metrics.up.labels(service)
-        self.queue = metrics.queue.labels(service)
+        self.queues = tuple(metrics.queue.labels(service, priority.name.lower()) for priority in Priority)
         self.queue_limit = metrics.queue_limit.labels(service)
         self.queue_wait = metrics.queue_wait.labels(service)
         self.slots = metrics.slots.labels(service)

@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hartonomous.clients.breaker import Ticket
@@ -128,7 +129,8 @@ class Admission:
 
     def show(self) -> None:
         """Let the metrics show this line, and no other one of the service."""
-        self._metrics.queue.set_function(lambda: self.waiting)
+        for gauge, line in zip(self._metrics.queues, self._lines, strict=True):
+            gauge.set_function(partial(len, line))
         self._metrics.queue_limit.set(self._bounds[0])
         self._metrics.slots.set_function(lambda: self.slots)
 

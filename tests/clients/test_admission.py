@@ -99,10 +99,10 @@ async def test_a_full_line_is_a_429_with_the_time_after_which_to_come_again() ->
     # Three would go before the next one that comes: 21 s with one slot at 7 s each.
     assert (refused.value.status, refused.value.error_code, refused.value.retry_after) == (429, "queue_full", 21)
     assert stage.sample("refusals_total", reason="queue_full") == 1
-    assert stage.sample("queue_length") == 2
     ingest = stage.entering(99.0, Priority.INGEST)  # bounds what it has under way itself
     await ticks()
     assert not ingest.done()
+    assert [stage.sample("queue_length", priority=who) for who in ("query", "batch", "ingest")] == [2, 0, 1]
     for task in (*line, ingest):
         task.cancel()
     await asyncio.wait((*line, ingest))

@@ -18,7 +18,8 @@ DASHBOARDS = sorted((ETC / "grafana" / "dashboards").glob("*.json"))
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 # A comparison with a number: what is left without it must have data, for an alert that is silent as well.
 _NUMBER = r"\d[\d.]*(?: \* \d[\d.]*)?"
-_COMPARISON = re.compile(rf"\s+(?:==|>|<)\s+(?:\({_NUMBER}\)|{_NUMBER})")
+_ABSENT = re.compile(r"absent\((.+)\)")
+_COMPARISON = re.compile(rf"\s+(?:==|>=|>|<)\s+(?:\({_NUMBER}\)|{_NUMBER})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +72,5 @@ def by_rules() -> Iterator[Asked]:
 
 
 def without_comparisons(expression: str) -> str:
-    """Return what is compared with a number, in place of the comparison."""
-    return _COMPARISON.sub("", expression)
+    """Return what is compared with a number, or must not be absent, in place of that."""
+    return _COMPARISON.sub("", _ABSENT.sub(r"\1", expression))

@@ -58,7 +58,7 @@ async def test_the_fourth_caller_of_one_slot_and_a_line_of_two_is_told_to_come_a
         async with openai.AsyncOpenAI(base_url=app.url + "/v1", api_key="none", max_retries=0) as client:
             with pytest.raises(openai.RateLimitError, match="Too many wait"):
                 await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "Hello"}])
-        assert await app.metric('hartonomous_backend_queue_length{service="generative"}') == 2
+        assert await app.metric('hartonomous_backend_queue_length{priority="query",service="generative"}') == 2
         assert await app.metric('hartonomous_backend_refusals_total{reason="queue_full",service="generative"}') == 2
         assert len(faulty.calls(CHAT)) == 1
         go.set()
