@@ -114,20 +114,28 @@ async def _hand_over(app: web.Application, doors: Doors, telling: Telling, given
         successor.start()
         health = app[STATE].current.config.health
         await successor.ready(_START_S + health.timeout_s)
-        telling.main_process(successor.pid)  # of what one tells from now on the other one is not heard
+        # First, because the other one is heard only then; and this one is not, from then on: what fails between the
+        # two is to the manager the death of its main process.
+        telling.main_process(successor.pid)
         successor.hand_over()
     except BaseException as error:
-        telling.main_process(os.getpid())
         await successor.kill()
-        if not isinstance(error, UpgradeError):
+        if not isinstance(error, Exception):
             raise
-        app[METRICS].upgrades_failed.inc()
-        logger.bind(problem=str(error)).error("the upgrade failed: the old process serves on")
+        _tell_failure(app, error)
         return False
     telling.close()
     doors.hand_over()
     logger.bind(pid=successor.pid).info("a new process serves")
     return True
+
+
+def _tell_failure(app: web.Application, error: Exception) -> None:
+    """Say that an upgrade has failed, which ends nothing else, also when the fault is our own."""
+    app[METRICS].upgrades_failed.inc()
+    told = logger.bind(problem=str(error) or type(error).__name__)
+    told = told if isinstance(error, UpgradeError) else told.opt(exception=error)
+    told.error("the upgrade failed: the old process serves on")
 
 
 async def _reload(app: web.Application, hangup: asyncio.Event) -> None:
@@ -217,4 +225,5 @@ def _signalled(*numbers: signal.Signals) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in numbers:
         loop.add_signal_handler(number, event.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # those that came before are told now
     return event

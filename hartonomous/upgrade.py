@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hartonomous.systemd import FIRST_FD, HANDOVER, Given
@@ -25,6 +25,8 @@ _READY = b"ready"
 _YOURS = b"yours"
 # To be started with their defaults: Python ignores them.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)
+# What is sent to all processes of a service must not end one that does not listen to it yet (`hartonomous.cli.early`).
+_KEPT = (signal.SIGHUP, signal.SIGUSR2)
 
 
 class UpgradeError(Exception):
@@ -41,15 +43,15 @@ class Successor:
 
     def start(self) -> None:
         """Start the program. Raises UpgradeError."""
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.setblocking(False)
-        with theirs:
-            passed = [*self._sockets, (HANDOVER, theirs)]
-            environ = os.environ | self._given.environ([name for name, _ in passed], os.getpid())
-            try:
+        try:
+            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._channel.setblocking(False)
+            with theirs:
+                passed = [*self._sockets, (HANDOVER, theirs)]
+                environ = os.environ | self._given.environ([name for name, _ in passed], os.getpid())
                 self.pid = _spawn(program(), environ, [each.fileno() for _, each in passed])
-            except OSError as error:
-                raise UpgradeError(f"the program cannot be started ({error.strerror})") from error
+        except OSError as error:
+            raise UpgradeError(f"the program cannot be started ({error.strerror})") from error
 
     async def ready(self, limit_s: float) -> None:
         """Wait until it says that it is ready, at most so many seconds. Raises UpgradeError."""
@@ -79,7 +81,7 @@ class Successor:
         if self.pid:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
+            with suppress(ChildProcessError, RuntimeError):  # there may be no room for a thread
                 await asyncio.shield(asyncio.to_thread(os.waitpid, self.pid, 0))
 
     def close(self) -> None:
@@ -115,11 +117,11 @@ def program() -> list[str]:
 def _spawn(argv: list[str], environ: dict[str, str], descriptors: list[int]) -> int:
     """Start a program that has these descriptors from `FIRST_FD` on; return its process id. Raises OSError."""
     free = FIRST_FD + len(descriptors)
-    # Out of the way first: one of them may stand where another one is to be.
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, free) for descriptor in descriptors]
-    try:
-        actions = [(os.POSIX_SPAWN_DUP2, copy, FIRST_FD + index) for index, copy in enumerate(copies)]
-        return os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=_DEFAULTS)
-    finally:
-        for copy in copies:
-            os.close(copy)
+    with ExitStack() as stack:
+        actions = []
+        for index, descriptor in enumerate(descriptors):
+            # Out of the way first: one of them may stand where another one is to be.
+            copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, free)
+            stack.callback(os.close, copy)
+            actions.append((os.POSIX_SPAWN_DUP2, copy, FIRST_FD + index))
+        return os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigmask=_KEPT, setsigdef=_DEFAULTS)

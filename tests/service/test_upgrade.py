@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from functools import partial
@@ -157,6 +158,22 @@ async def test_a_new_process_that_does_not_become_ready_changes_nothing(tmp_path
         await _upgraded(manager)
         assert await served.exit_code() == 0
         assert (await ask(served.port, ASKED))[0] == 200
+
+
+async def test_an_upgrade_without_a_descriptor_left_changes_nothing(tmp_path: Path, faulty: FaultBackend) -> None:
+    async with managing(tmp_path, backends=backends(faulty.url), health=QUICK) as manager:
+        served = await manager.start()
+        await manager.ready()
+        async with connected(served.port) as client:
+            assert (await client.ask(get("/health")))[0] == 200
+            for failures, limit in enumerate((3, 6)):
+                served.limit(resource.RLIMIT_NOFILE, limit)
+                served.process.send_signal(signal.SIGUSR2)
+                await eventually(partial(_fails_once_more, served, failures), "the failure")
+            assert (await client.ask(get("/health")))[0] == 200
+        served.limit(resource.RLIMIT_NOFILE, 1024)
+        await _upgraded(manager)
+        assert await served.exit_code() == 0
 
 
 async def test_a_stop_ends_a_process_that_is_still_starting(tmp_path: Path, faulty: FaultBackend) -> None:
