@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hartonomous.cli import early
+
 _DESCRIPTION = "The embedded vector engine: it speaks Qdrant's REST, and is started again when it dies."
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -80,13 +82,14 @@ def _same_port(listen: str, before: str | None) -> str:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from hartonomous import log
-    from hartonomous.engine import main
+    with early.stopping():
+        from hartonomous import log
+        from hartonomous.engine import main
 
-    log.configure(args.log_level)
-    try:
-        main.run(args.data, args.listen, reserve=args.reserve_mb * 2**20, key=args.api_key)
-    except main.StartError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        log.configure(args.log_level)
+        try:
+            main.run(args.data, args.listen, reserve=args.reserve_mb * 2**20, key=args.api_key)
+        except main.StartError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0

@@ -1,17 +1,14 @@
-"""`hartonomous serve`: the API."""
+"""`hartonomous serve`: the API. Heavy packages are imported when signals are taken care of, and only to serve."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from hartonomous import log, systemd
-from hartonomous.configfile import load
-from hartonomous.errors import ConfigError
+from hartonomous.cli import early
 
 DEFAULT_CONFIG = Path("/etc/hartonomous/hartonomous.yaml")
 
@@ -25,14 +22,22 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; 2 when the configuration is wrong."""
-    # Imported here, so that the other subcommands start without the server's packages.
-    from hartonomous import server
+    with early.waiting(), early.stopping():
+        return _serve(args.config)
+
+
+def _serve(path: Path) -> int:
+    import asyncio
+
+    from hartonomous import log, server, systemd
+    from hartonomous.configfile import load
+    from hartonomous.errors import ConfigError
 
     try:
         given = systemd.take(os.environ)
-        config = load(args.config, os.environ)
+        config = load(path, os.environ)
         log.configure(config.log.level, kept_records=config.log.kept_records)
-        asyncio.run(server.run(config, args.config, given))
+        asyncio.run(server.run(config, path, given))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2
