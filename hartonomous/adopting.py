@@ -74,7 +74,7 @@ def names(door: Door, count: int, *, lent: bool) -> list[str]:
 async def bind(
     host: str, port: int, there: Iterable[socket.socket] = (), *, shared: bool = False
 ) -> list[socket.socket]:
-    """Return listening sockets for an address: of those that are there already the ones that fit; the others end.
+    """Return listening sockets for an address: of those that are there already the ones that fit.
 
     With `shared` other processes can listen there as well.
 
@@ -90,8 +90,6 @@ async def bind(
         for each in made:
             each.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {reason(error)}") from error
-    for each in left:
-        each.close()
     return made
 
 

@@ -51,14 +51,12 @@ class Doors:
         for door, listener in self._listeners.items():
             lent = self._adopted.lent[door]
             listener.hold(*(lent or await self._bound(door)))
-        if "admin" not in self._listeners:
-            for each in self._adopted.bound["admin"]:
-                each.close()
 
     def open(self) -> None:
         """Begin to accept connections, and say where."""
         if self._file is not None:
             self._file.own()
+        self._close_unused()
         for listener in self._listeners.values():
             listener.serve()
         admin = ", ".join(map(shown, self._listeners["admin"].sockets)) if "admin" in self._listeners else None
@@ -137,6 +135,16 @@ class Doors:
         except OSError as error:
             raise ConfigError(f"cannot listen on {admin}: {reason(error)}", param="server.admin") from error
         return [self._file.socket]
+
+    def _close_unused(self) -> None:
+        """Let go of what the process before listened on, and the configuration has no more."""
+        used = [each for listener in self._listeners.values() for each in listener.sockets]
+        for each in (each for sockets in self._adopted.bound.values() for each in sockets if each not in used):
+            if each.family == socket.AF_UNIX:
+                file = UnixSocket.taken_over(Path(path_of(each)), each)
+                file.own()
+                file.remove()
+            each.close()
 
     def _are_quiet(self, since: float) -> bool:
         left = [listener for listener in self._listeners.values() if not listener.sockets]

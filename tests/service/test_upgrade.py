@@ -6,7 +6,9 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -176,6 +178,24 @@ async def test_an_upgrade_without_a_descriptor_left_changes_nothing(tmp_path: Pa
         assert await served.exit_code() == 0
 
 
+async def test_an_address_that_the_configuration_has_no_more_is_left_and_the_new_one_served(
+    tmp_path: Path, faulty: FaultBackend
+) -> None:
+    first, second, operators = (f"127.0.0.1:{port}" for port in _free_ports(3))
+    one, other = (f"unix:{tmp_path}/{name}.sock" for name in ("one", "other"))
+    async with managing(tmp_path) as manager:
+        left = set[str]()
+        for main, admin in ((first, operators), (second, one), (second, other), (first, None)):
+            server = {"port": int(main.rpartition(":")[2]), "admin": admin}
+            manager.configure(backends=backends(faulty.url), health=QUICK, server=server)
+            await _start_or_upgrade(manager)
+            served = {main, admin or main}
+            answers = {each: await _answers(each) for each in served | left}
+            assert answers == dict.fromkeys(left, False) | dict.fromkeys(served, True)
+            left |= served
+        assert _socket_files(tmp_path) == ["notify.sock"]
+
+
 async def test_a_stop_ends_a_process_that_is_still_starting(tmp_path: Path, faulty: FaultBackend) -> None:
     async with managing(tmp_path, backends=backends(faulty.url), health=QUICK) as manager:
         program = _install(tmp_path, RIGHT)
@@ -249,6 +269,42 @@ async def test_what_is_installed_behind_the_same_link_starts_with_all_that_the_o
                 assert str(link / "hartonomous") in _strings(pid, "cmdline")
                 await eventually(partial(_hears_more, manager, manager.has_told("WATCHDOG")), "the watchdog")
                 assert _sockets_of(pid) == first
+
+
+async def _start_or_upgrade(manager: Manager) -> None:
+    """Let a process serve the configuration of now, and only that one."""
+    if not manager.pids:
+        await manager.start()
+        await manager.ready()
+        return
+    old = manager.main_pid
+    await _upgraded(manager)
+    await manager.ended(old)
+
+
+async def _answers(address: str) -> bool:
+    """Whether a server listens there and answers; one that listens and does not is a fault."""
+    path, (host, _, port) = address.removeprefix("unix:"), address.rpartition(":")
+    try:
+        opening = asyncio.open_unix_connection(path) if path != address else asyncio.open_connection(host, int(port))
+        reader, writer = await opening
+    except OSError:
+        return False
+    writer.write(get("/health", b"Connection: close"))
+    async with asyncio.timeout(10):
+        assert b" 200 " in await reader.readline()
+    writer.close()
+    return True
+
+
+def _socket_files(folder: Path) -> list[str]:
+    return [each.name for each in folder.glob("*.sock")]
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in made]
 
 
 def _held(events: list[bytes], released: asyncio.Event) -> fault.Behaviour:
