@@ -262,3 +262,5 @@ _CHUNK = _Fields(
 _STATE = _Fields(_ID, _ABOUT)
 STATE_FIELDS = list(_STATE.names)
 """The payload fields that `DocumentState.from_payload` reads."""
+VERSION_FIELDS = list(_ID)
+"""Those of them that tell which version it is; without the others it is small."""

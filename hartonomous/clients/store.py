@@ -18,7 +18,9 @@ Record = tuple[str, Any]
 Fields = list[str] | Literal[True]
 """The payload fields that are wanted."""
 
+# Points of a page: small ones, and those with a document's metadata, of 64 kB at most in each.
 _PAGE = 1_000
+_LARGE_PAGE = 250
 
 
 class PointStore:
@@ -58,8 +60,9 @@ class PointStore:
         self, collection: str, filter_json: Mapping[str, Any], call: Call, fields: Fields
     ) -> AsyncGenerator[list[Record]]:
         offset: str | None = None
+        limit = _LARGE_PAGE if fields is True or "metadata" in fields else _PAGE
         while True:
-            records, offset = await self._page(collection, filter_json, call, fields, _PAGE, offset)
+            records, offset = await self._page(collection, filter_json, call, fields, limit, offset)
             yield records
             if offset is None:
                 return

@@ -15,7 +15,8 @@ So that a reader sees one whole version and a crash at any point is mended by se
    was a gap on a true Qdrant, whose searches look for points first and fetch their payloads later: 5 in 3,825 found
    neither version, none in 8,339 since.
 4. What a crash leaves: unseen chunks, which nobody reads and the document's next publish or a sweep deletes; or an
-   older version beside the newest, which the next `states` of that document or a sweep deletes.
+   older version beside the newest, which the next `states` of that document or a sweep deletes. Where it is the part
+   that a shard has shown, without the chunk by which documents are looked up, the next publish or a sweep does.
 
 `sequence` decides who is newer, never the order in which calls arrive. Many documents go into one call of each kind.
 
@@ -35,6 +36,7 @@ from typing import Any
 from hartonomous.clients.points import (
     ATTRIBUTES,
     STATE_FIELDS,
+    VERSION_FIELDS,
     VISIBLE,
     ChunkPoint,
     DocumentState,
@@ -110,7 +112,7 @@ class Versions(PointStore):
 
     async def states(self, collection: str, document_ids: Sequence[str], call: Call) -> dict[str, DocumentState]:
         """Return what is visible of those documents that exist; what a crash left of older versions is deleted."""
-        return await self._states(collection, document_ids, FIRST_CHUNK, call)
+        return await self._states(collection, document_ids, FIRST_CHUNK, call, STATE_FIELDS)
 
     async def write(self, collection: str, points: Sequence[ChunkPoint], call: Call) -> None:
         """Store chunks unseen; returns when they are durable. Cancelled or failed half-way, it may be done again."""
@@ -129,7 +131,7 @@ class Versions(PointStore):
         """
         if not publications:
             return []
-        outdated, incomplete = await self._look(collection, publications, call)
+        outdated, incomplete, replaced = await self._look(collection, publications, call)
         ours = [one for one in publications if one.document_id not in outdated | incomplete]
         operations = [_drop_unseen(one) for one in publications if one.document_id in outdated]
         if ours:
@@ -137,7 +139,9 @@ class Versions(PointStore):
         if operations:
             await self._change(collection, operations, call)
         wanted = [(one.document_id, one.sequence) for one in ours]
-        lost = await self._lost(collection, wanted, {"should": [FIRST_CHUNK, *map(_beside, ours)]}, call)
+        # What is older goes as a whole with its first chunk: of a large document the others need not be read for it.
+        beside = [_beside(one) for one in ours if one.document_id not in replaced]
+        lost = await self._lost(collection, wanted, {"should": [FIRST_CHUNK, *beside]}, call)
         return [
             _changed() if one.document_id in incomplete or (one.document_id, one.sequence) in lost else None
             for one in publications
@@ -174,10 +178,11 @@ class Versions(PointStore):
         if count:
             await self._batch(collection, [{"delete": {"filter": abandoned}}], call)
         heads: dict[str, DocumentState] = {}
-        async for records in self._pages(collection, visible_filter(None, FIRST_CHUNK), call, STATE_FIELDS):
+        async for records in self._pages(collection, visible_filter(None, FIRST_CHUNK), call, VERSION_FIELDS):
             # Both versions of a document have ids that begin alike: they come one after the other.
             page = [DocumentState.from_payload(payload) for _, payload in records]
             heads = await self._without_outdated(collection, [*list(heads.values())[-1:], *page], call)
+            await self._without_parts(collection, heads, call)
         return count
 
     async def _change(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
@@ -199,14 +204,30 @@ class Versions(PointStore):
             await self._change(collection, [_delete_outdated(newest[name]) for name in outdated], call)
         return newest
 
+    async def _without_parts(self, collection: str, heads: Mapping[str, DocumentState], call: Call) -> None:
+        """Delete of these documents what a shard has shown of an older version whose first chunk another one lacks."""
+        names = {"key": "document_id", "match": {"any": list(heads)}}
+        known = {"key": "content_hash", "match": {"any": [head.content_hash for head in heads.values()]}}
+        wanted = {"must": [VISIBLE, names], "must_not": [known]}
+        found = await self._scroll(collection, wanted, call, VERSION_FIELDS) if heads else []
+        others = [DocumentState.from_payload(payload) for _, payload in found]
+        # What is newer is about to be shown whole.
+        older = [one for one in others if newest_first(one) < newest_first(heads[one.document_id])]
+        await self._without_outdated(collection, [*heads.values(), *older], call)
+
     async def _states(
-        self, collection: str, document_ids: Sequence[str], looked_up: Mapping[str, Any], call: Call
+        self,
+        collection: str,
+        document_ids: Sequence[str],
+        looked_up: Mapping[str, Any],
+        call: Call,
+        fields: list[str],
     ) -> dict[str, DocumentState]:
         """Return the newest version of each document by those of its visible chunks that are looked up."""
         found: list[DocumentState] = []
         for first in range(0, len(document_ids), _SOME):
             some = {"key": "document_id", "match": {"any": list(document_ids[first : first + _SOME])}}
-            records = await self._scroll(collection, visible_filter(None, some, looked_up), call, STATE_FIELDS)
+            records = await self._scroll(collection, visible_filter(None, some, looked_up), call, fields)
             found += [DocumentState.from_payload(payload) for _, payload in records]
         return await self._without_outdated(collection, found, call)
 
@@ -214,22 +235,25 @@ class Versions(PointStore):
         self, collection: str, wanted: Sequence[tuple[str, int]], looked_up: Mapping[str, Any], call: Call
     ) -> set[tuple[str, int]]:
         """Return those of the documents and their sequences of which nothing so new is visible."""
-        states = await self._states(collection, [name for name, _ in wanted], looked_up, call)
+        states = await self._states(collection, [name for name, _ in wanted], looked_up, call, VERSION_FIELDS)
         return {one for one in wanted if one[0] not in states or states[one[0]].sequence < one[1]}
 
     async def _look(
         self, collection: str, publications: Sequence[Publication], call: Call
-    ) -> tuple[set[str], set[str]]:
-        """Return the documents of which a newer version is visible, and those of which points are missing."""
+    ) -> tuple[set[str], set[str], set[str]]:
+        """Return the documents of which a newer version is visible, those of which points are missing, and those of
+        which an older version is visible.
+        """
         unsure = {one.document_id: one for one in publications}
-        outdated: set[str] = set()
+        outdated, replaced = set[str](), set[str]()
         for look in range(_RELOOKS):
             if look:
                 # Deleted by a newer ingest whose version this look was too early to see: the next one will see it.
                 await asyncio.sleep(_RELOOK_WAIT_S)
             found = await self._scroll(collection, _relevant(unsure.values()), call, ["document_id", "sequence"])
             known = {point: (payload["document_id"], payload["sequence"]) for point, payload in found}
-            outdated |= _newer(unsure, known)
+            newer, older = _others(unsure, known)
+            outdated, replaced = outdated | newer, replaced | older
             unsure = {
                 name: one
                 for name, one in unsure.items()
@@ -238,7 +262,7 @@ class Versions(PointStore):
             }
             if not unsure:
                 break
-        return outdated, set(unsure)
+        return outdated, set(unsure), replaced
 
 
 def newest_versions(heads: Iterable[DocumentState]) -> dict[str, DocumentState]:
@@ -262,14 +286,12 @@ def _points(publications: Iterable[Publication]) -> dict[str, Any]:
     return {"has_id": [point for one in publications for point in one.point_ids]}
 
 
-def _newer(unsure: Mapping[str, Publication], known: Mapping[str, tuple[str, int]]) -> set[str]:
-    """Return the documents of which another version's first chunk is newer than ours."""
+def _others(unsure: Mapping[str, Publication], known: Mapping[str, tuple[str, int]]) -> tuple[set[str], set[str]]:
+    """Return the documents of which another version's first chunk is newer than ours, and those where one is older."""
     ours = {point for one in unsure.values() for point in one.point_ids}
-    return {
-        name
-        for point, (name, sequence) in known.items()
-        if point not in ours and name in unsure and sequence > unsure[name].sequence
-    }
+    others = [one for point, one in known.items() if point not in ours and one[0] in unsure]
+    newer = {name for name, sequence in others if sequence > unsure[name].sequence}
+    return newer, {name for name, _ in others} - newer
 
 
 def _changed() -> DocumentChangedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -343,6 +343,41 @@ async def test_what_one_shard_showed_of_an_older_version_goes_with_the_newer_one
     await _publish(client, docs, newer)
     assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["valve"]
     assert await client.search(docs, [_sparse("motor")], _call()) == [[]]
+
+
+async def test_what_one_shard_showed_of_an_older_version_goes_with_a_sweep(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    """As a crash leaves it before the publish of the newer one has looked; what is about to be shown stays."""
+    older, newer = _points("h", ["pump", "motor"], next_sequence()), _points("h", ["valve"], next_sequence())
+    coming = _points("h", ["motor", "pump", "valve"], next_sequence())
+    for points in (newer, older[1:], coming):
+        await client.write(docs, points, _call())
+        await _show(pool, docs, points[-1:])
+    assert len(await _stored(pool, docs)) == 5
+    assert await client.sweep(docs, 3_600.0, _call()) == 0
+    assert sorted(payload["content_hash"] for payload in await _stored(pool, docs)) == [
+        *["motor-pump-valve"] * 3,
+        "valve",
+    ]
+
+
+async def test_replacing_a_large_document_reads_neither_its_chunks_nor_its_attributes(
+    client: VectorClient, docs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _ingest(client, docs, "h", ["pump"] * 300, content_hash="old", metadata={"about": "x" * 10_000})
+    read: list[int] = []
+    post = client._post
+
+    async def measured(collection: str, what: str, body: Mapping[str, Any], call: Call) -> Any:
+        result = await post(collection, what, body, call)
+        read.append(len(orjson.dumps(result)))
+        return result
+
+    monkeypatch.setattr(client, "_post", measured)
+    await _ingest(client, docs, "h", ["valve", "motor"], metadata={"about": "y" * 10_000})
+    assert sum(read) < 3_000
+    assert await _words(client, docs, "h") == ["valve", "motor"]
 
 
 async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and_mended(
