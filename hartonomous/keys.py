@@ -18,7 +18,7 @@ from hartonomous.clients.reranking import RerankingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.vectors import VectorClient
 from hartonomous.config import Config
-from hartonomous.core.access import Caller, Scope
+from hartonomous.core.access import NOBODY, Caller, Scope
 from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
 from hartonomous.core.trace import Span, TraceContext
@@ -244,4 +244,9 @@ HELD = web.RequestKey("HELD", bool)
 def exemplar_of(request: web.Request) -> dict[str, str] | None:
     """Return what a histogram keeps beside a measurement of a request; None where its trace is not recorded."""
     trace = request.get(TRACE)
-    return None if trace is None else trace.exemplar
+    return trace.exemplar if trace is not None and is_somebodys(request) else None
+
+
+def is_somebodys(request: web.Request) -> bool:
+    """Whether the request has got past `auth`, and needed a key where there are keys: what strangers send is not."""
+    return request.get(CALLER, NOBODY) is not NOBODY

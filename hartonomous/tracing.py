@@ -12,6 +12,7 @@ share, generators that are read by others and tasks that outlive their caller wo
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -26,7 +27,19 @@ if TYPE_CHECKING:
     from hartonomous.config import Tracing
     from hartonomous.metrics import Metrics
 
-__all__ = ["LEFT", "Tracer", "attributed", "broken_off", "check", "ended", "joint", "link", "open_tracer", "span"]
+__all__ = [
+    "LEFT",
+    "Tracer",
+    "attributed",
+    "broken_off",
+    "check",
+    "ended",
+    "is_on",
+    "joint",
+    "link",
+    "open_tracer",
+    "span",
+]
 
 LEFT: Mapping[str, Value] = {"error.type": "cancelled"}
 """What is said of work that nobody waited for any more."""
@@ -60,8 +73,13 @@ def check(config: Tracing) -> None:
         raise ConfigError(message, param="tracing.endpoint") from error
 
 
+def is_on(config: Tracing) -> bool:
+    """Whether spans are recorded: they have a collector, and the environment does not turn OpenTelemetry's SDK off."""
+    return config.endpoint is not None and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true"
+
+
 def open_tracer(config: Tracing, metrics: Metrics) -> Tracer:
-    """Return what records spans; `check` has been asked."""
+    """Return what records spans; `check` and `is_on` have been asked."""
     from hartonomous.otlp import OtlpTracer
 
     return OtlpTracer(config, metrics)

@@ -38,7 +38,7 @@ from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.services import ModelService, Qdrant, Service
-from hartonomous.tracing import Tracer, open_tracer
+from hartonomous.tracing import Tracer, is_on, open_tracer
 
 
 @dataclass(slots=True, frozen=True)
@@ -206,7 +206,7 @@ def open_traces(
     config: Config, metrics: Metrics, parts: Parts, stack: AsyncExitStack, trust: Trust | None = None
 ) -> Tracer | None:
     """Return what records spans, None where none are; what has ended is sent when the last that uses it has gone."""
-    if config.tracing.endpoint is None:
+    if not is_on(config.tracing):
         return None
 
     def make(own: AsyncExitStack) -> Tracer:

@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.service.application",
     "tests.service.fault_backend",
     "tests.service.rag",
+    "tests.service.traces",
 ]
 
 # Where a run decides whether something lands, the same examples are tried each time; elsewhere new ones are.

@@ -1,6 +1,9 @@
 """The floor that records a request as a span, where spans are recorded (`tracing`): from its headers to the end of the
 answer, also of a stream.
 
+A span of a request that turns out to be nobody's never ends, and so is not sent: strangers, who need no more than a
+`traceparent` for one, cannot fill the line in front of the collector.
+
 It is named by the route's template, and says who asked and what came of it: names, numbers and ids, never what was
 asked or answered. Whoever polls whether the server is well makes no spans.
 """
@@ -13,7 +16,7 @@ from aiohttp import web
 
 from hartonomous import log, tracing
 from hartonomous.core.trace import Span, Value
-from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, STATE, TRACE
+from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, STATE, TRACE, is_somebodys
 from hartonomous.middleware.access import method_of, template_of
 from hartonomous.middleware.limited import address_of
 
@@ -43,9 +46,16 @@ async def _recorded(
     try:
         response = await handler(request)
     except BaseException as error:
-        span.set(_found(request))
-        tracing.ended(span, error)
+        if is_somebodys(request):
+            span.set(_found(request))
+            tracing.ended(span, error)
         raise
+    if is_somebodys(request):
+        _end(request, response, span)
+    return response
+
+
+def _end(request: web.Request, response: web.StreamResponse, span: Span) -> None:
     span.set(_found(request))
     if request.transport is None:
         span.set(tracing.LEFT)
@@ -54,7 +64,6 @@ async def _recorded(
         if response.status >= 500:
             span.fail(str(response.status))
     span.end()
-    return response
 
 
 def _name(request: web.Request) -> str:

@@ -5,55 +5,20 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hartonomous import log
 from hartonomous.keys import TRAIL
 from tests.service.application import eventually
-from tests.service.collector import Collector, Found, collecting
-from tests.service.fault_backend import FaultBackend, json_reply
+from tests.service.collector import Collector, Found
+from tests.service.fault_backend import json_reply
 from tests.service.keyed import keyed
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest
 from tests.service.test_reload import Reloads
+from tests.service.traces import LIME, QUERY, SPAN_ID, TEXT, TRACE_ID, named, parents, sampled, settings, tree
 
-QUERY = "/rag/query"
-LIME = {"query": "What does a lime weigh?"}
-TEXT = "A lime weighs 67 grams."
-TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRETS = ("lime", "grams", "weigh")
-
-
-def sampled(flags: str = "01") -> dict[str, str]:
-    return {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-{flags}", "tracestate": "a=1,b@c=2", "X-Request-ID": "mine"}
-
-
-def settings(collector: Collector, **more: Any) -> dict[str, Any]:
-    """A section `tracing` that sends at once."""
-    return {"endpoint": collector.url, "interval_s": 0.05, **more}
-
-
-def tree(spans: list[Found]) -> list[str]:
-    """Return the names of a trace's spans in their order, deeper ones with a dot for each span above them."""
-    by_id = {span.span_id: span for span in spans}
-
-    def depth(span: Found) -> int:
-        return 0 if span.parent_id not in by_id else 1 + depth(by_id[span.parent_id])
-
-    return ["." * depth(span) + span.name for span in spans]
-
-
-def named(spans: list[Found], name: str) -> Found:
-    (span,) = (span for span in spans if span.name == name)
-    return span
-
-
-def parents(backend: FaultBackend, path: str) -> list[str]:
-    """Return the ids that the calls of a path had for their parents."""
-    return [call.headers["traceparent"].split("-")[2] for call in backend.calls(path)]
 
 
 def check_whole(spans: list[Found]) -> None:
@@ -64,34 +29,6 @@ def check_whole(spans: list[Found]) -> None:
     assert all(span.parent_id in ids for span in spans if span is not root)
     assert all(root.started <= span.started <= span.ended for span in spans)
     assert not [text for text in SECRETS if text in repr(spans)]
-
-
-@pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
-    async with collecting() as made:
-        yield made
-
-
-@pytest.fixture
-async def traced(rigs: RigMaker, collector: Collector) -> AsyncIterator[Rig]:
-    """A rig with a text, whose clients know their models already."""
-    async with rigs.make(tracing=settings(collector)) as rig:
-        await ingest(rig.app, TEXT, "Dogs bark.")
-        assert (await ask(rig.app, QUERY, {"query": "Do dogs bark?"}, headers={"traceparent": "none"}))[0] == 200
-        await eventually(lambda: any(span.name == "POST /rag/query" for span in collector.spans))
-        collector.spans.clear()
-        for backend in (rig.embedding, rig.reranking, rig.generative, rig.qdrant):
-            backend.requests.clear()
-        yield rig
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """The log of the application."""
-    text = io.StringIO()
-    log.configure("DEBUG", text)
-    yield text
-    log.logger.remove()
 
 
 async def test_a_query_is_one_tree_whose_ids_the_backends_have(traced: Rig, collector: Collector) -> None:
@@ -219,7 +156,7 @@ async def test_requests_that_share_a_call_keep_their_own_traces(traced: Rig, col
 
 
 async def test_every_line_of_a_request_and_its_audit_line_have_its_ids(
-    lines: io.StringIO, rigs: RigMaker, collector: Collector
+    logged: io.StringIO, rigs: RigMaker, collector: Collector
 ) -> None:
     async with keyed(rigs, tracing=settings(collector)) as it:
         body = {"documents": [{"id": "a", "text": TEXT}], "collection": it.keys.a.collection}
@@ -229,7 +166,7 @@ async def test_every_line_of_a_request_and_its_audit_line_have_its_ids(
         audited = [json.loads(record.line) for record in it.rig.app.app[TRAIL].kept.all()[0]]
     root = spans[0]
     assert root.attributes["hartonomous.key.id"] == root.attributes["hartonomous.key.owner"] == it.keys.a.id
-    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+    records = [json.loads(line) for line in logged.getvalue().splitlines()]
     (access,) = (one for one in records if one["message"] == "request" and one["request_id"] == "mine")
     assert (access["trace_id"], access["span_id"]) == (TRACE_ID, root.span_id)
     about = [one for one in records if one.get("trace_id") == TRACE_ID]
@@ -238,11 +175,11 @@ async def test_every_line_of_a_request_and_its_audit_line_have_its_ids(
 
 
 async def test_what_is_logged_of_a_failure_has_the_ids_and_what_is_logged_of_nobody_has_none(
-    lines: io.StringIO, traced: Rig
+    logged: io.StringIO, traced: Rig
 ) -> None:
     traced.generative.on(CHAT, json_reply({"error": {"message": "broken"}}, 500))
     assert (await ask(traced.app, QUERY, LIME, headers=sampled()))[0] == 502
-    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+    records = [json.loads(line) for line in logged.getvalue().splitlines()]
     about = [one for one in records if one.get("trace_id") == TRACE_ID]
     assert {one["request_id"] for one in about} == {"mine"}
     assert "request" in {one["message"] for one in about}
@@ -250,15 +187,15 @@ async def test_what_is_logged_of_a_failure_has_the_ids_and_what_is_logged_of_nob
 
 
 async def test_what_a_reload_has_begun_is_not_logged_as_its_work(
-    lines: io.StringIO, rigs: RigMaker, tmp_path: Path
+    logged: io.StringIO, rigs: RigMaker, tmp_path: Path
 ) -> None:
     file = tmp_path / "hartonomous.yaml"
     async with rigs.make(file, health={"interval_s": 0.1}) as rig:
         await Reloads(rig, file).to(health={"interval_s": 0.05})
         await eventually(rig.app.runtime.monitor.first_round.is_set)
         rig.generative.on("/health", json_reply({}, 503))
-        await eventually(lambda: '"state":"down"' in lines.getvalue() or '"status":"down"' in lines.getvalue())
-    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+        await eventually(lambda: '"state":"down"' in logged.getvalue() or '"status":"down"' in logged.getvalue())
+    records = [json.loads(line) for line in logged.getvalue().splitlines()]
     assert not [one for one in records if one["message"] == "backend health changed" and "request_id" in one]
     (reloaded,) = (one for one in records if one["message"] == "the configuration was read again")
     (access,) = (one for one in records if one["message"] == "request")
@@ -293,6 +230,56 @@ async def test_without_tracing_a_callers_trace_goes_on_as_it_is(rig: Rig) -> Non
     assert {name: call.headers[name] for name in later} == later
     assert (await ask(rig.app, QUERY, LIME))[0] == 200
     assert "traceparent" not in rig.generative.calls(CHAT)[1].headers
+
+
+async def test_the_environment_can_turn_the_sdk_off_and_a_callers_trace_goes_on(
+    monkeypatch: pytest.MonkeyPatch, rigs: RigMaker, collector: Collector
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "True")
+    async with rigs.make(tracing=settings(collector)) as rig:
+        await ingest(rig.app, TEXT)
+        assert (await ask(rig.app, QUERY, LIME, headers=sampled()))[0] == 200
+        (call,) = rig.generative.calls(CHAT)
+        assert call.headers["traceparent"] == sampled()["traceparent"]
+        assert (await ask(rig.app, QUERY, LIME))[0] == 200
+        assert "traceparent" not in rig.generative.calls(CHAT)[1].headers
+    assert collector.headers == []
+
+
+async def test_the_environment_adds_to_what_is_sent_and_decides_neither_what_nor_where(
+    monkeypatch: pytest.MonkeyPatch, rigs: RigMaker, collector: Collector
+) -> None:
+    for name, value in {
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=tests,service.name=other",
+        "OTEL_SERVICE_NAME": "other",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-more=1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_TRACES_SAMPLER": "always_off",
+    }.items():
+        monkeypatch.setenv(name, value)
+    async with rigs.make(tracing=settings(collector)) as rig:
+        await ingest(rig.app, TEXT)
+        spans = await collector.whole("POST /rag/ingest")
+    resource = spans[0].resource
+    assert (resource["service.name"], resource["deployment.environment.name"]) == ("hartonomous", "tests")
+    assert collector.headers[0]["x-more"] == "1"
+
+
+async def test_what_strangers_send_is_not_recorded_whatever_they_say(rigs: RigMaker, collector: Collector) -> None:
+    async with keyed(rigs, tracing=settings(collector)) as it:
+        assert (await ask(it.rig.app, QUERY, LIME, headers=sampled()))[0] == 401
+        async with it.rig.app.session.get(it.rig.app.url + "/openapi.json", headers=sampled()) as response:
+            assert response.status == 200
+        openmetrics = {"Accept": "application/openmetrics-text; version=1.0.0", **it.keys.operator.headers}
+        async with it.operator.session.get(it.rig.app.url + "/metrics", headers=openmetrics) as response:
+            text = await response.text()
+        assert 'route="/rag/query"' in text
+        assert TRACE_ID not in text
+        body = {**LIME, "collection": it.keys.b.collection}
+        assert (await ask(it.a, "/rag/search", body, headers=it.keys.a.headers))[0] == 403
+        await collector.whole("POST /rag/search")
+    assert TRACE_ID not in {span.trace_id for span in collector.spans}
 
 
 async def test_polls_make_no_spans(traced: Rig, collector: Collector) -> None:

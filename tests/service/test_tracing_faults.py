@@ -9,13 +9,11 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from hartonomous import log
 from tests.service import fault_backend as fault
 from tests.service.application import WAIT_S, ConfigMaker, eventually, running
 from tests.service.certificates import Files
@@ -25,40 +23,17 @@ from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed
 from tests.service.serving import backends, serving
 from tests.service.test_hedged_calls import RERANK, rank, warm
 from tests.service.test_reload import Reloads
-from tests.service.test_tracing import LIME, QUERY, TEXT, TRACE_ID, named, parents, sampled, settings, tree
+from tests.service.traces import LIME, QUERY, TEXT, TRACE_ID, named, parents, sampled, settings, tree
 
 SPANS = "hartonomous_trace_spans_total"
 
 
-@pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
-    async with collecting() as made:
-        yield made
-
-
-@pytest.fixture
-async def traced(rigs: RigMaker, collector: Collector) -> AsyncIterator[Rig]:
-    async with rigs.make(tracing=settings(collector)) as rig:
-        await ingest(rig.app, TEXT)
-        yield rig
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """The log of the application."""
-    text = io.StringIO()
-    log.configure("DEBUG", text)
-    yield text
-    log.logger.remove()
-
-
-def told(lines: io.StringIO, part: str) -> int:
-    return sum(part in json.loads(line)["message"] for line in lines.getvalue().splitlines())
+def told(logged: io.StringIO, part: str) -> int:
+    return sum(part in json.loads(line)["message"] for line in logged.getvalue().splitlines())
 
 
 async def test_each_attempt_is_a_span_of_its_own(traced: Rig, collector: Collector) -> None:
     traced.embedding.on(EMBEDDINGS, fault.reset(), fault.DEFAULT)
-    traced.embedding.requests.clear()
     assert (await ask(traced.app, "/rag/search", LIME, headers=sampled()))[0] == 200
     spans = await collector.whole("POST /rag/search")
     tries = [span for span in spans if span.name == "embeddings"]
@@ -149,7 +124,7 @@ async def test_equal_questions_at_once_have_one_generation_and_a_link_to_it(
 
 
 async def test_a_collector_that_is_not_there_costs_spans_and_one_line(
-    lines: io.StringIO, rigs: RigMaker, unused_tcp_port: int
+    logged: io.StringIO, rigs: RigMaker, unused_tcp_port: int
 ) -> None:
     dead = {"endpoint": f"http://127.0.0.1:{unused_tcp_port}", "interval_s": 0.05, "timeout_s": 0.2}
     async with rigs.make(tracing=dead) as rig:
@@ -159,14 +134,13 @@ async def test_a_collector_that_is_not_there_costs_spans_and_one_line(
         assert (await ask(rig.app, QUERY, LIME))[0] == 200
         await eventually(lambda: sample(rig.app, SPANS, outcome="dropped") > lost)
         assert sample(rig.app, SPANS, outcome="exported") == 0
-    assert told(lines, "spans do not reach the collector") == 1
-    assert not [
-        line for line in lines.getvalue().splitlines() if json.loads(line).get("logger", "").startswith("opentelemetry")
-    ]
+    assert told(logged, "spans do not reach the collector") == 1
+    records = [json.loads(line) for line in logged.getvalue().splitlines()]
+    assert not [record for record in records if record.get("logger", "").startswith("opentelemetry")]
 
 
 async def test_a_collector_that_comes_back_gets_the_next_spans(
-    lines: io.StringIO, rigs: RigMaker, collector: Collector
+    logged: io.StringIO, rigs: RigMaker, collector: Collector
 ) -> None:
     collector.status = 400
     async with rigs.make(tracing=settings(collector)) as rig:
@@ -175,7 +149,7 @@ async def test_a_collector_that_comes_back_gets_the_next_spans(
         collector.status = 200
         assert (await ask(rig.app, "/rag/search", LIME))[0] == 200
         await collector.whole("POST /rag/search")
-        await eventually(lambda: told(lines, "spans reach the collector again"))
+        await eventually(lambda: told(logged, "spans reach the collector again"))
         await eventually(lambda: sample(rig.app, SPANS, outcome="exported") == len(collector.spans), "equal counts")
 
 
