@@ -98,6 +98,11 @@ class EmbeddingClient:
         """How many calls the service takes side by side, over all its addresses."""
         return self._config.slots * len(self._pool.addresses.asked)
 
+    @property
+    def typical_s(self) -> float:
+        """What the service is busy with at a moment, in seconds; 0.0 before the first answer."""
+        return self._pool.admission.service_time.typical
+
     async def _embed(self, texts: Sequence[str], call: Call) -> Embedded:
         dimension = (await self.fingerprint(call)).dimension
         size = self._config.batch_size

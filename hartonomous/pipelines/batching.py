@@ -38,6 +38,8 @@ _FIRST_TEXTS = 16
 # What a call counts for in the measured rate, beside the one after it.
 _FADE = 0.9
 _PART = 64
+# A call that took longer than so many usual ones was not worked on all the time: an address of it hung.
+_HUNG = 4
 # So long a text waits at most for others that are being prepared.
 _GATHER_S = 0.1
 
@@ -169,7 +171,8 @@ class EmbeddingQueue:
                 return  # the end of a call looks again
             wait = self._wait(size)
             if wait > 0:
-                self._alarm = asyncio.get_running_loop().call_later(wait, self._pump)
+                # The last query may end before the rest does.
+                self._alarm = asyncio.get_running_loop().call_later(min(wait, _NEXT_QUERY_S), self._pump)
                 return
             if batch := self._take(size):
                 self._send(batch)
@@ -236,9 +239,14 @@ class EmbeddingQueue:
         finally:
             now = self._clock()
             self._texts = _FADE * self._texts + len(batch)
-            self._busy_s = _FADE * self._busy_s + now - self._counted_at
+            self._busy_s = _FADE * self._busy_s + self._worked(now - self._counted_at)
             self._counted_at = now
-            self._resting_until = now + (now - started) * (1 / self._share - 1)
+            self._resting_until = now + self._worked(now - started) * (1 / self._share - 1)
+
+    def _worked(self, seconds: float) -> float:
+        """Return how much of the time of a call the service can have worked on it."""
+        usual = self._client.typical_s
+        return min(seconds, _HUNG * usual) if usual else seconds
 
     async def _embed(self, texts: Sequence[str], call: Call) -> list[tuple[Outcome, float]]:
         """Return for each text its outcome and its part of the tokens, by its length."""

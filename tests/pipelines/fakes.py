@@ -72,6 +72,7 @@ class Embedding:
 
     def __init__(self, batch_size: int = 4) -> None:
         self.batch_size = batch_size
+        self.typical_s = 0.0
         self.concurrency = 2
         self.active = 0
         self.most_active = 0

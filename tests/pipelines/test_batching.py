@@ -137,6 +137,34 @@ async def test_beside_queries_one_short_call_goes_out_and_then_the_service_rests
     assert max(line.sizes) == 64
 
 
+async def test_a_call_that_hung_does_not_make_the_service_rest_for_as_long() -> None:
+    line = Line(batch_size=64, concurrency=8, share=0.25)
+    line.service.typical_s = 0.01
+    with line.traffic.query():
+        task = line.embed(texts(64))
+        await until(lambda: line.service.active)
+        line.clock.now += 30.0
+        line.open()
+        await until(lambda: line.service.active == 0)
+        sent = len(line.sizes)
+        line.clock.now += 0.121  # the rest of four hundredths of work
+        await until_time(lambda: len(line.sizes) > sent)
+    line.clock.now += 60.0
+    await task
+
+
+async def test_the_rest_is_over_when_the_queries_are() -> None:
+    line = Line(batch_size=64, concurrency=8, share=0.25)
+    with line.traffic.query():
+        task = line.embed(texts(64))
+        await until(lambda: line.service.active)
+        line.clock.now += 30.0
+        line.open()
+        await until(lambda: line.service.active == 0)
+    line.clock.now += 0.3  # far less than the ninety seconds of rest
+    await task
+
+
 async def test_for_a_while_after_a_query_little_is_under_way() -> None:
     line = Line(batch_size=64, concurrency=3)
     with line.traffic.query():
