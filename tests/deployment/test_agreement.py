@@ -163,11 +163,19 @@ def test_files_are_where_the_server_looks_for_them(tmp_path: Path) -> None:
         secrets = set(re.findall(r"\$\{CREDENTIALS_DIRECTORY:-([^}]+)\}", text))
         assert secrets == {"/run/secrets" if place == "docker" else "/run/secrets/hartonomous"}
         assert place == "docker" or secrets < set(mounts)
-        audit = str(_config(place, tmp_path).audit.directory)
-        assert audit in mounts
-        assert f"audit:{audit}" in compose()["services"]["api"]["volumes"]
     for unit, settings in _servers():
         assert f"--config {DEFAULT_CONFIG}" in settings["ExecStart"][0], unit
+
+
+@pytest.mark.usefixtures("_secrets")
+def test_the_audit_trail_is_where_it_lasts_and_fills_no_pod(tmp_path: Path) -> None:
+    assert f"audit:{_config('docker', tmp_path).audit.directory}" in compose()["services"]["api"]["volumes"]
+    for overlay in OVERLAYS:
+        assert _config(overlay, tmp_path).audit.directory is None
+        given = {"CREDENTIALS_DIRECTORY": str(tmp_path), "AUDIT_DIRECTORY": "/var/log/hartonomous"}
+        assert parse(configuration(overlay), given).audit.directory == Path("/var/log/hartonomous")
+        volumes = pod(the(manifests(overlay), "Deployment"))["spec"]["volumes"]
+        assert [volume["name"] for volume in volumes if "emptyDir" in volume] == ["temporary"]
 
 
 @pytest.mark.usefixtures("_secrets")

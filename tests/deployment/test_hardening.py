@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,6 +123,24 @@ def test_only_namespaces_that_watch_reach_the_operators_address() -> None:
     (watching,) = (rule for rule in rules if {"protocol": "TCP", "port": 8701} in rule["ports"])
     assert watching["ports"] == [{"protocol": "TCP", "port": 8701}]
     assert watching["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+@pytest.mark.parametrize("overlay", EVERYWHERE)
+def test_names_are_resolved_by_the_clusters_own_servers_also_through_a_nodes_cache(overlay: str) -> None:
+    for policy in of_kind(manifests(overlay), "NetworkPolicy"):
+        for rule in policy["spec"]["egress"]:
+            if {53} & {port["port"] for port in rule["ports"]}:
+                assert {port["port"] for port in rule["ports"]} == {53}
+                assert rule["to"][0]["podSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
+                networks = [ip_network(peer["ipBlock"]["cidr"]) for peer in rule["to"][1:]]
+                assert any(ip_address("169.254.20.10") in network for network in networks)
+                assert all(network.is_private for network in networks)
+
+
+def test_traces_reach_a_collector_beside_the_monitoring() -> None:
+    rules = the(manifests("base"), "NetworkPolicy")["spec"]["egress"]
+    (collector,) = (rule for rule in rules if {"protocol": "TCP", "port": 4318} in rule["ports"])
+    assert collector["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
 def test_the_image_needs_no_shell_and_is_no_roots() -> None:
