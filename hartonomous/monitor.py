@@ -70,14 +70,12 @@ class Monitor:
     def status(self, service: str) -> Status:
         """Return what is known of a service: any of its addresses up, all down, or nothing recent.
 
-        It is down as well while the circuit of each address is open: it answers polls, but not calls.
+        An address is down as well while its circuit is open, or while it has another model: it is not called.
         """
         polled = self._polled.get(service)
         if polled is None or self._clock() - polled > 3 * self._config.interval_s:
             return "unknown"
-        pool = self._pools[service]
-        found = pool.addresses.standing
-        return "down" if found == "up" and pool.is_open else found
+        return self._pools[service].addresses.standing
 
     def statuses(self) -> dict[str, Status]:
         """Return what is known of every configured service."""
@@ -109,7 +107,7 @@ class Monitor:
     async def _poll_service(self, pool: Pool) -> None:
         watched = pool.addresses.watched
         found = dict(zip(watched, await asyncio.gather(*(self._poll(pool, one) for one in watched)), strict=True))
-        pool.addresses.agree()
+        pool.agree()
         self._polled[pool.name] = self._clock()
         if not self.is_told:
             return
@@ -119,6 +117,12 @@ class Monitor:
         if len(pool.replicas) > 1:
             for replica in pool.replicas:
                 self._tell(pool.name, standing(replica), found.get(replica), replica.url)
+        self._forget_others(pool)
+
+    def _forget_others(self, pool: Pool) -> None:
+        """Forget what was told of addresses that a reload has taken away."""
+        kept = {None, *(replica.url for replica in pool.replicas)}
+        self._told = {one: told for one, told in self._told.items() if one[0] != pool.name or one[1] in kept}
 
     def _tell(self, service: str, status: Status, problem: str | None, address: str | None = None) -> None:
         """Log what is known of a service, or of one of its addresses, if it is something else than before."""

@@ -166,7 +166,10 @@ class Reloader:
         self._change_addresses(runtime)
 
     def _change_addresses(self, runtime: Runtime) -> None:
-        """Let nobody ask an address that is taken away, also those who began with a runtime of before."""
+        """Let nobody ask an address that is taken away, also those who began with a runtime of before.
+
+        Those who began with other settings of a service whose every address is taken away have none but these to ask.
+        """
         for pool in runtime.pools.values():
             pool.adopt()
         for older in self._state.runtimes:

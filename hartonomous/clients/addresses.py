@@ -80,8 +80,11 @@ class Addresses:
 
     @property
     def standing(self) -> Standing:
-        """What is known of the service: whether any address that is asked is up."""
-        known = set(map(standing, self.asked))
+        """What is known of the service: whether any address that is asked is up.
+
+        One whose circuit is open does not count: it answers polls, but is not called.
+        """
+        known = {standing(replica) for replica in self.asked if replica.breaker.state != "open"}
         return "up" if "up" in known else "unknown" if "unknown" in known else "down"
 
     def propose(self, weights: Mapping[str, int]) -> Proposal:

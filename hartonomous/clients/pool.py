@@ -133,11 +133,6 @@ class Pool:
             self.addresses.follow(newer.addresses)
             self.admission.hand_on()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the circuit of every address is open: nothing is asked of the service."""
-        return all(replica.breaker.state == "open" for replica in self.addresses.asked)
-
     @overload
     async def request(
         self,
@@ -265,6 +260,11 @@ class Pool:
         was_gone, replica.up = replica.up is False, up
         if up:
             replica.breaker.half_open(early=was_gone)
+        self.admission.hand_on()
+
+    def agree(self) -> None:
+        """Find out which model the addresses serve, by what they told when they were polled."""
+        self.addresses.agree()
         self.admission.hand_on()
 
     async def abort(self) -> None:

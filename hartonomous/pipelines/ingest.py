@@ -118,7 +118,7 @@ class Ingestor:
         self._jobs = jobs
         self._config = config
         self._storer = Storer(embedding, tokens, vectors, jobs, traffic, config.ingest.share_beside_queries)
-        self._texts = Window(_TEXT_WINDOW)
+        self._texts = Window(lambda: _TEXT_WINDOW)
         self._metrics = metrics.rag
 
     @property
@@ -209,8 +209,7 @@ class Ingestor:
         """Begin with a document when there is room for it and an earlier one of its id is done."""
         if (before := run.under_way.get(document.id)) is not None:
             await asyncio.wait({before})
-        size = self._size(document)
-        await self._texts.take(size)
+        size = await self._texts.take(self._size(document))
         task = run.under_way[document.id] = group.create_task(self._take(run, document, call(), on_result))
 
         def taken(_: asyncio.Task[None]) -> None:

@@ -74,7 +74,7 @@ class Storer:
         self._queue = EmbeddingQueue(embedding, traffic, share)
         self._counter = SharedCounter(tokens, jobs)
         # Chunks on their way through embedding and writing: they hold their vectors.
-        self._chunks = Window(self._queue.capacity)
+        self._chunks = Window(lambda: self._queue.capacity)
         # Work of a millisecond on the loop, for hundreds of documents that wake together: one a turn of the loop.
         self._turn = asyncio.Lock()
         self._lookups: Grouper[str, str, DocumentState | None] = Grouper(self._look_up, jobs, most=_LOOKED_UP)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
 class Window:
-    """Room for so much of something; who finds none waits in line. What is larger than all of it goes alone."""
+    """Room for so much of something; who finds none waits in line. What is larger than all of it goes alone.
 
-    def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"a window needs room, got {size!r}")
+    `size` is asked whenever somebody comes or leaves: it may change, but is never below 1.
+    """
+
+    def __init__(self, size: Callable[[], int]) -> None:
         self._size = size
         self._used = 0
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._line: deque[tuple[int, asyncio.Future[int]]] = deque()
 
     @property
     def used(self) -> int:
@@ -26,46 +27,51 @@ class Window:
     @asynccontextmanager
     async def place(self, wanted: int) -> AsyncIterator[None]:
         """Hold a place of this size."""
-        amount = min(wanted, self._size)
-        await self.take(amount)
+        taken = await self.take(wanted)
         try:
             yield
         finally:
-            self.give(amount)
+            self.give(taken)
 
-    async def take(self, wanted: int) -> None:
-        """Wait for a place, which `give` gives back."""
-        amount = min(wanted, self._size)
-        if not self._line and self._used + amount <= self._size:
-            self._used += amount
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append((amount, turn))
+    async def take(self, wanted: int) -> int:
+        """Wait for a place; return its size, which `give` gives back."""
+        if not self._line and self._fits(wanted):
+            return self._took(wanted)
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._line.append((wanted, turn))
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._wake()  # whoever stands behind may fit now
             else:
-                self.give(amount)
+                self.give(turn.result())
             raise
 
-    def give(self, wanted: int) -> None:
+    def give(self, taken: int) -> None:
         """Give a place back."""
-        self._used -= min(wanted, self._size)
+        self._used -= taken
         self._wake()
+
+    def _fits(self, wanted: int) -> bool:
+        size = self._size()
+        return self._used + min(wanted, size) <= size
+
+    def _took(self, wanted: int) -> int:
+        taken = min(wanted, self._size())
+        self._used += taken
+        return taken
 
     def _wake(self) -> None:
         while self._line:
-            amount, turn = self._line[0]
+            wanted, turn = self._line[0]
             if turn.done():  # cancelled
                 self._line.popleft()
                 continue
-            if self._used + amount > self._size:
+            if not self._fits(wanted):
                 return
             self._line.popleft()
-            self._used += amount
-            turn.set_result(None)
+            turn.set_result(self._took(wanted))
 
     def __repr__(self) -> str:
-        return f"<Window used={self._used} size={self._size} waiting={len(self._line)}>"
+        return f"<Window used={self._used} size={self._size()} waiting={len(self._line)}>"

@@ -207,3 +207,25 @@ async def test_a_reranking_address_with_another_model_is_told_of_and_asked(
             assert [await made.rank() for _ in range(4)] == [200] * 4
             assert asked(faulty, other) == [2, 2]
             assert lines(told, other) == [("an address serves another model than the others", "")]
+
+
+async def test_an_ingest_keeps_the_addresses_busy_that_a_reload_adds(
+    make_config: ConfigMaker, faulty: FaultBackend, tmp_path: Path
+) -> None:
+    go = asyncio.Event()
+    service = {"urls": (faulty.url,), "batch_size": 1, "concurrency": 4, "hedging": False}
+    documents = [{"id": f"d{number}", "text": f"Text number {number}."} for number in range(40)]
+    async with FaultBackend() as second, FaultBackend() as third:
+        config = make_config(backends={"embedding": service}, health=SELDOM)
+        async with fleet(config, tmp_path / "c.yaml", "embedding") as made:
+            assert (await made.app.post("/rag/ingest", {"documents": documents[:1]}))[0] == 200
+            await made.reload(faulty, second, third)
+            before = sum(asked(faulty, second, third, path=EMBED))
+            for backend in (faulty, second, third):
+                backend.on(EMBED, fault.after(fault.DEFAULT, go))
+            ingesting = asyncio.create_task(made.app.post("/rag/ingest", {"documents": documents}))
+            await eventually(lambda: sum(asked(faulty, second, third, path=EMBED)) - before == 12, "all are busy")
+            go.set()
+            status, answer = await ingesting
+            assert (status, len(answer["documents"])) == (200, 40)
+            assert await made.app.delete(f"/rag/collections/{config.rag.default_collection}") == 204
