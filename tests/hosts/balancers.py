@@ -12,9 +12,11 @@ import shutil
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 import pytest
 
@@ -26,6 +28,7 @@ from tests.service.vector_store import free_port
 ETC = Path(__file__).parents[2] / "etc"
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin"
 _NOBODY = 9
+_AS_IT_IS: Mapping[str, str] = MappingProxyType({})
 PROGRAMS = {name: shutil.which(name, path=_SBIN) for name in ("haproxy", "nginx")}
 
 
@@ -62,7 +65,11 @@ class Balancer:
 
 @asynccontextmanager
 async def haproxy(
-    folder: Path, ports: Sequence[int], stores: Sequence[int] = (_NOBODY, _NOBODY, _NOBODY)
+    folder: Path,
+    ports: Sequence[int],
+    stores: Sequence[int] = (_NOBODY, _NOBODY, _NOBODY),
+    *,
+    changes: Mapping[str, str] = _AS_IT_IS,
 ) -> AsyncIterator[Balancer]:
     """Run HAProxy before servers, and nodes of Qdrant, on these ports; it asks each of them ten times a second."""
     program = PROGRAMS["haproxy"]
@@ -83,6 +90,7 @@ async def haproxy(
                 "127.0.0.1:6330": f"127.0.0.1:{store_port}",
                 **{f"10.0.0.{number}:6333": f"127.0.0.1:{port}" for number, port in enumerate(stores, 1)},
                 **{f"10.0.0.{number}:8700": f"127.0.0.1:{port}" for number, port in enumerate(ports, 1)},
+                **changes,
             },
         )
         config = folder / "haproxy.cfg"
@@ -97,7 +105,9 @@ async def haproxy(
 
 
 @asynccontextmanager
-async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
+async def nginx(
+    folder: Path, ports: Sequence[int], *, changes: Mapping[str, str] = _AS_IT_IS
+) -> AsyncIterator[Balancer]:
     """Run nginx before servers on these ports."""
     program = PROGRAMS["nginx"]
     assert program is not None
@@ -109,6 +119,7 @@ async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
             "/etc/nginx/hartonomous.crt": str(files.certificate),
             "/etc/nginx/hartonomous.key": str(files.key),
             **{f"10.0.0.{number}:8700": f"127.0.0.1:{port}" for number, port in enumerate(ports, 1)},
+            **changes,
         },
     )
     (folder / "hartonomous.conf").write_text(text, encoding="utf-8")
@@ -119,11 +130,20 @@ async def nginx(folder: Path, ports: Sequence[int]) -> AsyncIterator[Balancer]:
         yield Balancer(process, port, tls_port, files)
 
 
-def needed(name: str) -> Callable[[Path, Sequence[int]], AbstractAsyncContextManager[Balancer]]:
+class Run(Protocol):
+    """Runs a balancer before servers on these ports, with further changes of its file."""
+
+    def __call__(
+        self, folder: Path, ports: Sequence[int], *, changes: Mapping[str, str] = _AS_IT_IS
+    ) -> AbstractAsyncContextManager[Balancer]: ...
+
+
+def needed(name: str) -> Run:
     """Return what runs the balancer of this name; the test is skipped where it is not installed."""
     if PROGRAMS[name] is None:
         pytest.skip(f"{name} is not installed")
-    return {"haproxy": haproxy, "nginx": nginx}[name]
+    runs: dict[str, Run] = {"haproxy": haproxy, "nginx": nginx}
+    return runs[name]
 
 
 def _nginx_main(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hartonomous.config import Server
-from tests.chaos.contract import wrong_with_object
 from tests.hosts import balancers
 
 HAPROXY, NGINX = (
@@ -58,14 +56,3 @@ def test_haproxy_sees_a_server_stop_while_that_still_takes_work() -> None:
     assert found is not None
     notice, interval, fall = map(float, found.groups())
     assert interval * fall + seconds(HAPROXY, "timeout check") < notice
-
-
-def test_what_balancers_answer_by_themselves_has_the_shape_of_our_errors() -> None:
-    answers = re.findall(r"http-error status (\d+) .*lf-string '(.*?)'", HAPROXY) + re.findall(
-        r"return (\d+) '(.*?)'", NGINX
-    )
-    assert len(answers) >= 11
-    for status, text in answers:
-        body = json.loads(text)
-        assert set(body) == {"error", "request_id"}
-        assert wrong_with_object(body["error"], int(status)) is None
