@@ -40,6 +40,7 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_answering",
         "_begun",
+        "_below",
         "_body",
         "_counted",
         "_head_since",
@@ -66,6 +67,8 @@ class Connection(web.RequestHandler):
         self._lost = lost
         # Unlike aiohttp's own reference it stays until the end, also when the connection is being closed.
         self._wire: asyncio.Transport | None = None
+        # The one that carries it with TLS: closed twice, asyncio's own forgets it, and then neither aborts nor counts.
+        self._below: asyncio.Transport | None = None
         # How many requests have been noted, and the body of the newest.
         self._counted = 0
         self._body = EMPTY_PAYLOAD
@@ -81,12 +84,13 @@ class Connection(web.RequestHandler):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._wire = self.transport
+        self._below = None if self._wire is None else _below(self._wire)
         self._head_since = self._loop.time()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell of the end."""
         super().connection_lost(exc)
-        self._wire = None
+        self._wire = self._below = None
         self._lost(self)
 
     def data_received(self, data: bytes) -> None:
@@ -132,7 +136,7 @@ class Connection(web.RequestHandler):
         """Close it at once, without a farewell that would wait for the peer."""
         self.force_close()
         if self._wire is not None:
-            self._wire.abort()
+            (self._wire if self._below is None else self._below).abort()
 
     def look(self, now: float, limits: Server) -> str | None:
         """Close the connection when its client has taken too long; return for what (`HEADER_TIMEOUT`, …)."""
@@ -159,8 +163,10 @@ class Connection(web.RequestHandler):
     def _unsent(self) -> int:
         """How many bytes wait to be sent, in the transport and, with TLS, in the one below it."""
         assert self._wire is not None
-        below = _below(self._wire)
-        return self._wire.get_write_buffer_size() + (0 if below is None else below.get_write_buffer_size())
+        if self._below is None:
+            return self._wire.get_write_buffer_size()
+        is_forgotten = _below(self._wire) is None
+        return self._below.get_write_buffer_size() + (0 if is_forgotten else self._wire.get_write_buffer_size())
 
     def _is_stuck(self, now: float, limit_s: float) -> bool:
         """Whether there has been something to send for so long, of which nothing was taken."""

@@ -278,14 +278,13 @@ class Listener:
 
     def _look(self) -> None:
         """Close the connections whose clients take too long, as long as there are any."""
-        self._looking = None
         limits, now = self._limits, self._loop.time()
+        soonest = min(limits.header_timeout_s, limits.write_timeout_s) / 4
+        # Before the connections are asked: a fault of one must not end the others' clocks.
+        self._looking = self._loop.call_later(sorted((soonest, *_LOOKS))[1], self._look) if self._open else None
         for connection in list(self._open):
             if (action := connection.look(now, limits)) is not None:
                 self._metrics.connections_limited.labels(action).inc()
-        if self._open:
-            soonest = min(limits.header_timeout_s, limits.write_timeout_s) / 4
-            self._looking = self._loop.call_later(sorted((soonest, *_LOOKS))[1], self._look)
 
     def _tell(self, *, exhausted: bool) -> None:
         """Say so when descriptors begin to be missing, and when they are there again."""
