@@ -11,41 +11,67 @@ import re
 
 # No usage or timings are longer than this.
 _WINDOW = 1_024
+# So many bytes are looked through at once: an event alone is small, and there are many.
+_AT_ONCE = 16_384
 _EVENT = b"\ndata:"
 _BEGINS = re.compile(rb'"(?:usage|timings)"\s*:\s*\{')
 _COUNTS = re.compile(rb'"(total_tokens|prompt_tokens|completion_tokens|prompt_n|predicted_n|cache_n)"\s*:\s*(\d{1,15})')
 
 
 class UsageReader:
-    """Reads one answer. `estimated_prompt` is taken for the tokens of the prompt until they are known."""
+    """Reads one answer, some KiB at once. `estimated_prompt` is taken for the prompt's tokens until they are known."""
+
+    __slots__ = ("_events", "_is_known", "_is_left", "_is_stream", "_last", "_prompt", "_said", "_size", "_unread")
 
     def __init__(self, estimated_prompt: int = 0) -> None:
         self._prompt = estimated_prompt
-        self._last = b""
-        self._edge = b"\n"
+        self._unread: list[bytes] = []
+        self._size = 0
+        self._last = b"\n"
         self._events = 0
         self._said: dict[str, int] = {}
         self._is_left = False
+        self._is_stream: bool | None = None
+        self._is_known = False
 
     def left(self) -> None:
         """The answer was given up while it was made: the prompt is used, whatever has come."""
         self._is_left = True
 
     def feed(self, data: bytes) -> None:
-        """Read the next bytes."""
-        edged = self._edge + data
-        self._events += edged.count(_EVENT)
-        self._edge = edged[1 - len(_EVENT) :]
-        text = self._last + data
-        for begin in _BEGINS.finditer(text):
+        """Take the next bytes."""
+        if self._is_known:
+            return
+        self._unread.append(data)
+        self._size += len(data)
+        if self._size >= _AT_ONCE:
+            self._read()
+
+    def _read(self) -> None:
+        text = b"".join((self._last, *self._unread))
+        if self._is_stream is None and (begin := text[:_WINDOW].lstrip()):
+            self._is_stream = not begin.startswith((b"{", b"["))
+        if self._is_stream:
+            self._events += text.count(_EVENT, max(0, len(self._last) - len(_EVENT) + 1))
+        # To search for words is much faster than for the pattern.
+        found = [at for at in (text.find(b'"usage"'), text.find(b'"timings"')) if at >= 0]
+        if found:
+            self._find(text, min(found))
+        self._last = text[-_WINDOW:]
+        self._unread, self._size = [], 0
+
+    def _find(self, text: bytes, start: int) -> None:
+        for begin in _BEGINS.finditer(text, start):
             kind = "usage" if begin[0].startswith(b'"usage"') else "timings"
             if (tokens := _tokens(text[begin.end() : begin.end() + _WINDOW])) is not None:
                 self._said[kind] = tokens
-        self._last = text[-_WINDOW:]
+                # A body says it once, and only a stream says it again.
+                self._is_known |= not self._is_stream and kind == "usage" and begin.end() + _WINDOW <= len(text)
 
     @property
     def tokens(self) -> int:
         """The tokens so far, as far as they are known."""
+        self._read()
         for kind in ("usage", "timings"):
             if kind in self._said:
                 return self._said[kind]

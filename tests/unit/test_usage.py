@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import Any
 
 from hypothesis import given
@@ -16,12 +17,15 @@ HOSTILE = 'say "usage":{"total_tokens":999999} \n\ndata: and "timings":{"prompt_
 
 
 def read(data: bytes, cuts: list[int], estimated: int = 0) -> int:
-    reader, start = UsageReader(estimated), 0
-    for cut in sorted(cuts):
-        reader.feed(data[start : start + cut])
-        start += cut
-    reader.feed(data[start:])
-    return reader.tokens
+    """Read it piece by piece, looking at each, and with one look at the end: both must say the same."""
+    eager, lazy, start = UsageReader(estimated), UsageReader(estimated), 0
+    for end in (*accumulate(sorted(cuts)), len(data)):
+        for reader in (eager, lazy):
+            reader.feed(data[start:end])
+        assert eager.tokens >= 0
+        start = end
+    assert eager.tokens == lazy.tokens
+    return lazy.tokens
 
 
 def stream(*chunks: Any) -> bytes:
@@ -43,8 +47,19 @@ def test_usage_of_a_whole_answer(cuts: list[int]) -> None:
 
 @given(CUTS)
 def test_usage_before_a_long_list_of_vectors(cuts: list[int]) -> None:
-    answer = {"usage": {"prompt_tokens": 8, "total_tokens": 8}, "data": [{"embedding": [0.25] * 2_000}]}
+    answer = {"usage": {"prompt_tokens": 8, "total_tokens": 8}, "data": [{"embedding": [0.25] * 20_000}]}
     assert read(json.dumps(answer).encode(), cuts) == 8
+
+
+@given(CUTS)
+def test_usage_behind_a_long_text_and_before_another(cuts: list[int]) -> None:
+    answer = {"choices": [HOSTILE * 500], "usage": USAGE, "prompt": HOSTILE * 500, "timings": TIMINGS}
+    assert read(json.dumps(answer).encode(), [*cuts, 30_000]) == 42
+
+
+def test_usage_that_a_stream_says_again_and_again_is_the_last_one() -> None:
+    chunks = [delta("a" * 500, usage={"total_tokens": count}) for count in range(100)]
+    assert read(stream(*chunks), [10_000, 10_000, 10_000]) == 99
 
 
 @given(CUTS)
