@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -56,6 +56,7 @@ class RagMetrics:
         self.degraded = {name: degraded.labels(name) for name in LEFT_OUT}
 
     def _generate(self, registry: CollectorRegistry) -> None:
+        histogram = partial(Histogram, registry=registry)
         answers = Counter(
             "hartonomous_answers_total",
             "Answers made (those from the cache are not), by what they rest on: every sentence that claims something "
@@ -65,26 +66,22 @@ class RagMetrics:
             registry=registry,
         )
         self._answers = {outcome: answers.labels(outcome) for outcome in _OUTCOMES}
-        self._citations = Histogram(
-            "hartonomous_answer_citations",
-            "Sources that a generated answer cites.",
-            buckets=_CITATIONS,
-            registry=registry,
+        self._citations = histogram(
+            "hartonomous_answer_citations", "Sources that a generated answer cites.", buckets=_CITATIONS
         )
-        self.first_token = Histogram(
+        self.first_token = histogram(
             "hartonomous_generation_first_token_seconds",
             "Time from the call of the generative service to the first token, waiting for its turn included.",
             buckets=FIRST_TOKEN_S,
-            registry=registry,
         )
-        self.token = Histogram(
+        self.token = histogram(
             "hartonomous_generation_token_seconds",
             "Time of a token after the first one, as the mean of a generation.",
             buckets=_TOKEN_S,
-            registry=registry,
         )
 
     def _ingest(self, registry: CollectorRegistry) -> None:
+        histogram = partial(Histogram, registry=registry)
         documents = Counter(
             "hartonomous_ingested_documents_total", "Documents ingested, by outcome.", ("status",), registry=registry
         )
@@ -96,23 +93,16 @@ class RagMetrics:
             registry=registry,
         )
         self.failure = cache(failures.labels)
-        self.request_documents = Histogram(
-            "hartonomous_ingest_request_documents",
-            "Documents of one ingest request.",
-            buckets=_DOCUMENTS,
-            registry=registry,
+        self.request_documents = histogram(
+            "hartonomous_ingest_request_documents", "Documents of one ingest request.", buckets=_DOCUMENTS
         )
-        self.chunks = Histogram(
-            "hartonomous_ingest_document_chunks",
-            "Chunks of a document that was created or updated.",
-            buckets=_CHUNKS,
-            registry=registry,
+        self.chunks = histogram(
+            "hartonomous_ingest_document_chunks", "Chunks of a document that was created or updated.", buckets=_CHUNKS
         )
-        self.document_s = Histogram(
+        self.document_s = histogram(
             "hartonomous_ingest_document_duration_seconds",
             "Time from taking a document to its being durable and searchable, or to its failure.",
             buckets=_DOCUMENT_S,
-            registry=registry,
         )
         self.embedded = Counter(
             "hartonomous_ingest_embedding_tokens_total", "Tokens of documents that were embedded.", registry=registry

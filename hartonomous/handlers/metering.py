@@ -1,4 +1,4 @@
-"""What a request uses of its key's limits, told as it becomes known. Without limits nothing is done here."""
+"""What a request uses of its limits and for its tenant, told as it becomes known. Without keys nobody counts it."""
 
 from __future__ import annotations
 
