@@ -10,6 +10,7 @@
 # make systemd  the units on a systemd of their own: it starts, reloads, restarts, hangs (root; the README names packages)
 # make unit   the tests that need no network and no model, in seconds
 # make install    the server into PREFIX (/usr/local) and SYSCONFDIR (/etc), below DESTDIR: also an upgrade, edited configuration stays
+#                 (OTLP=1: with what sends spans, and so will the upgrades be; OTLP=0: without again)
 # make uninstall  takes it away again, without data and configuration
 
 PYTHON ?= python3
@@ -24,6 +25,7 @@ UPGRADE ?=
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 DESTDIR ?=
+OTLP ?=
 
 .PHONY: run test tests coverage clients chaos monitoring contract systemd unit lint types audit lock install uninstall clean
 
@@ -79,13 +81,15 @@ LOCK = $(BIN)/uv pip compile setup.cfg --quiet --universal --python-version 3.11
 lock: $(VENV)/.audit
 	$(LOCK) --all-extras $(if $(UPGRADE),--upgrade) --output-file etc/requirements.lock
 	$(LOCK) --constraints etc/requirements.lock --upgrade --output-file etc/server.lock
+	$(LOCK) --extra otlp --constraints etc/requirements.lock --upgrade --output-file etc/otlp.lock
 	@printf 'setuptools >=77\n' | $(subst setup.cfg,-,$(LOCK)) $(if $(UPGRADE),--upgrade) --output-file etc/build.lock
 
 INSTALL = $(PYTHON) -B etc/install --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --sysconfdir "$(SYSCONFDIR)"
 
 # For the host's own Python; PYTHON=python3.12 is for that one.
 install:
-	@$(INSTALL) $(if $(filter command environment,$(origin PYTHON)),--python "$(PYTHON)") install
+	@$(INSTALL) $(if $(filter command environment,$(origin PYTHON)),--python "$(PYTHON)") \
+		$(if $(OTLP),--otlp "$(OTLP)") install
 
 uninstall:
 	@$(INSTALL) uninstall

@@ -69,7 +69,7 @@ def check(config: Tracing) -> None:
     try:
         import hartonomous.otlp  # noqa: F401 - an extra, and dear: only who wants it imports it
     except ImportError as error:
-        message = "tracing.endpoint: spans need the extra: pip install 'hartonomous[otlp]'"
+        message = "tracing.endpoint: spans need the extra: pip install 'hartonomous[otlp]', make install OTLP=1"
         raise ConfigError(message, param="tracing.endpoint") from error
 
 

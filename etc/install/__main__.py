@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--prefix", type=Path, default=Path("/usr/local"))
     parser.add_argument("--sysconfdir", type=Path, default=Path("/etc"))
     parser.add_argument("--python")
+    parser.add_argument("--otlp", choices=("0", "1"))
     args = parser.parse_args()
     os.umask(0o022)
     destdir = str(Path(args.destdir).absolute()) if args.destdir else ""
@@ -26,7 +27,10 @@ def main() -> int:
     try:
         if not (args.prefix.is_absolute() and args.sysconfdir.is_absolute()):
             raise InstallError("PREFIX and SYSCONFDIR are absolute paths; DESTDIR is what they are put below.")
-        install(places, args.python) if args.what == "install" else uninstall(places)
+        if args.what == "install":
+            install(places, args.python, None if args.otlp is None else args.otlp == "1")
+        else:
+            uninstall(places)
     except InstallError as error:
         print(error, file=sys.stderr)
     except PermissionError as error:

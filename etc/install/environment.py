@@ -50,8 +50,11 @@ def _probed(candidate: str) -> str:
     return "" if done.returncode else done.stdout
 
 
-def build(python: str, made: Path, final: Path) -> None:
-    """Make the environment at `made` so that it works at `final`. Raises InstallError; what there is then is no use."""
+def build(python: str, made: Path, final: Path, lock: str) -> None:
+    """Make the environment of `etc/LOCK.lock` at `made` so that it works at `final`.
+
+    Raises InstallError; what there is then is no use.
+    """
     with tempfile.TemporaryDirectory(prefix="hartonomous-install-") as folder:
         tools = Path(folder, "tools")
         _run("The tools to install with could not be made", python, "-m", "venv", tools)
@@ -65,7 +68,7 @@ def build(python: str, made: Path, final: Path) -> None:
         )
         _run("The environment could not be made", python, "-m", "venv", "--without-pip", made)
         into = (*pip, "--python", made / "bin/python", "install", "--no-compile")
-        _run(_NO_PACKAGES, *into, *_LOCKED, SOURCE / "etc/server.lock")
+        _run(_NO_PACKAGES, *into, *_LOCKED, SOURCE / f"etc/{lock}.lock")
         _run(
             "The project could not be installed",
             *(*into, "--no-deps", "--no-index", "--find-links", wheels, "hartonomous"),

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 import conffiles
@@ -28,16 +29,19 @@ _INSTALLATION = re.compile(r"[0-9][^-]*-[0-9]{8}T[0-9]{6}Z(\.[0-9]+)?")
 _SEARCHED = (Path("/usr"), Path("/usr/local"))
 
 
-def install(places: Places, python: str | None) -> None:
-    """Install beside what there is, then let that take its place."""
+def install(places: Places, python: str | None, otlp: bool | None = None) -> None:
+    """Install beside what there is, then let that take its place; `otlp` as it was before where that is None."""
     interpreter = environment.find_python(python)
     wanted = contents.files(places)
     with _locked(places) as manifest:
-        installation = _build(manifest, wanted, interpreter)
+        otlp = manifest.otlp if otlp is None else otlp
+        installation = _build(manifest, wanted, interpreter, otlp=otlp)
         before = _link(places)
         said = _configure(places)
         _put_files(manifest, wanted)
         put_link(places.staged(places.current), installation)
+        manifest.otlp = otlp
+        manifest.write()
         _remove_installations(places, keep={installation, before})
     _tell(places, installation, [*said, *_next_steps(places, upgraded=bool(before))])
 
@@ -62,7 +66,7 @@ def uninstall(places: Places) -> None:
             print(f"{places.staged(path)} stays.")
 
 
-def _build(manifest: Manifest, wanted: Iterable[Path], interpreter: str) -> str:
+def _build(manifest: Manifest, wanted: Iterable[Path], interpreter: str, *, otlp: bool) -> str:
     """Make a new installation; return its name. When that fails there is what was there before."""
     places = manifest.places
     name = _new_name(places)
@@ -71,7 +75,7 @@ def _build(manifest: Manifest, wanted: Iterable[Path], interpreter: str) -> str:
     try:
         manifest.refuse_strangers([*wanted, places.command])
         manifest.write()
-        environment.build(interpreter, made, final)
+        environment.build(interpreter, made, final, "otlp" if otlp else "server")
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         if not manifest.files:
@@ -84,8 +88,9 @@ def _new_name(places: Places) -> str:
     version = re.search(r'__version__ = "(.+)"', (SOURCE / "hartonomous/__init__.py").read_text(encoding="utf-8"))
     assert version is not None
     name = f"{version[1]}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    taken = sum(each.startswith(name) for each in _installations(places))
-    return f"{name}.{taken}" if taken else name
+    taken = _installations(places)
+    names = chain([name], (f"{name}.{number}" for number in count(1)))
+    return next(each for each in names if each not in taken)
 
 
 def _configure(places: Places) -> list[str]:

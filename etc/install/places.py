@@ -51,22 +51,26 @@ class Places:
 
 @dataclass
 class Manifest:
-    """What was put outside of the installations: files, and the folders that were not there before, by host path."""
+    """What was put outside of the installations: files, and the folders that were not there before, by host path.
+
+    `otlp` says whether the installation has what sends spans.
+    """
 
     places: Places
     files: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
+    otlp: bool = False
 
     @classmethod
     def read(cls, places: Places) -> Manifest:
         """Return what an earlier installation has left in writing."""
         path = places.staged(_listed(places))
         known = json.loads(path.read_bytes()) if path.exists() else {}
-        return cls(places, set(known.get("files", ())), set(known.get("folders", ())))
+        return cls(places, set(known.get("files", ())), set(known.get("folders", ())), known.get("otlp") is True)
 
     def write(self) -> None:
         """Make it what the next one reads."""
-        known = {"files": sorted(self.files), "folders": sorted(self.folders)}
+        known = {"files": sorted(self.files), "folders": sorted(self.folders), "otlp": self.otlp}
         put(self.places.staged(_listed(self.places)), json.dumps(known, indent=1).encode() + b"\n")
 
     def make_folder(self, path: Path) -> None:

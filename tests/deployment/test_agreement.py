@@ -238,6 +238,8 @@ def test_what_is_copied_into_the_image_is_there_and_let_in() -> None:
         if step.word == "COPY" and "--from" not in step.rest
         for source in step.rest.split()[:-1]
     }
+    assert "ARG LOCK=server" in [f"{step.word} {step.rest}" for step in dockerfile()[0]]
+    copied = {source.replace("$LOCK", lock) for source in copied for lock in ("server", "otlp")}
     assert copied == let_in
     assert all((ROOT / source).exists() for source in copied)
     assert "*" in lines

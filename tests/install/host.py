@@ -32,15 +32,15 @@ class Host:
         patch.setattr(environment, "find_python", lambda asked: asked or sys.executable)
         patch.setattr(environment, "build", _build)
 
-    def install(self) -> str:
+    def install(self, *, otlp: bool | None = None) -> str:
         """Install what the sources are now; return the name of the installation."""
-        installing.install(self.places, None)
+        installing.install(self.places, None, otlp)
         return self.current
 
     def fail(self, error: BaseException) -> None:
         """Let the next environments fail to be made, halfway."""
 
-        def build(_python: str, made: Path, _final: Path) -> None:
+        def build(_python: str, made: Path, _final: Path, _lock: str) -> None:
             made.mkdir()
             raise error
 
@@ -49,9 +49,9 @@ class Host:
     def during_build(self, meanwhile: Callable[[], None]) -> None:
         """Let this happen while an environment is made."""
 
-        def build(python: str, made: Path, final: Path) -> None:
+        def build(python: str, made: Path, final: Path, lock: str) -> None:
             meanwhile()
-            _build(python, made, final)
+            _build(python, made, final, lock)
 
         self._patch.setattr(environment, "build", build)
 
@@ -61,6 +61,12 @@ class Host:
     @property
     def current(self) -> str:
         return str((self.root / "usr/local/lib/hartonomous/current").readlink())
+
+    @property
+    def lock(self) -> str:
+        """The lock that the current installation was made by."""
+        command = self.root / "usr/local/lib/hartonomous/current/bin/hartonomous"
+        return command.read_text().splitlines()[-1].removeprefix("# ")
 
     def installations(self) -> set[str]:
         return {path.name for path in (self.root / "usr/local/lib/hartonomous").glob("[0-9]*")}
@@ -72,7 +78,7 @@ class Host:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*")}
 
 
-def _build(_python: str, made: Path, _final: Path) -> None:
+def _build(_python: str, made: Path, _final: Path, lock: str) -> None:
     (made / "bin").mkdir(parents=True)
-    (made / "bin/hartonomous").write_text(f"#!/bin/sh\necho {made.name}\n")
+    (made / "bin/hartonomous").write_text(f"#!/bin/sh\necho {made.name}\n# {lock}\n")
     (made / "bin/hartonomous").chmod(0o755)

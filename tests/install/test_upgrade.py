@@ -208,6 +208,24 @@ def test_who_finds_the_lock_free_knows_what_was_put_there_until_then(
     assert {path for path in host.tree() if not path.startswith("etc")} == before
 
 
+def test_what_sends_spans_stays_at_an_upgrade_until_it_is_not_wanted_any_more(host: Host) -> None:
+    locks = []
+    for otlp in (None, True, None, False, None):
+        host.install(otlp=otlp)
+        locks.append(host.lock)
+    assert locks == ["server", "otlp", "otlp", "server", "server"]
+
+
+def test_an_upgrade_that_fails_does_not_change_whether_spans_are_sent(host: Host) -> None:
+    host.install()
+    host.fail(InstallError("no packages"))
+    with pytest.raises(InstallError):
+        host.install(otlp=True)
+    host.during_build(lambda: None)
+    host.install()
+    assert host.lock == "server"
+
+
 def test_an_installation_that_fails_leaves_nothing(host: Host) -> None:
     before = host.tree()
     host.fail(InstallError("no packages"))

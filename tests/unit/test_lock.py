@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from configparser import ConfigParser
 from importlib.metadata import version
 from pathlib import Path
@@ -12,18 +13,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements", "server")
+LOCKS = ("requirements", "server", "otlp")
 _PIN = re.compile(
     r"^([A-Za-z0-9._-]+)==([^ ]+)((?: ;[^\\]*)?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
 )
 
 
-def wanted(*, extras: bool) -> list[Requirement]:
-    """Return what setup.cfg asks for."""
+def wanted(extras: Callable[[str], bool] = lambda _: False) -> list[Requirement]:
+    """Return what setup.cfg asks for, with those extras."""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     texts = [setup["options"]["install_requires"]]
-    texts += setup["options.extras_require"].values() if extras else ()
+    texts += [text for name, text in setup["options.extras_require"].items() if extras(name)]
     lines = (line.strip() for text in texts for line in text.splitlines())
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
@@ -43,14 +44,14 @@ def text_of(name: str) -> str:
 @pytest.mark.parametrize("name", LOCKS)
 def test_the_lock_satisfies_every_requirement(name: str) -> None:
     found = locked(name)
-    for requirement in wanted(extras=name == "requirements"):
+    for requirement in wanted(lambda extra: name in ("requirements", extra)):
         versions = found.get(canonicalize_name(requirement.name), set())
         assert versions, f"{requirement} is not in {name}.lock: make lock"
         assert all(requirement.specifier.contains(version) for version in versions), f"{requirement}: make lock"
 
 
 def test_aiohttp_is_bound_to_the_minor_whose_insides_are_used() -> None:
-    (found,) = (each for each in wanted(extras=False) if each.name == "aiohttp")
+    (found,) = (each for each in wanted() if each.name == "aiohttp")
     major, minor, *_ = map(int, version("aiohttp").split("."))
     assert found.specifier.contains(f"{major}.{minor}.99")
     assert not found.specifier.contains(f"{major}.{minor + 1}.0")
@@ -63,7 +64,8 @@ def test_every_line_belongs_to_a_package_with_hashes_and_none_names_where_it_cam
     assert "://" not in text_of(name)
 
 
-def test_the_server_is_locked_to_the_versions_that_are_tested() -> None:
+@pytest.mark.parametrize("name", ["server", "otlp"])
+def test_the_server_is_locked_to_the_versions_that_are_tested(name: str) -> None:
     everything = locked("requirements")
-    for package, versions in locked("server").items():
+    for package, versions in locked(name).items():
         assert versions <= everything[package]
