@@ -15,9 +15,7 @@ from tests.chaos.server import Server, Usage
 # Connections to backends that are kept alive, and what a poll of their health holds for a moment.
 _SLACK = {"files": 8, "sockets": 8, "asyncio tasks": 5}
 _PATIENCE_S = 20.0
-_SAMPLE = re.compile(
-    r"^(hartonomous_\w*(?:in_flight|queue\w*|waiting|asyncio_tasks))(?:\{(.*)\})? (\S+)$", re.MULTILINE
-)
+_SAMPLE = re.compile(r"^(hartonomous_\w*(?:in_flight|queue_length|asyncio_tasks))(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 # Judged after so long a run only: until then caches fill.
 _MEMORY_AFTER_S = 240.0
 _MEMORY_BYTES = 96 * 1024 * 1024
