@@ -119,6 +119,7 @@ class FaultBackend:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
+        await asyncio.sleep(0)  # for who was taken and is still to be told of
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -132,6 +133,10 @@ class FaultBackend:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        assert self._server is not None
+        if not self._server.is_serving():  # taken in the very moment of `stop`
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
