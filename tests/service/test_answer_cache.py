@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hartonomous.pipelines import keying
 from tests.service.application import eventually, merged
 from tests.service.fault_backend import DEFAULT, hang, reply, reset, sse, stream
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest, sample, says
@@ -20,8 +21,12 @@ SAID = "A lime weighs 67 grams."
 
 
 @pytest.fixture
-async def kept(rigs: RigMaker) -> AsyncIterator[Rig]:
-    """A rig that keeps answers, with a document and a model that answers at once."""
+async def kept(rigs: RigMaker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    """A rig that keeps answers, with a document and a model that answers at once.
+
+    A busy machine has time to find out the models: who cannot in a moment goes without the kept answers.
+    """
+    monkeypatch.setattr(keying, "_LOOK_S", 30.0)
     async with rigs.make(**ON) as rig:
         await ingest(rig.app, {"id": "lime", "text": "Limes are green. A lime weighs 67 grams."})
         rig.generative.on(CHAT, says(SAID))
