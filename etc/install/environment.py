@@ -118,7 +118,9 @@ def _scripts(made: Path) -> Iterator[Path]:
 def _compile(made: Path, final: Path) -> None:
     strip = str(made).removesuffix(str(final))
     places = ("-s", strip, "-p", "/") if strip else ()
-    _run("The modules could not be compiled", made / "bin/python", "-m", "compileall", "-q", "-j", "2", *places, made)
+    # Also what is compiled already: by pip, which looks for some of them while it installs.
+    command = ("-m", "compileall", "-q", "-f", "-j", "2", *places, made)
+    _run("The modules could not be compiled", made / "bin/python", *command)
 
 
 def _run(failure: str, *command: str | Path) -> None:
