@@ -193,6 +193,7 @@ async def _make_runtime(read: Settings, metrics: Metrics, parts: Parts, stack: A
         ingestor=storage.ingestor,
         sweeper=Sweeper(vectors, schema),
         traffic=traffic,
+        changes=storage.changes,
         monitor=monitor,
         keyring=Keyring(config.auth),
         limiter=open_limiter(config, metrics, parts, stack, read.trusts.get("redis")),

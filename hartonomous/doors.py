@@ -20,6 +20,7 @@ from hartonomous.keys import SERVING
 from hartonomous.listening import LINGER_S, Listener
 from hartonomous.log import logger
 from hartonomous.unixsocket import UnixSocket
+from hartonomous.upgrade import Successor
 
 _BACKLOG = 64
 _LOOK_S = LINGER_S / 10
@@ -28,8 +29,7 @@ _LOOK_S = LINGER_S / 10
 class Doors:
     """The listeners of one server, with what was passed to it. Made inside a running loop.
 
-    `bind` has the sockets, `open` begins to accept; ended by `close` and `wait_closed`. `are_handed_over`: a successor
-    has the sockets as well.
+    `bind` has the sockets, `open` begins to accept; ended by `close` and `wait_closed`.
     """
 
     def __init__(self, runner: web.AppRunner, config: Config, adopted: Adopted) -> None:
@@ -38,7 +38,7 @@ class Doors:
         self._tls = tls is not None
         self._listeners: dict[Door, Listener] = {"main": Listener(runner, config, tls)}
         self._file: UnixSocket | None = None
-        self.are_handed_over = False
+        self._successor: Successor | None = None
         if config.server.admin is not None:
             self._listeners["admin"] = Listener(runner, config, tls, is_operators=True)
 
@@ -70,6 +70,11 @@ class Doors:
         return [shown(each) for each in self._listeners["main"].sockets]
 
     @property
+    def are_handed_over(self) -> bool:
+        """Whether a successor has the sockets as well."""
+        return self._successor is not None
+
+    @property
     def are_shared(self) -> bool:
         """Whether other processes serve the same address now, or will when this one has ended."""
         return self.are_handed_over or self._server.reuse_port or bool(self._adopted.lent["main"])
@@ -83,9 +88,9 @@ class Doors:
             passed += zip(names(door, len(listener.sockets), lent=lent), listener.sockets, strict=True)
         return passed
 
-    def hand_over(self) -> None:
+    def hand_over(self, successor: Successor) -> None:
         """Leave everything to a successor, which has the sockets and is theirs to end."""
-        self.are_handed_over, self._file = True, None
+        self._successor, self._file = successor, None
 
     def leave(self) -> None:
         """Let go of the sockets that others serve, now or later. Who waits there is taken, unless they will be."""
@@ -102,9 +107,8 @@ class Doors:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        linger_s = self._server.keepalive_s if self.are_handed_over else LINGER_S
         while (now := loop.time()) - began < limit_s:
-            if now - began >= LINGER_S and self._are_quiet(now - linger_s):
+            if now - began >= LINGER_S and self._are_quiet(now - self._linger_s):
                 return
             await asyncio.sleep(_LOOK_S)
 
@@ -135,6 +139,12 @@ class Doors:
         except OSError as error:
             raise ConfigError(f"cannot listen on {admin}: {reason(error)}", param="server.admin") from error
         return [self._file.socket]
+
+    @property
+    def _linger_s(self) -> float:
+        """How long a connection on which nothing comes is kept."""
+        serves = self._successor is not None and self._successor.serves
+        return self._server.keepalive_s if serves else LINGER_S
 
     def _close_unused(self) -> None:
         """Let go of what the process before listened on, and the configuration has no more."""

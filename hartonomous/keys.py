@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from hartonomous.audit import Trail
+from hartonomous.cache.generations import Changes
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
@@ -63,6 +64,7 @@ class Runtime:
     ingestor: Ingestor
     sweeper: Sweeper
     traffic: Traffic
+    changes: Changes
     monitor: Monitor
     keyring: Keyring
     limiter: Limiter

@@ -9,7 +9,8 @@ configuration again.
 
 Where others serve the same address, now or when this process has ended, nobody is refused: after `notice_s` nothing is
 accepted any more, so that who connects waits for them, and what comes on the connections that are there is answered.
-SIGUSR2 starts such a successor (`hartonomous.upgrade`) and then stops.
+SIGUSR2 starts such a successor (`hartonomous.upgrade`) and then stops. A successor that stops waits for the process
+before, as long as that one may take.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hartonomous.adopting import Adopted, adopt
+from hartonomous.adopting import adopt
 from hartonomous.app import create_app
 from hartonomous.config import Config
 from hartonomous.doors import Doors
@@ -35,7 +36,7 @@ from hartonomous.middleware.reloads import reload_noted
 from hartonomous.reload import first_round
 from hartonomous.systemd import NOTHING, Given
 from hartonomous.telling import Telling
-from hartonomous.upgrade import Successor, UpgradeError, taken_over
+from hartonomous.upgrade import Predecessor, Successor, UpgradeError
 
 # How long a request that was cut off may take to say so, and a client to take what it was answered.
 _LAST_WORDS_S = 5.0
@@ -58,37 +59,45 @@ async def run(config: Config, path: Path | None = None, given: Given = NOTHING) 
     await runner.setup()
     doors = Doors(runner, config, adopted)
     telling = Telling(app, doors, given)
+    before = Predecessor(adopted.channel)
     try:
         await doors.bind()
-        if await _is_ours(app, adopted, stopped):
+        if await _is_ours(app, before, stopped):
             doors.open()
             async with _beside(telling.run()):
-                async with _beside(_reload(app, hangup)):
+                async with _beside(_reload(app, hangup)), _beside(_hear_again(app, doors, before)):
                     await _serve(app, doors, telling, given, stopped, upgrade)
-                await _drain(app, doors, telling)
-                await doors.close(_LAST_WORDS_S)
+                await _stop(app, doors, telling, before)
     finally:
         await runner.cleanup()
         await doors.wait_closed(_LAST_WORDS_S)
         telling.close()
+        before.close()
     logger.info("stopped")
 
 
-async def _is_ours(app: web.Application, adopted: Adopted, stopped: asyncio.Event) -> bool:
+async def _is_ours(app: web.Application, before: Predecessor, stopped: asyncio.Event) -> bool:
     """Wait until the process before leaves its sockets to this one, if it does; False when a signal came before.
 
     Raises:
         ConfigError: it has ended without a word.
     """
-    if adopted.channel is None:
+    if before.ended.is_set():
         return True
     await first_round(app[STATE].current)
-    taken = asyncio.create_task(taken_over(adopted.channel))
+    taken = asyncio.create_task(before.has_left())
     if not await _is_first(taken, stopped):
         return False
     if not taken.result():
         raise ConfigError("the process that this one was to follow has ended")
+    app[STATE].current.changes.are_missed = True
     return True
+
+
+async def _hear_again(app: web.Application, doors: Doors, before: Predecessor) -> None:
+    """Keep answers from the moment in which the process before has ended: what it changed was not told here."""
+    await before.ended.wait()
+    app[STATE].current.changes.are_missed = doors.are_handed_over
 
 
 async def _serve(
@@ -125,7 +134,8 @@ async def _hand_over(app: web.Application, doors: Doors, telling: Telling, given
         _tell_failure(app, error)
         return False
     telling.close()
-    doors.hand_over()
+    doors.hand_over(successor)
+    app[STATE].current.changes.are_missed = True
     logger.bind(pid=successor.pid).info("a new process serves")
     return True
 
@@ -146,15 +156,32 @@ async def _reload(app: web.Application, hangup: asyncio.Event) -> None:
             await app[RELOAD](reload_noted(app[TRAIL], cause="signal"))
 
 
+async def _stop(app: web.Application, doors: Doors, telling: Telling, before: Predecessor) -> None:
+    """Drain, and wait for the process before: when this one has ended a service manager ends what is left."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _stop_s(app[STATE].current.config)
+    if not doors.are_handed_over:
+        before.stopping()
+    await _drain(app, doors, telling)
+    await doors.close(_LAST_WORDS_S)
+    if not before.ended.is_set():
+        logger.info("the process before still has work")
+        await _is_set(before.ended, until - loop.time())
+
+
+def _stop_s(config: Config) -> float:
+    """Return how long a stop may take, in seconds."""
+    limits = config.server
+    return limits.notice_s + limits.drain_s + 4 * _LAST_WORDS_S + config.backends.qdrant.timeout_s
+
+
 async def _drain(app: web.Application, doors: Doors, telling: Telling) -> None:
     """Wait until nothing is under way, or end the calls to the model services when that takes too long."""
     state, metrics = app[STATE], app[METRICS]
-    config = state.current.config
-    limits = config.server
+    limits = state.current.config.server
     state.stopping = True
     metrics.draining.set(1)
-    last = 4 * _LAST_WORDS_S + config.backends.qdrant.timeout_s
-    telling.stopping(limits.notice_s + limits.drain_s + last)
+    telling.stopping(_stop_s(state.current.config))
     logger.bind(notice_s=limits.notice_s, drain_s=limits.drain_s, active=state.active).info("draining")
     if not doors.are_handed_over:
         await asyncio.sleep(limits.notice_s)
@@ -164,7 +191,7 @@ async def _drain(app: web.Application, doors: Doors, telling: Telling) -> None:
         is_idle = not state.active
     else:
         state.draining = True
-        is_idle = await _idle(state, limits.drain_s)
+        is_idle = await _is_set(state.idle, limits.drain_s)
     if not is_idle:
         state.draining = True
         logger.bind(active=state.active).warning("what is under way is cut off")
@@ -182,14 +209,14 @@ async def _cut_off(state: State) -> None:
     # still hears of it.
     for runtime in runtimes:
         await runtime.ingestor.jobs.drain()
-    await _idle(state, _LAST_WORDS_S)
+    await _is_set(state.idle, _LAST_WORDS_S)
 
 
-async def _idle(state: State, limit_s: float) -> bool:
-    """Wait until nothing is under way; return whether that was within the time."""
+async def _is_set(event: asyncio.Event, limit_s: float) -> bool:
+    """Wait until an event is set; return whether that was within the time."""
     try:
         async with asyncio.timeout(limit_s):
-            await state.idle.wait()
+            await event.wait()
     except TimeoutError:
         return False
     return True

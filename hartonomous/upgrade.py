@@ -5,6 +5,10 @@ installed there since then is what starts. The new one has the sockets as system
 them one end of a pair over which the two talk: the new one says that it is ready, before it accepts anybody; the old
 one says that the sockets are its own from now on, and drains. If the old one ends before, the new one does as well; if
 the new one is not ready in time it is killed, and the old one serves on.
+
+Each keeps its end of the pair as long as it lives, by which the other one knows: as long as both are there neither
+hears of what the other one changes, so that no answers are kept; when the new one stops it waits for the old one, whose
+work a service manager would end with it, and the old one does not wait any more for those who are only connected.
 """
 
 from __future__ import annotations
@@ -73,7 +77,17 @@ class Successor:
             self._channel.send(_YOURS)
         except OSError as error:
             raise UpgradeError("the new process has ended") from error
-        self.close()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it serves: it has neither ended nor begun to stop."""
+        assert self._channel is not None
+        try:
+            return bool(self._channel.recv(64))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     async def kill(self) -> None:
         """End it, whatever it is doing, and wait for that."""
@@ -91,16 +105,48 @@ class Successor:
             self._channel = None
 
 
-async def taken_over(channel: socket.socket) -> bool:
-    """Say to the process before that this one is ready; return whether it left the sockets to this one."""
-    channel.setblocking(False)
-    loop = asyncio.get_running_loop()
-    with channel:
+class Predecessor:
+    """The process before, at the other end of `channel`; None where there is none. `ended` is set when it has ended."""
+
+    def __init__(self, channel: socket.socket | None) -> None:
+        self._channel = channel
+        self.ended = asyncio.Event()
+        if channel is None:
+            self.ended.set()
+        else:
+            channel.setblocking(False)
+
+    async def has_left(self) -> bool:
+        """Say to it that this process is ready; return whether it left the sockets to this one."""
+        if self._channel is None:
+            return True
+        loop = asyncio.get_running_loop()
         try:
-            await loop.sock_sendall(channel, _READY)
-            return await loop.sock_recv(channel, 64) == _YOURS
+            await loop.sock_sendall(self._channel, _READY)
+            if await loop.sock_recv(self._channel, 64) != _YOURS:
+                return False
         except OSError:
             return False
+        loop.add_reader(self._channel, self._ended, self._channel)
+        return True
+
+    def stopping(self) -> None:
+        """Say to it that this process stops, and that nobody serves after it."""
+        if self._channel is not None:
+            with suppress(OSError):
+                self._channel.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close this end of the pair."""
+        if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
+
+    def _ended(self, channel: socket.socket) -> None:
+        """It has nothing more to say: there is its end to be read."""
+        asyncio.get_running_loop().remove_reader(channel)
+        self.ended.set()
 
 
 def program() -> list[str]:

@@ -53,6 +53,7 @@ class Storage:
     ingestor: Ingestor
     traffic: Traffic
     generations: Generations
+    changes: Changes
     shared: SharedCache | None
     parts: Parts
     trusts: Trusts
@@ -145,7 +146,9 @@ def open_storage(
 
     made_of = (embedding, tokens, vectors, schema, parser, traffic, rag)
     ingestor = parts.take("ingestor", made_of, make_ingestor, stack)
-    return Storage(pools, embedding, tokens, vectors, schema, ingestor, traffic, generations, shared, parts, trusts)
+    return Storage(
+        pools, embedding, tokens, vectors, schema, ingestor, traffic, generations, changes, shared, parts, trusts
+    )
 
 
 def _open_vectors(
@@ -163,7 +166,7 @@ def _open_generations(changes: Changes, parts: Parts, stack: AsyncExitStack) -> 
     """Return the stamps of this process: the same ones as long as it lives, whatever is reloaded."""
 
     def make(own: AsyncExitStack) -> OwnGenerations:
-        generations = OwnGenerations()
+        generations = OwnGenerations(lambda: changes.are_missed)
         changes.add(generations)
         own.callback(changes.remove, generations)
         return generations

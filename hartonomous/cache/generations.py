@@ -9,13 +9,14 @@ call for it has failed, was not acknowledged, and leaves the answers of before t
 (`ttl_s`). The same holds for what changes the collection beside us: a command (`hartonomous import`, `reindex`) or a
 server that shares no Redis with us or keeps no answers, or a hand in the vector store. Where there is no Redis the
 number of the collection's points, at most two seconds old, is part of the key as well, so that new and deleted
-documents are noticed even then.
+documents are noticed even then. While two processes serve in an upgrade (`hartonomous.upgrade`) there is no stamp.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 _MOST = 10_000
@@ -39,13 +40,16 @@ def fresh() -> str:
 
 
 class OwnGenerations:
-    """The stamps of a process that serves alone."""
+    """The stamps of a process that serves alone. `is_missed`: there is another one now, whose changes are not told."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_missed: Callable[[], bool] = lambda: False) -> None:
         self._stamps: dict[str, str] = {}
+        self._is_missed = is_missed
 
-    async def current(self, collection: str) -> str:
-        """Return the stamp."""
+    async def current(self, collection: str) -> str | None:
+        """Return the stamp; None while changes are missed."""
+        if self._is_missed():
+            return None
         stamp = self._stamps.get(collection)
         if stamp is None:
             if len(self._stamps) >= _MOST:
@@ -62,11 +66,12 @@ class Changes:
     """Who hears of every change: the generations of all runtimes that live, also of one made after the change began.
 
     An ingest that began before a reload thereby makes the answers unreachable that were given after it. `have_been`
-    says whether there have been changes that generations of now have not heard of.
+    says whether there have been changes that generations of now have not heard of. `are_missed`: another process
+    changes collections as well now, and does not tell this one.
     """
 
     def __init__(self) -> None:
-        self.have_been = False
+        self.have_been = self.are_missed = False
         self._generations: list[Generations] = []
 
     def add(self, generations: Generations) -> None:

@@ -28,7 +28,7 @@ FAILED = "the upgrade failed: the old process serves on"
 ASKED = post(CHAT, b'{"messages": []}')
 
 
-async def _upgraded(manager: Manager) -> int:
+async def upgraded(manager: Manager) -> int:
     """Let the main process be followed by another one; return its number."""
     old, ready = manager.main_pid, manager.has_told("READY")
     os.kill(old, signal.SIGUSR2)
@@ -55,7 +55,7 @@ async def test_upgrades_in_a_row_under_load_fail_no_request(
                 for _ in range(upgrades):
                     old = manager.main_pid
                     await clients.more()
-                    await _upgraded(manager)
+                    await upgraded(manager)
                     await clients.more()
                     await manager.ended(old)
                 operators.end()
@@ -77,7 +77,7 @@ async def test_the_old_process_finishes_what_is_under_way_while_the_new_one_serv
     tmp_path: Path, faulty: FaultBackend
 ) -> None:
     released, events = asyncio.Event(), fault.sse(fault.TOKENS)
-    faulty.on(CHAT, _held(events, released), reply(200, WHOLE))
+    faulty.on(CHAT, held(events, released), reply(200, WHOLE))
     async with managing(tmp_path, backends=backends(faulty.url), health=QUICK) as manager:
         served = await manager.start()
         await manager.ready()
@@ -86,7 +86,7 @@ async def test_the_old_process_finishes_what_is_under_way_while_the_new_one_serv
             assert (await idle.ask(get("/health")))[0] == 200
             stream.writer.write(post(CHAT, b'{"messages": [], "stream": true}'))
             await stream.reader.readuntil(events[0])
-            await _upgraded(manager)
+            await upgraded(manager)
             assert (await ask(port, ASKED))[0] == 200
             status, said = await idle.ask(get("/ready"))
             assert (status, said["reasons"][0]) == (503, "the server is shutting down")
@@ -108,7 +108,7 @@ async def test_an_idle_connection_may_ask_once_more_as_long_as_the_old_process_l
         async with connected(served.port) as idle, connected(served.port) as closing:
             for each in (idle, closing):
                 assert (await each.ask(get("/health")))[0] == 200
-            await _upgraded(manager)
+            await upgraded(manager)
             await asyncio.sleep(1.0)  # twice as long as a stop waits
             idle.writer.write(get("/health"))
             assert b"Connection: close" in await idle.head()
@@ -157,7 +157,7 @@ async def test_a_new_process_that_does_not_become_ready_changes_nothing(tmp_path
         writer.close()
         manager.configure(backends=backends(faulty.url), health=QUICK, server=server)
         _install(tmp_path, RIGHT)
-        await _upgraded(manager)
+        await upgraded(manager)
         assert await served.exit_code() == 0
         assert (await ask(served.port, ASKED))[0] == 200
 
@@ -174,7 +174,7 @@ async def test_an_upgrade_without_a_descriptor_left_changes_nothing(tmp_path: Pa
                 await eventually(partial(_fails_once_more, served, failures), "the failure")
             assert (await client.ask(get("/health")))[0] == 200
         served.limit(resource.RLIMIT_NOFILE, 1024)
-        await _upgraded(manager)
+        await upgraded(manager)
         assert await served.exit_code() == 0
 
 
@@ -262,7 +262,7 @@ async def test_what_is_installed_behind_the_same_link_starts_with_all_that_the_o
             link.symlink_to("2")
             (tmp_path / "1" / "hartonomous").unlink()
             for release in ("1", "2"):  # the new one begins with the environment of the old one
-                pid = await _upgraded(manager)
+                pid = await upgraded(manager)
                 environ = _strings(pid, "environ")
                 assert {f"CREDENTIALS_DIRECTORY={tmp_path}", f"RELEASE={release}"} <= set(environ)
                 assert not [each for each in environ if each.startswith("WATCHDOG_PID")]
@@ -278,7 +278,7 @@ async def _start_or_upgrade(manager: Manager) -> None:
         await manager.ready()
         return
     old = manager.main_pid
-    await _upgraded(manager)
+    await upgraded(manager)
     await manager.ended(old)
 
 
@@ -307,7 +307,9 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in made]
 
 
-def _held(events: list[bytes], released: asyncio.Event) -> fault.Behaviour:
+def held(events: list[bytes], released: asyncio.Event) -> fault.Behaviour:
+    """Send the first of these events, and the others when they are released."""
+
     async def behave(exchange: fault.Exchange) -> None:
         await exchange.head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
         await exchange.chunk(events[0])
