@@ -5,7 +5,7 @@ The service's unit needs:
 - `Type=notify` and `NotifyAccess=main`: only the main process tells anything, and an upgrade makes its successor the
   main process (`MAINPID=`). READY comes after the sockets listen and the first health round.
 - `ExecStart=` by the path that an upgrade replaces (a fixed path or a symlink): an upgrade executes it again.
-- `ExecReload=/bin/kill -HUP $MAINPID` reads the configuration again, `/bin/kill -USR2 $MAINPID` upgrades
+- `ExecReload=` sends SIGHUP to the main process, which reads the configuration again; SIGUSR2 upgrades
   (`systemctl kill --kill-whom=main -s USR2 hartonomous`).
 - `KillMode=mixed`: a stop's SIGTERM goes to the main process, whose drain still needs its parsers.
 - `WatchdogSec=` as wished, 10 s or more; `TimeoutStopSec=` and `TimeoutStartSec=` are extended where it takes longer.

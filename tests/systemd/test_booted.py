@@ -85,6 +85,20 @@ async def test_an_upgrade_under_load_runs_what_is_installed_now_and_fails_no_cal
     assert api.machine.show(UNIT, "ActiveState") == "active"
 
 
+async def test_a_stop_after_an_upgrade_waits_for_what_is_under_way(api: Host) -> None:
+    """systemd waits for a main process that was its own child when it heard of it, and kills any other one at once."""
+    pid = api.machine.main_pid(UNIT)
+    api.machine.systemctl("kill", "--kill-whom=main", "--signal=USR2", UNIT)
+    await asyncio.to_thread(succeeded, api, pid)
+    pid = api.machine.main_pid(UNIT)
+    async with load_of(api) as load:
+        await asyncio.to_thread(api.machine.systemctl, "restart", UNIT)
+        await load.answered(20)
+    assert set(load.seen) == {"200"}, load.seen
+    assert f"Killing process {pid}" not in api.machine.messages(UNIT)
+    assert api.machine.show(UNIT, "Result") == "success"
+
+
 async def test_a_process_that_hangs_is_ended_by_the_watchdog_and_started_again(api: Host) -> None:
     api.machine.write(f"/run/systemd/system/{UNIT}.d/soon.conf", "[Service]\nWatchdogSec=2\nTimeoutAbortSec=2\n")
     api.machine.systemctl("daemon-reload")

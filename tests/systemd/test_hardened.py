@@ -49,7 +49,7 @@ def test_what_was_ingested_is_found_and_answered_from(api: Host) -> None:
 def test_the_engine_has_it_still_when_it_was_killed(api: Host) -> None:
     ingest(api, "kept")
     pid = api.machine.main_pid(ENGINE)
-    api.machine.systemctl("kill", "--signal=KILL", ENGINE)
+    api.machine.systemctl("kill", "--kill-whom=main", "--signal=KILL", ENGINE)
     until(lambda: api.machine.main_pid(ENGINE) not in (0, pid))
     until(lambda: api.machine.show(ENGINE, "ActiveState") == "active")
     until(lambda: api.post("/rag/search", {"query": "lime", "collection": "kept"})[0] == 200)

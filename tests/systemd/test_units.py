@@ -16,7 +16,7 @@ ALL = sorted(path.name for kind in ("service", "socket", "target") for path in U
 # What the units call.
 PROGRAMS = (
     *("/usr/local/bin/hartonomous", "/usr/bin/llama-server", "/usr/bin/qdrant"),
-    *("/bin/sh", "/bin/kill", "/bin/sleep", "/usr/bin/env"),
+    *("/bin/sh", "/bin/sleep", "/usr/bin/env"),
 )
 MOST_EXPOSED = 2.0
 
