@@ -13,7 +13,8 @@ The service's unit needs:
 - With `hartonomous.socket` (`ListenStream=`, `Accept=no`, named `main` or not at all) a restart refuses nobody. Another
   socket unit, with `FileDescriptorName=admin` and `Service=hartonomous.service`, is the listener of `server.admin`.
 
-The variables are taken out of the environment by whoever starts the program, so that no child inherits them.
+The variables are taken out of the environment by whoever starts the program, so that no child inherits them. The
+engine's process, too, says READY and STOPPING where it is the main process: with `--no-restart`.
 """
 
 from __future__ import annotations

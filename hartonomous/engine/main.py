@@ -63,7 +63,8 @@ def parse_address(address: str) -> tuple[str, int] | str:
 async def serve(data: Path, address: str, reserve: int, key: str | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raise StartError when that cannot begin."""
     where = parse_address(address)
-    manager = Notifier(os.environ.get("NOTIFY_SOCKET"))
+    # Heard as the service's main process (`--no-restart`); under our own supervisor only with NotifyAccess=all.
+    manager = Notifier(os.environ.pop("NOTIFY_SOCKET", None))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

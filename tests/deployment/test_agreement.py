@@ -205,6 +205,12 @@ def test_the_server_knows_how_many_there_can_be(overlay: str, tmp_path: Path) ->
     assert "replicas" not in the(manifests(overlay), "Deployment")["spec"]
 
 
+def test_the_server_is_the_first_process_of_its_container_which_ends_with_it() -> None:
+    """Behind another first process it could not know that nothing may follow it there."""
+    assert not compose()["services"]["api"]["init"]
+    assert "--init" not in (ROOT / "README.rst").read_text(encoding="utf-8")
+
+
 def test_images_are_pinned_and_the_same_everywhere() -> None:
     used = [service["image"] for service in compose()["services"].values()]
     used += [each["image"] for overlay in OVERLAYS for manifest in manifests(overlay) for each in containers(manifest)]
