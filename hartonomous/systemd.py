@@ -61,7 +61,7 @@ def take(environ: MutableMapping[str, str]) -> Given:
     """Return what was given to this process, and take it out of the environment.
 
     Raises:
-        ConfigError: a descriptor that was announced is none, or the process that this one was to follow has ended.
+        ConfigError: a descriptor that was announced is none.
     """
     names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
     found = {name: environ.pop(name) for name in names if name in environ}
@@ -72,11 +72,8 @@ def _sockets(found: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
     """Return the sockets that are meant for this process, as names and descriptors."""
     count = _number(found.get("LISTEN_FDS"))
     names = found["LISTEN_FDNAMES"].split(":") if "LISTEN_FDNAMES" in found else []
-    # A process that is upgraded cannot know its successor's number: it says its own.
-    meant = {os.getpid()} | ({os.getppid()} if HANDOVER in names else set())
-    if _number(found.get("LISTEN_PID")) not in meant:
-        if HANDOVER in names:
-            raise ConfigError("the process that this one was to follow has ended")
+    # Nobody knew the number of a successor when this was written; its predecessor is at the other end of the pair.
+    if _number(found.get("LISTEN_PID")) != os.getpid() and HANDOVER not in names:
         return ()
     for descriptor in range(FIRST_FD, FIRST_FD + count):
         try:

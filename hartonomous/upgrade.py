@@ -9,6 +9,10 @@ the new one is not ready in time it is killed, and the old one serves on.
 Each keeps its end of the pair as long as it lives, by which the other one knows: as long as both are there neither
 hears of what the other one changes, so that no answers are kept; when the new one stops it waits for the old one, whose
 work a service manager would end with it, and the old one does not wait any more for those who are only connected.
+
+The new process is not the child of the old one but of whoever started that: what systemd hears of as the main process
+(`MAINPID=`) while it is somebody else's child it kills at a stop without waiting for it. So a process in between starts
+it, says its number over the pair, and ends.
 """
 
 from __future__ import annotations
@@ -33,6 +37,22 @@ _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)
 _KEPT = (signal.SIGHUP, signal.SIGUSR2)
 
 
+# The process in between: the descriptor of the pair, and the program.
+_STARTER = """
+import os, signal, sys
+try:
+    pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ, setsigdef=(signal.SIGPIPE, signal.SIGXFSZ))
+except OSError as error:
+    said = b"failed %d" % error.errno
+else:
+    said = b"started %d" % pid
+os.write(int(sys.argv[1]), said)
+"""
+_STARTED, _FAILED = b"started ", b"failed "
+# How long what was killed may take to end.
+_END_S = 5.0
+
+
 class UpgradeError(Exception):
     """No new process took over; the message says why."""
 
@@ -43,30 +63,32 @@ class Successor:
     def __init__(self, given: Given, sockets: Sequence[tuple[str, socket.socket]]) -> None:
         self._given, self._sockets = given, sockets
         self._channel: socket.socket | None = None
+        self._starter = 0
         self.pid = 0
 
     def start(self) -> None:
-        """Start the program. Raises UpgradeError."""
+        """Begin to start the program. Raises UpgradeError."""
         try:
             self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._channel.setblocking(False)
             with theirs:
                 passed = [*self._sockets, (HANDOVER, theirs)]
                 environ = os.environ | self._given.environ([name for name, _ in passed], os.getpid())
-                self.pid = _spawn(program(), environ, [each.fileno() for _, each in passed])
+                channel = str(FIRST_FD + len(passed) - 1)
+                starter = [sys.executable, "-I", "-S", "-c", _STARTER, channel, *program()]
+                self._starter = _spawn(starter, environ, [each.fileno() for _, each in passed])
         except OSError as error:
-            raise UpgradeError(f"the program cannot be started ({error.strerror})") from error
+            raise _not_started(error.errno or 0) from error
 
     async def ready(self, limit_s: float) -> None:
         """Wait until it says that it is ready, at most so many seconds. Raises UpgradeError."""
-        assert self._channel is not None
         try:
             async with asyncio.timeout(limit_s):
-                said = await asyncio.get_running_loop().sock_recv(self._channel, 64)
+                self._started(await self._said())
+                await self._reap()
+                said = await self._said()
         except TimeoutError:
             raise UpgradeError(f"the new process was not ready within {limit_s:g} s") from None
-        except OSError:
-            said = b""
         if said != _READY:
             raise UpgradeError("the new process has ended")
 
@@ -91,18 +113,60 @@ class Successor:
 
     async def kill(self) -> None:
         """End it, whatever it is doing, and wait for that."""
-        self.close()
-        if self.pid:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            with suppress(ChildProcessError, RuntimeError):  # there may be no room for a thread
-                await asyncio.shield(asyncio.to_thread(os.waitpid, self.pid, 0))
+        try:
+            async with asyncio.timeout(_END_S):
+                await self._end()
+        except (TimeoutError, UpgradeError):
+            pass  # there is none, or it finds that this end of the pair is closed
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close this end of the pair."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+    async def _end(self) -> None:
+        if self._starter:
+            with suppress(ProcessLookupError):
+                os.kill(self._starter, signal.SIGKILL)
+            await self._reap()
+        while self._channel is not None:
+            if self.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
+            if not (said := await self._said()):
+                return
+            if not self.pid:
+                self._started(said)
+
+    async def _said(self) -> bytes:
+        """Return what the other end says next; nothing when it has ended."""
+        assert self._channel is not None
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._channel, 64)
+        except OSError:
+            return b""
+
+    def _started(self, said: bytes) -> None:
+        """Take over what the process in between says. Raises UpgradeError."""
+        if said.startswith(_FAILED):
+            raise _not_started(int(said.removeprefix(_FAILED)))
+        if not said.startswith(_STARTED):
+            raise UpgradeError("the new process has ended")
+        self.pid = int(said.removeprefix(_STARTED))
+
+    async def _reap(self) -> None:
+        """Wait for the end of the process in between."""
+        starter, self._starter = self._starter, 0
+        if starter:
+            with suppress(ChildProcessError, RuntimeError):  # there may be no room for a thread
+                await asyncio.shield(asyncio.to_thread(os.waitpid, starter, 0))
+
+
+def _not_started(number: int) -> UpgradeError:
+    return UpgradeError(f"the program cannot be started ({os.strerror(number)})")
 
 
 class Predecessor:

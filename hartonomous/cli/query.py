@@ -54,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
     """Ask and print; return the exit status."""
     import asyncio
 
+    if sys.stdout is None:
+        complain("Standard output is closed.")
+        return 1
     try:
         question, key = _question(args), api_key(args.key_file)
         print_all_letters()
@@ -81,13 +84,13 @@ async def _run(args: argparse.Namespace, question: dict[str, Any], key: str | No
 
 
 async def _print(api: Api, question: dict[str, Any]) -> None:
-    from hartonomous.sending.reading import NobodyReadsError, Reader
+    from hartonomous.sending.reading import Reader, UnwritableError
 
     reader = Reader(sys.stdout, complain)
     try:
         await api.answer_streaming(question, reader)
-    except NobodyReadsError as error:
-        raise OutputError from error
+    except UnwritableError as error:
+        raise OutputError from error.__cause__
     except BaseException:
         reader.end()
         raise

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from hartonomous import codec
-from hartonomous.sending.faults import SendingError, objects
+from hartonomous.sending.faults import objects
 from hartonomous.sending.naming import STEERING, printable, readable
-from hartonomous.sending.tally import reason
 
 _EXCERPT = 100
 _STEERING_JSON = re.compile(f"[{STEERING}]")
@@ -17,8 +16,8 @@ _STEERING_JSON = re.compile(f"[{STEERING}]")
 Json = Mapping[str, Any]
 
 
-class NobodyReadsError(Exception):
-    """Whoever read standard output has left. It is no OSError, which would be one of the connection."""
+class UnwritableError(Exception):
+    """Standard output cannot be written; the cause says why. It is no OSError, which would be one of the connection."""
 
 
 class Reader:
@@ -54,10 +53,8 @@ class Reader:
         try:
             self._out.write(text)
             self._out.flush()
-        except BrokenPipeError as error:
-            raise NobodyReadsError from error
         except OSError as error:
-            raise SendingError(f"Standard output cannot be written: {reason(error)}.") from error
+            raise UnwritableError from error
 
 
 def cited(citation: Json) -> str:

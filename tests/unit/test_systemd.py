@@ -33,12 +33,6 @@ def test_what_was_given_to_another_process_is_none_of_ours() -> None:
     assert not environ
 
 
-def test_who_was_to_follow_a_process_that_has_ended_is_told_so() -> None:
-    environ = {"LISTEN_PID": str(os.getpid() + 2**22), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "bound-main:handover"}
-    with pytest.raises(ConfigError, match="the process that this one was to follow has ended"):
-        take(environ)
-
-
 @pytest.mark.parametrize("number", ["", "-1", "one", "1.5", "²"])
 def test_a_number_that_is_none_gives_nothing(number: str) -> None:
     environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": number, "WATCHDOG_USEC": number}
