@@ -53,8 +53,12 @@ class RigMaker:
             backends = {
                 name: await stack.enter_async_context(FaultBackend(upstream=url)) for name, url in self._urls.items()
             }
-            models = {name: {"urls": (backends[name].url,)} for name in ("embedding", "reranking", "generative")}
-            base = {"backends": {**models, "qdrant": {"url": backends["qdrant"].url}}, "health": {"interval_s": 60.0}}
+            # Server and backends share a loop here: one that is busy for seconds is no backend that cannot be reached.
+            patient = {"connect_timeout_s": 30.0}
+            names = ("embedding", "reranking", "generative")
+            models = {name: {"urls": (backends[name].url,), **patient} for name in names}
+            store = {"url": backends["qdrant"].url, **patient}
+            base = {"backends": {**models, "qdrant": store}, "health": {"interval_s": 60.0}}
             config = self._make_config(**merged(base, changes))
             app = await stack.enter_async_context(running(config, path))
             yield Rig(app, config=config, **backends)
