@@ -175,3 +175,22 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     """Return a socket as a socket unit has it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=1_024)
+
+
+def successors(pid: int) -> list[int]:
+    """Return the other processes that serve the same configuration; they are nobody's children that we know."""
+    wanted = strings(pid, "cmdline")[-3:]
+    found = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
+    return [other for other in found if other != pid and _serves(other, wanted)]
+
+
+def _serves(pid: int, wanted: list[str]) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        argv = strings(pid, "cmdline")
+        return argv[-3:] == wanted and "-I" not in argv  # which is how the process in between is started
+    return False
+
+
+def strings(pid: int, name: str) -> list[str]:
+    """Return the arguments or the environment of a process."""
+    return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8").split("\0")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.service.application import eventually
 from tests.service.fault_backend import FaultBackend, hang
-from tests.service.managed import is_alive, managing
+from tests.service.managed import is_alive, managing, successors
 from tests.service.serving import backends
 
 QUICK = {"interval_s": 0.2, "timeout_s": 1.0}
@@ -91,8 +91,8 @@ async def test_what_is_sent_to_all_processes_ends_no_successor_that_starts(
         faulty.on("/health", hang())
         old = manager.main_pid
         os.kill(old, signal.SIGUSR2)
-        await eventually(lambda: bool(children(old)), "a successor")
-        (successor,) = children(old)
+        await eventually(lambda: bool(successors(old)), "a successor")
+        (successor,) = successors(old)
         assert has(successor, "SigBlk", [signal.SIGHUP, signal.SIGUSR2]) or has(successor, "SigCgt", [signal.SIGHUP])
         for number in (signal.SIGHUP, signal.SIGUSR2):
             os.kill(successor, number)
@@ -100,9 +100,3 @@ async def test_what_is_sent_to_all_processes_ends_no_successor_that_starts(
         assert is_alive(successor)
         await eventually(lambda: not signals(successor, "SigBlk"), "nothing is kept")  # but while it starts others
         assert not served.told("the upgrade failed: the old process serves on")
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started with the same arguments as itself: not those that parse."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    return [int(each) for each in found if b"\0serve\0" in Path(f"/proc/{each}/cmdline").read_bytes()]

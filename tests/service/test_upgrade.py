@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.service import fault_backend as fault
 from tests.service.application import eventually
 from tests.service.fault_backend import FaultBackend, after, reply
 from tests.service.keptalive import WHOLE, behaviour, load
-from tests.service.managed import Manager, is_alive, listening, managing
+from tests.service.managed import Manager, is_alive, listening, managing, strings, successors
 from tests.service.rag import CHAT
 from tests.service.serving import Served, backends
 from tests.service.sockets import ask, connected, get, post
@@ -230,8 +230,8 @@ async def test_a_process_whose_predecessor_dies_does_not_serve_behind_its_back(
         faulty.on("/health", after(reply(200, b"{}"), released))
         before = len(faulty.calls("/health"))
         served.process.send_signal(signal.SIGUSR2)
-        await eventually(lambda: _successors(served), "the new process")
-        [pid] = _successors(served)
+        await eventually(lambda: successors(served.process.pid), "the new process")
+        [pid] = successors(served.process.pid)
         await eventually(lambda: len(faulty.calls("/health")) >= before + 4, "its first health round")
         served.process.kill()
         await served.exit_code()
@@ -263,10 +263,10 @@ async def test_what_is_installed_behind_the_same_link_starts_with_all_that_the_o
             (tmp_path / "1" / "hartonomous").unlink()
             for release in ("1", "2"):  # the new one begins with the environment of the old one
                 pid = await upgraded(manager)
-                environ = _strings(pid, "environ")
+                environ = strings(pid, "environ")
                 assert {f"CREDENTIALS_DIRECTORY={tmp_path}", f"RELEASE={release}"} <= set(environ)
                 assert not [each for each in environ if each.startswith("WATCHDOG_PID")]
-                assert str(link / "hartonomous") in _strings(pid, "cmdline")
+                assert str(link / "hartonomous") in strings(pid, "cmdline")
                 await eventually(partial(_hears_more, manager, manager.has_told("WATCHDOG")), "the watchdog")
                 assert _sockets_of(pid) == first
 
@@ -320,31 +320,12 @@ def held(events: list[bytes], released: asyncio.Event) -> fault.Behaviour:
     return behave
 
 
-def _successors(served: Served) -> list[int]:
-    """Return the processes that serve the same configuration; they are nobody's children that we know."""
-    wanted = _strings(served.process.pid, "cmdline")[-3:]
-    found = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
-    return [pid for pid in found if pid != served.process.pid and _serves(pid, wanted)]
-
-
-def _serves(pid: int, wanted: list[str]) -> bool:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        argv = _strings(pid, "cmdline")
-        return argv[-3:] == wanted and "-I" not in argv  # which is how the process in between is started
-    return False
-
-
 def _fails_once_more(served: Served, failures: int) -> bool:
     return served.told(FAILED) == failures + 1
 
 
 def _hears_more(manager: Manager, heard: int) -> bool:
     return manager.has_told("WATCHDOG") > heard + 2
-
-
-def _strings(pid: int, name: str) -> list[str]:
-    """Return the arguments or the environment of a process."""
-    return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8").split("\0")
 
 
 def _sockets_of(pid: int) -> int:
