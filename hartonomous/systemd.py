@@ -44,9 +44,9 @@ class Given:
     notify_socket: str | None = None
     watchdog_s: float | None = None
 
-    def environ(self, sockets: list[str], pid: int) -> dict[str, str]:
-        """Return the variables for a successor that gets these sockets, by their names, from the process `pid`."""
-        given = {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(sockets), "LISTEN_PID": str(pid)}
+    def environ(self, sockets: list[str]) -> dict[str, str]:
+        """Return the variables for a successor that gets these sockets, by their names; its number nobody knows yet."""
+        given = {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(sockets)}
         if self.notify_socket is not None:
             given["NOTIFY_SOCKET"] = self.notify_socket
         if self.watchdog_s is not None:
@@ -72,7 +72,7 @@ def _sockets(found: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
     """Return the sockets that are meant for this process, as names and descriptors."""
     count = _number(found.get("LISTEN_FDS"))
     names = found["LISTEN_FDNAMES"].split(":") if "LISTEN_FDNAMES" in found else []
-    # Nobody knew the number of a successor when this was written; its predecessor is at the other end of the pair.
+    # A successor's number is not said: by the pair it knows for whom they are, and whether its predecessor lives.
     if _number(found.get("LISTEN_PID")) != os.getpid() and HANDOVER not in names:
         return ()
     for descriptor in range(FIRST_FD, FIRST_FD + count):

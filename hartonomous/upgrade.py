@@ -31,13 +31,9 @@ from hartonomous.systemd import FIRST_FD, HANDOVER, Given
 
 _READY = b"ready"
 _YOURS = b"yours"
-# To be started with their defaults: Python ignores them.
-_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)
 # What is sent to all processes of a service must not end one that does not listen to it yet (`hartonomous.cli.early`).
 _KEPT = (signal.SIGHUP, signal.SIGUSR2)
-
-
-# The process in between: the descriptor of the pair, and the program.
+# The process in between: the descriptor of the pair, and the program, which has the defaults of what Python ignores.
 _STARTER = """
 import os, signal, sys
 try:
@@ -73,7 +69,7 @@ class Successor:
             self._channel.setblocking(False)
             with theirs:
                 passed = [*self._sockets, (HANDOVER, theirs)]
-                environ = os.environ | self._given.environ([name for name, _ in passed], os.getpid())
+                environ = os.environ | self._given.environ([name for name, _ in passed])
                 channel = str(FIRST_FD + len(passed) - 1)
                 starter = [sys.executable, "-I", "-S", "-c", _STARTER, channel, *program()]
                 self._starter = _spawn(starter, environ, [each.fileno() for _, each in passed])
@@ -234,4 +230,4 @@ def _spawn(argv: list[str], environ: dict[str, str], descriptors: list[int]) -> 
             copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, free)
             stack.callback(os.close, copy)
             actions.append((os.POSIX_SPAWN_DUP2, copy, FIRST_FD + index))
-        return os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigmask=_KEPT, setsigdef=_DEFAULTS)
+        return os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigmask=_KEPT)
