@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.accepting import Accepting
 from tests.faults.kinds import Faults, combine
 from tests.faults.link import Link
 
@@ -48,7 +49,7 @@ class FaultProxy:
         self.random = random.Random(seed)
         self._address = (host, port)
         self._place: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._server: Accepting | None = None
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
@@ -124,7 +125,8 @@ class FaultProxy:
         if self.faults.state == "refuse":
             await self._unlisten()
         elif self._server is None:
-            self._server = await asyncio.start_server(self._accept, *self._address, reuse_address=True)
+            self._server = Accepting(self._accept)
+            self._server.start(*self._address)
 
     async def _unlisten(self) -> None:
         server, self._server = self._server, None
@@ -132,12 +134,9 @@ class FaultProxy:
             server.close()
         await self.drop()
         if server is not None:
-            await server.wait_closed()
+            await server.stop()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._place is None or self.faults.state == "refuse":
-            writer.transport.abort()  # accepted just before
-            return
         task = asyncio.current_task()
         assert task is not None
         self.counts.connections += 1
@@ -145,8 +144,6 @@ class FaultProxy:
         self._links[link] = task
         try:
             await link.run()
-        except asyncio.CancelledError:
-            return  # drop() ended it; asyncio would report it otherwise
         finally:
             del self._links[link]
 

@@ -22,6 +22,7 @@ from typing import Self
 import pytest
 from multidict import CIMultiDict
 
+from tests.accepting import Accepting
 from tests.service.fault_answers import DIMENSION, MODEL, TOKENS, completion, embeddings, sse, vector
 from tests.service.fault_behaviours import (
     DEFAULT,
@@ -85,8 +86,7 @@ class FaultBackend:
         self._open = 0
         self._port = 0
         self._paths: dict[str, list[Behaviour]] = {}
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = Accepting(self._accept, tls=tls, limit=1 << 26)
 
     @property
     def url(self) -> str:
@@ -108,18 +108,11 @@ class FaultBackend:
 
     async def start(self) -> None:
         """Listen; after `stop` on the same port again."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, limit=1 << 26, ssl=self.tls)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._port = self._server.start("127.0.0.1", self._port)
 
     async def stop(self) -> None:
         """End every connection and stop listening: connections are refused from now on."""
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        await asyncio.sleep(0)  # for who was taken and is still to be told of
+        await self._server.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -131,20 +124,12 @@ class FaultBackend:
         await self.stop()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        assert self._server is not None
-        if not self._server.is_serving():  # taken in the very moment of `stop`
-            writer.transport.abort()
-            return
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         self.connections += 1
         self._open += 1
         try:
             await self._serve(reader, writer)
-        except (asyncio.CancelledError, OSError, asyncio.IncompleteReadError):
-            return  # stop() or the peer ended it; asyncio would report it otherwise
+        except (OSError, asyncio.IncompleteReadError):
+            return  # the peer ended it
         finally:
             self._open -= 1
             writer.close()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+from contextlib import suppress
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.service import fault_backend as fault
 from tests.service.application import ConfigMaker, eventually, running
@@ -57,6 +61,20 @@ async def test_a_stopped_backend_refuses_and_comes_back_on_its_port(faulty: Faul
         await _post(faulty)
     await faulty.start()
     assert (await _post(faulty))[0] == 404
+
+
+@pytest.mark.parametrize("rounds", range(6))
+async def test_whoever_is_taken_in_the_moment_of_the_stop_is_ended_as_well(rounds: int) -> None:
+    """Whatever the loop is about to do with the connection; a transport left over would fail the test itself."""
+    async with FaultBackend() as backend:
+        with socket.create_connection(("127.0.0.1", URL(backend.url).port or 0), timeout=20) as client:
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            await backend.stop()
+            assert backend.open_connections == 0
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(client.recv, 1) == b""
+    gc.collect()
 
 
 async def test_it_stands_for_all_three_services_and_passes_on_to_a_real_store(
