@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,6 +17,7 @@ from hartonomous.errors import BackendUnavailableError, ValidationFailedError
 from hartonomous.pipelines.cutting import Cut, Sizes, cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.measuring import Ruler
+from tests.effort import Work, growth
 from tests.turns import counted_turns
 from tests.unit.test_chunking import CODE, MARKDOWN, TABLE, WORDS
 
@@ -250,14 +250,15 @@ async def test_short_texts_are_cut_one_a_turn() -> None:
     assert len((await task)[0]) == 1
 
 
-async def test_a_megabyte_is_cut_in_seconds() -> None:
-    """Seen: 1 s of CPU. The bound is loose; it would catch what is quadratic."""
+@pytest.mark.parametrize("factor", [0.8, 1.5])
+def test_a_long_document_is_cut_in_linear_time(factor: float) -> None:
     part = f"# Guide %d\n\n{WORDS * 40}\n\n## Limits\n\n{CODE}\n\n{TABLE}\n\n- item one\n- item two\n\n"
-    text = "".join(part % number for number in range(1_000_000 // len(part)))
-    for factor in (0.8, 1.5):
-        began = time.process_time()
-        await cut_document(document(text), make_sizes(256, 32, 512), estimated(factor))
-        assert time.process_time() - began < 12
+
+    def prepared(size: int) -> Work:
+        text = "".join(part % number for number in range(size // len(part)))
+        return lambda: asyncio.run(cut_document(document(text), make_sizes(256, 32, 512), estimated(factor)))
+
+    assert growth(prepared, 25_000, 400_000, 48) < 48  # 16 when it is linear, 256 when it is quadratic
 
 
 @given(MARKDOWN, st.integers(16, 120), st.integers(0, 60), st.integers(1, 60), st.booleans())
