@@ -1,0 +1,1 @@
+"""Bare programs that do what the application does, with nothing switched on: what it is measured against."""

@@ -1,0 +1,128 @@
+"""Everything that a run needs: backends, bare programs, the application with everything on, the loads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hartonomous.core import apikey
+from tests.bench import nginx
+from tests.bench.processes import Maker, Program
+from tests.bench.recording import Recorded, record
+from tests.bench.texts import COLLECTION, question
+from tests.bench.wrk import Load
+from tests.service.vector_store import Engine, free_port
+
+_YAML = Path(__file__).with_name("hartonomous.yaml")
+_PEPPER = "pepper-of-the-bench-0123456789"
+KEY = apikey.make("bench", hashlib.sha256(b"bench").digest())
+HEADERS: Mapping[str, str] = {"Authorization": f"Bearer {KEY}", "X-Request-Timeout-Ms": "30000"}
+CHAT_PATH, QUERY_PATH = "/v1/chat/completions", "/rag/query"
+
+
+@dataclass(slots=True)
+class Rig:
+    """What is running: nginx (`models`, also the store), the embedding service, the engine that the store passes to."""
+
+    maker: Maker
+    recorded: Recorded
+    models: str
+    proxy: str
+    embedding: Program
+    engine: str
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return self.maker.folder
+
+    def application(self, name: str = "application", **addresses: str) -> Program:
+        """Return the application, before these backends in place of the standing ones; `slots` are the chat's."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        environ = {
+            "BENCH_PORT": str(port := free_port()),
+            "BENCH_PEPPER": _PEPPER,
+            "BENCH_KEY_HASH": apikey.hashed(KEY, _PEPPER.encode()),
+            "BENCH_FOLDER": str(folder),
+            "BENCH_EMBEDDING": self.embedding.url,
+            "XDG_RUNTIME_DIR": str(folder),
+        }
+        environ |= dict.fromkeys(("BENCH_GENERATIVE", "BENCH_RERANKING", "BENCH_STORE"), self.models)
+        environ |= {f"BENCH_{name.upper()}": value for name, value in addresses.items()}
+        return self.maker.measured(
+            "hartonomous", "serve", "--config", str(_YAML), name=name, environ=environ, port=port
+        )
+
+    def gateway_floor(self, backend: str = "") -> Program:
+        """Return the bare pass-through."""
+        return self.maker.measured("tests.bench.floors.gateway", "{port}", backend or self.models, name="gateway-floor")
+
+    def rag_floor(self) -> Program:
+        """Return the four bare calls."""
+        urls = (self.embedding.url, self.models, self.models, self.models)
+        return self.maker.measured("tests.bench.floors.rag", "{port}", *urls, name="rag-floor")
+
+    def beside(self, paces: Mapping[str, Any], name: str = "paced") -> Program:
+        """Return backends whose calls take their time."""
+        command = self.maker.python("tests.bench.backend", "{port}", json.dumps(paces), str(self.folder / "found.json"))
+        return self.maker.beside(*command, name=name, ready="/health")
+
+    def chat(self, url: str) -> Load:
+        """Return a load of chats, each the same."""
+        return Load(url + CHAT_PATH, self._body("chat", chat_body()), HEADERS)
+
+    def questions(self, url: str) -> Load:
+        """Return a load of questions, each another one."""
+        body = orjson.dumps({"query": question(0).replace("station 0", "station %d")})
+        return Load(url + QUERY_PATH, self._body("question", body), HEADERS)
+
+    def calls(self) -> list[Load]:
+        """Return the four calls that a question makes, each as a load of its own."""
+        urls = dict.fromkeys(self.recorded.asked, self.models) | {"/v1/embeddings": self.embedding.url}
+        return [
+            Load(urls[path] + path, self._body(path.replace("/", "-"), body), {})
+            for path, body in self.recorded.asked.items()
+        ]
+
+    def _body(self, name: str, body: bytes) -> Path:
+        path = self.folder / f"{name}.body"
+        path.write_bytes(body)
+        return path
+
+
+def chat_body(*, stream: bool = False) -> bytes:
+    """Return a chat as people send it."""
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant who answers briefly."},
+        {"role": "user", "content": "How often is the filter of a pump cleaned, and with what? " * 3},
+    ]
+    return orjson.dumps({"model": "any", "messages": messages, "max_tokens": 100, "stream": stream})
+
+
+@contextmanager
+def rig(maker: Maker) -> Iterator[Rig]:
+    """Start the backends, and let them answer what the application is answered."""
+    folder = maker.folder
+    with ExitStack() as stack:
+        engine = stack.enter_context(Engine(folder / "vectors"))
+        command = maker.python("tests.bench.backend", "{port}", "{}")
+        embedding = stack.enter_context(maker.beside(*command, name="embedding", ready="/health"))
+        recorded = asyncio.run(record(embedding.url, engine.url))
+        (folder / "found.json").write_text(json.dumps(recorded.found), encoding="utf-8")
+        static = nginx.Static(free_port(), free_port())
+        config = nginx.write_config(folder, recorded.static, engine.url, static)
+        server = maker.beside(*nginx.command(config), name="nginx", ready="/health", port=static.port)
+        models = stack.enter_context(server).url
+        yield Rig(maker, recorded, models, f"http://127.0.0.1:{static.proxy_port}", embedding, engine.url)
+
+
+__all__ = ["CHAT_PATH", "COLLECTION", "HEADERS", "KEY", "QUERY_PATH", "Rig", "chat_body", "rig"]

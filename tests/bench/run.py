@@ -1,0 +1,50 @@
+"""A whole run: everything started, each row measured, the table."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.bench.machine import Cores, program
+from tests.bench.plan import Plan
+from tests.bench.processes import Maker
+from tests.bench.rig import Rig, rig
+from tests.bench.rows import throughput
+from tests.bench.table import Row
+
+Measure = Callable[[Rig, Plan], Row]
+
+ROWS: Mapping[str, Measure] = {
+    "gateway": throughput.gateway,
+    "rag": throughput.rag,
+    "added": throughput.added,
+}
+"""How each row is measured, by its key, in the order of the table."""
+
+
+def run(plan: Plan, keys: Sequence[str], tell: Callable[[str], object] = print) -> list[Row]:
+    """Measure these rows. Raises RuntimeError when a program is missing, or does not do what it should."""
+    for name in ("wrk", "nginx"):
+        program(name)
+    cores = Cores.here()
+    tell(cores.describe())
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores.load)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="hartonomous-bench-") as folder,
+            rig(Maker(Path(folder), cores)) as made,
+        ):
+            return [_measured(key, made, plan, tell) for key in keys]
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _measured(key: str, made: Rig, plan: Plan, tell: Callable[[str], object]) -> Row:
+    began = time.monotonic()
+    row = ROWS[key](made, plan)
+    tell(f"{key}: {time.monotonic() - began:.0f} s")
+    return row
