@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import cache, partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from hartonomous.addressmetrics import AddressGauges, AddressMetrics
 from hartonomous.core.call import Priority
 from hartonomous.ragmetrics import STAGE_S
+from hartonomous.tally import Counter, Gauge, Histogram
 
 _WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
+
+from hartonomous.tally import Counter, Histogram
 
 # Searches take milliseconds, generations up to the deadline of five minutes.
 STAGE_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -23,6 +23,7 @@ FLOORS = (
         "security",
         "services",
         "metrics",
+        "tally",
         "addressmetrics",
         "backendmetrics",
         "cachemetrics",

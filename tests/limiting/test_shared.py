@@ -308,7 +308,7 @@ async def test_a_redis_that_takes_nothing_is_away_and_asked_less_and_less_often(
     finding = store._finding
     await eventually(lambda: store._pause_s > 10 * shared.PAUSE_S or store._finding is not finding)
     assert store._finding is finding is not None
-    assert store._metrics.limits_alone._value.get() == 1
+    assert store._metrics.limits_alone.value == 1
     await redis_server.command("CONFIG", "SET", "maxmemory", "0")
     await eventually(lambda: not store.is_away, "redis is found")
     assert store._pause_s > shared.PAUSE_S
@@ -376,6 +376,6 @@ async def test_a_store_that_was_replaced_does_not_leave_its_loss_in_the_metrics(
                 replaced = limiter
         redis_server.kill()
         await replaced.enter("address 203.0.113.1", replaced.address, None)
-        assert metrics.limits_alone._value.get() == 1
+        assert metrics.limits_alone.value == 1
         await old.aclose()
-        assert metrics.limits_alone._value.get() == 0
+        assert metrics.limits_alone.value == 0
