@@ -14,8 +14,11 @@ _WINDOW = 1_024
 # So many bytes are looked through at once: an event alone is small, and there are many.
 _AT_ONCE = 16_384
 _EVENT = b"\ndata:"
+_USAGE = b'"usage"'
+_TIMINGS = b'"timings"'
 _BEGINS = re.compile(rb'"(?:usage|timings)"\s*:\s*\{')
-_COUNTS = re.compile(rb'"(total_tokens|prompt_tokens|completion_tokens|prompt_n|predicted_n|cache_n)"\s*:\s*(\d{1,15})')
+_TOTAL = re.compile(rb'"total_tokens"\s*:\s*(\d{1,15})')
+_COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens|prompt_n|predicted_n|cache_n)"\s*:\s*(\d{1,15})')
 
 
 class UsageReader:
@@ -38,6 +41,14 @@ class UsageReader:
         """The answer was given up while it was made: the prompt is used, whatever has come."""
         self._is_left = True
 
+    def whole(self, answer: bytes) -> None:
+        """Take an answer that is no stream, all of it at once."""
+        tokens = _said_by(answer, _USAGE)
+        if tokens is None:
+            tokens = _said_by(answer, _TIMINGS)
+        if tokens is not None:
+            self._said["usage"] = tokens
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         if self._is_known:
@@ -54,7 +65,7 @@ class UsageReader:
         if self._is_stream:
             self._events += text.count(_EVENT, max(0, len(self._last) - len(_EVENT) + 1))
         # To search for words is much faster than for the pattern.
-        found = [at for at in (text.find(b'"usage"'), text.find(b'"timings"')) if at >= 0]
+        found = [at for at in (text.find(_USAGE), text.find(_TIMINGS)) if at >= 0]
         if found:
             self._find(text, min(found))
         self._last = text[-_WINDOW:]
@@ -62,8 +73,8 @@ class UsageReader:
 
     def _find(self, text: bytes, start: int) -> None:
         for begin in _BEGINS.finditer(text, start):
-            kind = "usage" if begin[0].startswith(b'"usage"') else "timings"
-            if (tokens := _tokens(text[begin.end() : begin.end() + _WINDOW])) is not None:
+            kind = "usage" if begin[0].startswith(_USAGE) else "timings"
+            if (tokens := _tokens(text, begin.end())) is not None:
                 self._said[kind] = tokens
                 # A body says it once, and only a stream says it again.
                 self._is_known |= not self._is_stream and kind == "usage" and begin.end() + _WINDOW <= len(text)
@@ -71,18 +82,32 @@ class UsageReader:
     @property
     def tokens(self) -> int:
         """The tokens so far, as far as they are known."""
-        self._read()
+        if self._unread:
+            self._read()
         for kind in ("usage", "timings"):
             if kind in self._said:
                 return self._said[kind]
         return self._prompt + self._events if self._events or self._is_left else 0
 
 
-def _tokens(text: bytes) -> int | None:
-    """Return the sum that stands in this text, or what it is made of."""
+def _said_by(answer: bytes, name: bytes) -> int | None:
+    """Return what a whole answer says under this name: near its end, as chat completions do, or anywhere."""
+    for start in (max(0, len(answer) - _WINDOW), 0):
+        at = answer.find(name, start)
+        while at >= 0:
+            begin = _BEGINS.match(answer, at)
+            if begin is not None and (tokens := _tokens(answer, begin.end())) is not None:
+                return tokens
+            at = answer.find(name, at + 1)
+    return None
+
+
+def _tokens(text: bytes, start: int) -> int | None:
+    """Return the sum that stands in this text at `start`, or what it is made of."""
+    end = start + _WINDOW
+    if (total := _TOTAL.search(text, start, end)) is not None:
+        return int(total[1])
     found: dict[bytes, int] = {}
-    for count in _COUNTS.finditer(text):
+    for count in _COUNTS.finditer(text, start, end):
         found.setdefault(count[1], int(count[2]))
-    if not found:
-        return None
-    return found.get(b"total_tokens", sum(found.values()))
+    return sum(found.values()) if found else None

@@ -76,12 +76,15 @@ def refuse_compressed(request: web.Request) -> None:
 
 
 async def _read(request: web.Request, limit: int) -> bytes:
-    body = bytearray()
+    pieces, size = [], 0
     while data := await read_piece(request):
-        body += data
-        if len(body) > limit:
+        pieces.append(data)
+        size += len(data)
+        if size > limit:
             raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
-    return bytes(body)
+        if request.content.at_eof():
+            break
+    return b"".join(pieces)  # which of one piece makes no copy
 
 
 async def read_piece(request: web.Request) -> bytes:
@@ -91,12 +94,18 @@ async def read_piece(request: web.Request) -> bytes:
         RequestTimedOutError: none came for `server.body_timeout_s`, or the deadline passed.
         RateLimitedError: the key may not send as many.
     """
-    try:
-        async with asyncio.timeout(call_of(request).deadline.bound(request[RUNTIME].config.server.body_timeout_s)):
-            await invite(request)
-            data = await request.content.readany()
-    except TimeoutError as error:
-        raise timed_out() from error
+    deadline = call_of(request).deadline
+    if request.content.is_eof():
+        # The rest came with the headers, as small bodies do: a timer for what is there already would cost 15 us.
+        await invite(request)
+        data = request.content.read_nowait()
+    else:
+        try:
+            async with asyncio.timeout(deadline.bound(request[RUNTIME].config.server.body_timeout_s)):
+                await invite(request)
+                data = await request.content.readany()
+        except TimeoutError as error:
+            raise timed_out() from error
     await received(request, len(data))
     return data
 

@@ -17,7 +17,7 @@ HOSTILE = 'say "usage":{"total_tokens":999999} \n\ndata: and "timings":{"prompt_
 
 
 def read(data: bytes, cuts: list[int], estimated: int = 0) -> int:
-    """Read it piece by piece, looking at each, and with one look at the end: both must say the same."""
+    """Read it piece by piece, looking at each, with one look at the end, and whole: all must say the same."""
     eager, lazy, start = UsageReader(estimated), UsageReader(estimated), 0
     for end in (*accumulate(sorted(cuts)), len(data)):
         for reader in (eager, lazy):
@@ -25,6 +25,10 @@ def read(data: bytes, cuts: list[int], estimated: int = 0) -> int:
         assert eager.tokens >= 0
         start = end
     assert eager.tokens == lazy.tokens
+    if data.startswith(b"{"):
+        whole = UsageReader(estimated)
+        whole.whole(data)
+        assert whole.tokens == lazy.tokens
     return lazy.tokens
 
 
@@ -55,6 +59,15 @@ def test_usage_before_a_long_list_of_vectors(cuts: list[int]) -> None:
 def test_usage_behind_a_long_text_and_before_another(cuts: list[int]) -> None:
     answer = {"choices": [HOSTILE * 500], "usage": USAGE, "prompt": HOSTILE * 500, "timings": TIMINGS}
     assert read(json.dumps(answer).encode(), [*cuts, 30_000]) == 42
+
+
+def test_usage_that_is_told_elsewhere_than_the_word_stands() -> None:
+    answer = {"usage": USAGE, "data": ["usage", {"usage": None}, {"usage": {}}] * 30}
+    assert read(json.dumps(answer).encode(), []) == 42
+
+
+def test_timings_of_a_whole_answer_without_usage() -> None:
+    assert read(json.dumps({"usage": None, "timings": TIMINGS}).encode(), []) == 42
 
 
 def test_usage_that_a_stream_says_again_and_again_is_the_last_one() -> None:
