@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from aiohttp import web
 
@@ -128,29 +127,35 @@ def _sources(event: SourcesFound) -> int:
     return sum(len(found.chunk.text) for found in event.found.hits) // _CHARACTERS
 
 
-@asynccontextmanager
-async def relayed(request: web.Request, reader: UsageReader | None) -> AsyncIterator[None]:
-    """Use the tokens of a relayed answer when it has ended; one that nobody waited for has used its prompt."""
-    if reader is None:
-        yield
-        return
-    try:
-        yield
-    except (asyncio.CancelledError, ClientGoneError, DeadlineExceededError):
-        reader.left()
-        raise
-    finally:
-        spent(request, reader.tokens)
+class Relayed:
+    """The tokens of a relayed answer to `body`, used when it has ended: leave this as a context manager then.
 
+    One that nobody waited for has used its prompt. Where nobody counts them, without keys, nothing is read.
+    """
 
-def reader_of(request: web.Request, body: bytes) -> UsageReader | None:
-    """Return what reads the tokens off a relayed answer to `body`, None where nobody counts them: without keys."""
-    return None if _tenant(request) is None else UsageReader(len(body) // _CHARACTERS)
+    __slots__ = ("_reader", "_request")
 
+    def __init__(self, request: web.Request, body: bytes) -> None:
+        self._request = request
+        self._reader = None if _tenant(request) is None else UsageReader(len(body) // _CHARACTERS)
 
-async def read_by(reader: UsageReader, pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the pieces as they are, read on their way."""
-    async with aclosing(pieces):
-        async for piece in pieces:
-            reader.feed(piece)
-            yield piece
+    def whole(self, answer: bytes) -> None:
+        """Read an answer that is there as a whole."""
+        if self._reader is not None:
+            self._reader.whole(answer)
+
+    def feed(self, data: bytes) -> None:
+        """Read the next piece of an answer."""
+        if self._reader is not None:
+            self._reader.feed(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reader is not None:
+            if isinstance(error, asyncio.CancelledError | ClientGoneError | DeadlineExceededError):
+                self._reader.left()
+            spent(self._request, self._reader.tokens)

@@ -7,7 +7,6 @@ slot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import hdrs, web
@@ -17,9 +16,9 @@ from hartonomous.clients.opened import Opened
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.status import raise_for_status
 from hartonomous.core.call import Call
-from hartonomous.core.usage import UsageReader
 from hartonomous.errors import HartonomousError
 from hartonomous.handlers import metering
+from hartonomous.handlers.events import Events
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
 from hartonomous.log import logger
 
@@ -41,9 +40,8 @@ _DROPPED = frozenset(
         "alt-svc",
     )
 )
-_DONE = b"[DONE]"
-_TAIL = 32
-_MAX_EVENT = 1024 * 1024
+# What a connection is said to do without naming a header.
+_PLAIN = frozenset(("keep-alive", "close"))
 
 
 async def relay(
@@ -56,29 +54,87 @@ async def relay(
     """
     if is_idempotent:
         codec.loads_request(body)  # the backend's 500 to what is no JSON is not its failure, and not to be repeated
-    response = web.StreamResponse()
-    reader = metering.reader_of(request, body)
+    relayed = _Relayed(request, call, body)
     try:
-        async with (
-            metering.relayed(request, reader),
-            pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened,
-        ):
-            if not _passes(opened.status):
-                content = await opened.read()
-                codec.loads_request(body)
-                raise_for_status(pool.name, opened.status, content, opened.headers)
-            response = web.StreamResponse(status=opened.status, headers=_headers(opened))
-            if opened.content_type == codec.SSE:
-                await _relay_events(request, ClientStream(request, response), opened, call, reader)
-            else:
-                await _relay_body(ClientStream(request, response), opened, reader)
+        with relayed.tokens:
+            async with pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened:
+                if not _passes(opened.status):
+                    content = await opened.read()
+                    codec.loads_request(body)
+                    raise_for_status(pool.name, opened.status, content, opened.headers)
+                await relayed.take(opened)
     except ClientGoneError:
         logger.bind(request_id=call.request_id).debug("the client left a relayed answer")
     except HartonomousError as error:
-        if not response.prepared:
+        if not relayed.response.prepared:
             raise
         _cut(request, error, call)
-    return response
+    return relayed.response
+
+
+class _Relayed:
+    """An answer on its way: `response` is prepared once something of it has gone to the client."""
+
+    __slots__ = ("_call", "_request", "response", "tokens")
+
+    def __init__(self, request: web.Request, call: Call, body: bytes) -> None:
+        self._request = request
+        self._call = call
+        self.response: web.StreamResponse = web.StreamResponse()
+        self.tokens = metering.Relayed(request, body)
+
+    async def take(self, opened: Opened) -> None:
+        """Pass an answer on. Raises what `Opened.pieces` raises."""
+        if opened.content_type == codec.SSE:
+            await self._take_events(opened)
+        else:
+            await self._take_body(opened)
+
+    async def _take_body(self, opened: Opened) -> None:
+        """Take a body. Its first bytes are there before the status goes out; later a failure cuts the connection."""
+        headers = _headers(opened)
+        async with aclosing(opened.pieces()) as pieces:
+            data = await anext(pieces, b"")
+            if str(len(data)) == opened.headers.get(hdrs.CONTENT_LENGTH):
+                # A small one is there at once, and goes out at once: headers and all in one write.
+                self.tokens.whole(data)
+                self.response = web.Response(status=opened.status, headers=headers, body=data)
+                return
+            client = await self._begin(opened, headers)
+            while data:
+                self.tokens.feed(data)
+                await client.write(data)
+                data = await anext(pieces, b"")
+        await client.finish()
+
+    async def _take_events(self, opened: Opened) -> None:
+        """Take a stream of events; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
+        client = await self._begin(opened, _headers(opened))
+        try:
+            await self._pass_events(client, opened)
+        except HartonomousError as error:
+            tracing.broken_off(self._call, error)
+            logger.bind(request_id=self._call.request_id, code=error.error_code).warning("a stream broke off")
+            await client.write(b"data: " + codec.error_body(error, self._call.request_id) + b"\n\n")
+        await client.finish()
+
+    async def _pass_events(self, client: ClientStream, opened: Opened) -> None:
+        """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing."""
+        events = Events(self._request, client, self.tokens)
+        async with aclosing(opened.pieces()) as pieces:
+            async for data in pieces:
+                events.take(data)
+                if client.is_full:
+                    await client.drained()
+        if not events.are_done:
+            raise opened.broken()
+        await client.write(events.rest)
+
+    async def _begin(self, opened: Opened, headers: dict[str, str]) -> ClientStream:
+        self.response = web.StreamResponse(status=opened.status, headers=headers)
+        client = ClientStream(self._request, self.response)
+        await client.begin()
+        return client
 
 
 def _cut(request: web.Request, error: HartonomousError, call: Call) -> None:
@@ -95,70 +151,14 @@ def _passes(status: int) -> bool:
 
 
 def _headers(opened: Opened) -> dict[str, str]:
-    named = {name.strip().lower() for name in opened.headers.get(hdrs.CONNECTION, "").split(",")}
+    """Return the headers that go on to the client."""
+    dropped = _DROPPED
     if opened.content_type == codec.SSE:
-        named.add("content-length")  # an error event may follow
+        dropped |= {"content-length"}  # an error event may follow
+    if (named := opened.headers.get(hdrs.CONNECTION)) is not None and named not in _PLAIN:
+        dropped |= {name.strip().lower() for name in named.split(",")}
     return {
         name: value
         for name, value in opened.headers.items()
-        if (lower := name.lower()) not in _DROPPED and lower not in named and not lower.startswith("access-control-")
+        if (lower := name.lower()) not in dropped and not lower.startswith("access-control-")
     }
-
-
-def _pieces(opened: Opened, reader: UsageReader | None) -> AsyncGenerator[bytes]:
-    return opened.pieces() if reader is None else metering.read_by(reader, opened.pieces())
-
-
-async def _relay_body(client: ClientStream, opened: Opened, reader: UsageReader | None) -> None:
-    """Pass a body on. Its first bytes are there before the status goes out; later a failure cuts the connection."""
-    async with aclosing(_pieces(opened, reader)) as pieces:
-        data = await anext(pieces, b"")
-        await client.begin()
-        if data:
-            await client.write(data)
-        async for data in pieces:
-            await client.write(data)
-    await client.finish()
-
-
-async def _relay_events(
-    request: web.Request, client: ClientStream, opened: Opened, call: Call, reader: UsageReader | None
-) -> None:
-    """Pass a stream of events on; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
-    await client.begin()
-    try:
-        await _pass_events(request, client, opened, reader)
-    except HartonomousError as error:
-        tracing.broken_off(call, error)
-        logger.bind(request_id=call.request_id, code=error.error_code).warning("a stream broke off")
-        await client.write(b"data: " + codec.error_body(error, call.request_id) + b"\n\n")
-    await client.finish()
-
-
-async def _pass_events(request: web.Request, client: ClientStream, opened: Opened, reader: UsageReader | None) -> None:
-    """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing.
-
-    The beginning of an event waits for its end, so that a stream that breaks never leaves half of one behind.
-    """
-    waiting = tail = b""
-    async with aclosing(_pieces(opened, reader)) as pieces:
-        async for data in pieces:
-            waiting += data
-            end = _end_of_events(waiting)
-            if end:
-                metering.first_token(request)
-                await client.write(waiting[:end])
-                tail = (tail + waiting[:end])[-_TAIL:]
-                waiting = waiting[end:]
-    if not (tail + waiting).rstrip().endswith(_DONE):
-        raise opened.broken()
-    if waiting:
-        await client.write(waiting)
-
-
-def _end_of_events(data: bytes) -> int:
-    """Return where the last whole event in `data` ends, 0 when there is none; a huge one is not waited for."""
-    if len(data) > _MAX_EVENT:
-        return len(data)
-    ends = [data.rfind(mark) + len(mark) for mark in (b"\n\n", b"\r\n\r\n") if mark in data]
-    return max(ends, default=0)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from hartonomous import codec
 from hartonomous.core import sse
@@ -30,17 +30,48 @@ class ClientGoneError(Exception):
 class ClientStream:
     """A response that is sent piece by piece; a client that takes nothing of it is cut off by its connection."""
 
+    __slots__ = ("_is_chunked", "_request", "_writer", "response")
+
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self.response = response
         self._request = request
+        self._writer = request.writer
+        self._is_chunked = False
 
     async def begin(self) -> None:
         """Send status and headers. Raises ClientGoneError."""
         await self._taken(self.response.prepare(self._request))
+        self._is_chunked = hdrs.TRANSFER_ENCODING in self.response.headers
+
+    def send(self, data: bytes) -> None:
+        """Hand a piece of the body, which is not empty, to the transport at once. Raises ClientGoneError.
+
+        It waits for nothing: whoever sends much looks at `is_full`. It does what aiohttp's writer does in four
+        coroutines: there are some 40,000 tokens in a second.
+        """
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientGoneError
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._writer.output_size += len(data)
+        transport.write(data)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client takes less than it is sent: nothing more should be, until it is `drained`."""
+        return self._request.protocol.writing_paused
+
+    async def drained(self) -> None:
+        """Wait until the client has taken what it was sent, but for a rest. Raises ClientGoneError."""
+        await self._taken(self._writer.drain())
 
     async def write(self, data: bytes) -> None:
-        """Send a piece of the body. Raises ClientGoneError."""
-        await self._taken(self.response.write(data))
+        """Send a piece of the body, and wait until there is room for another. Raises ClientGoneError."""
+        if data:
+            self.send(data)
+        if self.is_full:
+            await self.drained()
 
     async def finish(self) -> None:
         """Send the end of the body. Raises ClientGoneError."""
