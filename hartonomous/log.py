@@ -2,7 +2,8 @@
 
 One orjson line a record, into one stream, without loguru's `serialize` or `enqueue` (2 to 6 times dearer).
 `diagnose=False`: a traceback never prints the values of variables, which hold prompts and keys. Call sites give
-context with `logger.bind(key=value)` or keyword arguments; the message itself is a constant.
+context with `logger.bind(key=value)` or keyword arguments; the message itself is a constant. What comes with every
+request is told past loguru (`told`): 4 µs a record for 20.
 
 A log that cannot be written (a full disk, a closed pipe) stops nobody: its lines are counted (`lost`), and the first
 one that can be written again comes after a line that says how many were lost.
@@ -17,10 +18,14 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
+from functools import lru_cache
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 
     from hartonomous.core.call import Call
 
-__all__ = ["about", "configure", "encoded", "kept", "logger", "lost", "only_about"]
+__all__ = ["about", "begin_about", "configure", "encoded", "kept", "logger", "lost", "only_about", "told"]
 
 _ABOUT: ContextVar[Mapping[str, str]] = ContextVar("ABOUT", default=MappingProxyType({}))
 
@@ -65,7 +70,7 @@ class _Bridge(logging.Handler):
 
 
 def format_record(record: Any) -> str:
-    """Return one record as a JSON line of printable characters, whatever its fields hold."""
+    """Return one record as a JSON line of printable characters (no line end), whatever its fields hold."""
     fields: dict[str, Any] = {
         "time": record["time"].isoformat(timespec="milliseconds"),
         "level": record["level"].name,
@@ -78,12 +83,15 @@ def format_record(record: Any) -> str:
     exception = record["exception"]
     if exception is not None:
         fields["exception"] = "".join(traceback.format_exception(exception.type, exception.value, exception.traceback))
-    return encoded(fields) + "\n"
+    return encoded(fields)
 
 
 def encoded(fields: dict[str, Any]) -> str:
     """Return the JSON of `fields` in printable characters on one line, whatever they hold."""
-    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", _encode(fields))
+    text = _encode(fields)
+    if text.isascii() and "\x7f" not in text:
+        return text  # as nearly always; to look for the others takes 3 µs
+    return _UNPRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _encode(fields: dict[str, Any]) -> str:
@@ -111,41 +119,48 @@ def _shown(value: object) -> str:
 
 
 class _Lines:
-    """Writes lines to a stream, or counts those that it does not take. loguru calls it from one thread at a time."""
+    """Writes lines to a stream, or counts those that it does not take: those of `level` and above."""
 
     total = 0  # of all streams that there have been
     latest: _Lines | None = None
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.level = 0
         self._write = _writer(stream)
+        self._lock = Lock()
         self._untold = 0
         self._torn = False
 
     def __call__(self, message: Message) -> None:
-        """Write a record, and before it how many were lost."""
-        if self._untold and self._put(self._told(message.record)):
-            self._untold = 0
+        """Write a record of loguru's, which has looked at its level."""
         record = message.record
         line = format_record(record)
-        kept.append(KeptRecord(record["time"].timestamp(), record["level"].no, _request_id(record["extra"]), line[:-1]))
-        if not self._put(line):
-            self._untold += 1
-            _Lines.total += 1
+        self.take(KeptRecord(record["time"].timestamp(), record["level"].no, _request_id(record["extra"]), line))
+
+    def take(self, record: KeptRecord) -> None:
+        """Write a record, and before it how many were lost, and keep it. Any thread may call it."""
+        with self._lock:
+            if self._untold and self._put(self._told(record.time)):
+                self._untold = 0
+            kept.append(record)
+            if not self._put(record.line):
+                self._untold += 1
+                _Lines.total += 1
 
     def _put(self, line: str) -> bool:
         """Write a line; return whether it was taken whole."""
         try:
-            rest = self._write(("\n" if self._torn else "") + line)
+            rest = self._write(f"\n{line}\n" if self._torn else f"{line}\n")
         except (OSError, ValueError):
             return False
         # A disk that is nearly full takes the beginning of a line: the next one must not go on in it.
         self._torn = rest > 0
         return not self._torn
 
-    def _told(self, record: Any) -> str:
-        fields = {"time": record["time"].isoformat(timespec="milliseconds"), "level": "WARNING", "logger": __name__}
-        return _encode({**fields, "message": "log lines were lost", "lines": self._untold}) + "\n"
+    def _told(self, now: float) -> str:
+        fields = {"time": _stamp(now), "level": "WARNING", "logger": __name__}
+        return _encode({**fields, "message": "log lines were lost", "lines": self._untold})
 
 
 def _request_id(extra: dict[str, Any]) -> str | None:
@@ -186,6 +201,35 @@ def only_about(call: Call) -> None:
     _ABOUT.set(call.facts)
 
 
+def begin_about(**facts: str) -> None:
+    """Let every record of the task that runs say these facts as well, to its end: a block's `about` takes 1 µs."""
+    _ABOUT.set({**_ABOUT.get(), **facts})
+
+
+def told(name: str, message: str, fields: Mapping[str, Any]) -> None:
+    """Write an INFO record of the logger `name`, the same as loguru's; nothing before `configure`."""
+    lines = _Lines.latest
+    if lines is None or lines.level > logging.INFO:
+        return
+    now, about = time.time(), _ABOUT.get()
+    first = {"time": _stamp(now), "level": "INFO", "logger": name, "message": message, "pid": os.getpid()}
+    line = encoded({**first, **about, **fields})
+    lines.take(KeptRecord(now, logging.INFO, fields.get("request_id") or about.get("request_id"), line))
+
+
+def _stamp(now: float) -> str:
+    """Return a Unix time in the local zone, as loguru's records have it, to the millisecond."""
+    second = int(now)
+    date, zone = _second(second)
+    return f"{date}.{int((now - second) * 1000):03}{zone}"
+
+
+@lru_cache(maxsize=1)
+def _second(second: int) -> tuple[str, str]:
+    text = datetime.fromtimestamp(second).astimezone().isoformat()
+    return text[:19], text[19:]
+
+
 def lost() -> int:
     """Return how many lines could not be written since the process began."""
     return _Lines.total
@@ -206,6 +250,7 @@ def configure(level: str = "INFO", stream: TextIO | None = None, kept_records: i
     logger.remove()
     kept.resize(kept_records)
     sink = _lines(stream or sys.stderr)
+    sink.level = logger.level(level).no
     logger.add(sink, level=level, format="{message}", diagnose=False, backtrace=False, catch=False)
     logging.basicConfig(handlers=[_Bridge()], level=logging.INFO, force=True)
     for name in _CHATTY:

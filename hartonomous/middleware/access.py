@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from hartonomous import log
 from hartonomous.keys import CALLER, METRICS, REQUEST_ID, STARTED, exemplar_of
-from hartonomous.log import logger
 from hartonomous.middleware.limited import address_of
 
 CLIENT_LEFT = 499
@@ -45,15 +45,16 @@ async def access(
             metrics.failure(str(status)).inc()
         if caller is not None and (tenant := metrics.tenants.of_key(caller.key_id)) is not None:
             tenant.requests[f"{status // 100}xx"] += 1
-        logger.bind(
-            request_id=request[REQUEST_ID],
-            method=method,
-            route=route,
-            status=status,
-            duration_ms=round(took * 1000, 2),
-            remote=address_of(request),
-            key=None if caller is None else caller.key_id,
-        ).info("request")
+        fields = {
+            "request_id": request[REQUEST_ID],
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(took * 1000, 2),
+            "remote": address_of(request),
+            "key": None if caller is None else caller.key_id,
+        }
+        log.told(__name__, "request", fields)
 
 
 def method_of(request: web.Request) -> str:

@@ -54,12 +54,13 @@ class Scripts:
             "HARTONOMOUS_COLLECTION": collection,
             **({} if key is None else {"HARTONOMOUS_API_KEY": key.text}),
         }
-        self.seen: list[tuple[str, str]] = []
-        log.logger.add(self._see, format="{message}")
+        self._begin = log.kept.total
 
-    def _see(self, message: Any) -> None:
-        if message.record["message"] == "request":
-            self.seen.append((message.record["extra"]["method"], message.record["extra"]["route"]))
+    @property
+    def seen(self) -> list[tuple[str, str]]:
+        """The requests since the last script was run, as the log has them."""
+        records = [json.loads(record.line) for record in log.kept.after(self._begin)[0]]
+        return [(record["method"], record["route"]) for record in records if record["message"] == "request"]
 
     async def start(self, name: str, *arguments: object) -> Process:
         """Start a script."""
@@ -70,7 +71,7 @@ class Scripts:
 
     async def run(self, name: str, *arguments: object, stdin: str = "") -> Ended:
         """Run a script to its end."""
-        self.seen.clear()
+        self._begin = log.kept.total
         process = await self.start(name, *arguments)
         async with asyncio.timeout(30):
             out, err = await process.communicate(stdin.encode())
