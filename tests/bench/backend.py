@@ -3,7 +3,7 @@
 PACES is JSON: for `embedding`, `search`, `reranking`, `chat` how long a call takes and how many at a time,
 as llama.cpp has slots. What is not named answers at once. `POST /pace` sets other ones, and the counts to 0;
 `GET /stats` tells them. A third argument names a file with a vector store's answers to the searches of a question, by
-`using`, and with what is said to a chat (`answer`).
+`using`, and with what is said to a chat (`answer`) and what it says of itself (`described`, by path).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from array import array
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -65,6 +65,11 @@ class Service:
         self._working = 0
         self._line: deque[tuple[float, Callable[[], None]]] = deque()
 
+    def told(self) -> Stats:
+        """Return the stats, up to now."""
+        now = self._loop.time()
+        return replace(self.stats, busy_s=self.stats.busy_s + now, last_s=now) if self._working else self.stats
+
     def take(self, texts: int, done: Callable[[], None]) -> None:
         """Call `done` when a call of so many texts has been worked on."""
         self.stats.calls += 1
@@ -73,23 +78,25 @@ class Service:
         if not took:
             done()
         elif self._working < self._pace.slots:
-            self._begin(took, done)
+            if not self._working:
+                self._begins()
+            self._working += 1
+            self._loop.call_later(took, self._end, done)
         else:
             self._line.append((took, done))
 
-    def _begin(self, took: float, done: Callable[[], None]) -> None:
+    def _begins(self) -> None:
         now = self._loop.time()
-        if not self._working:
-            self.stats.first_s = self.stats.first_s or now
-            self.stats.busy_s -= now
-        self._working += 1
-        self._loop.call_later(took, self._end, done)
+        self.stats.first_s = self.stats.first_s or now
+        self.stats.busy_s -= now
 
     def _end(self, done: Callable[[], None]) -> None:
         done()
-        self._working -= 1
         if self._line:
-            self._begin(*self._line.popleft())
+            took, following = self._line.popleft()
+            self._loop.call_later(took, self._end, following)
+            return
+        self._working -= 1
         if not self._working:
             self.stats.last_s = self._loop.time()
             self.stats.busy_s += self.stats.last_s
@@ -101,15 +108,11 @@ class Backend:
     def __init__(self, found: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._found = found
+        self._described = {path: reply(told.encode()) for path, told in found.get("described", {}).items()}
         self._vectors = _vectors()
         said = pieces(found.get("answer") or answer(documents()))
         self._whole = reply(orjson.dumps(completion(said)))
         self._streamed = reply(b"".join(sse(said)), "text/event-stream")
-        self._plain = {
-            "/health": reply(orjson.dumps(HEALTH)),
-            "/props": reply(orjson.dumps(_PROPS)),
-            "/v1/models": reply(orjson.dumps(_MODELS)),
-        }
         self.pace({})
 
     def pace(self, paces: dict[str, Any]) -> None:
@@ -141,8 +144,8 @@ class Backend:
             self.pace(orjson.loads(body))
             return reply(b"{}")
         if path == "/stats":
-            return reply(orjson.dumps({name: asdict(service.stats) for name, service in self._services.items()}))
-        return self._plain.get(path) or reply(b"{}", status="404 Not Found")
+            return reply(orjson.dumps({name: asdict(service.told()) for name, service in self._services.items()}))
+        return self._described.get(path) or PLAIN.get(path) or reply(b"{}", status="404 Not Found")
 
     def _embeddings(self, texts: list[str], *, is_base64: bool) -> bytes:
         kind = 0 if is_base64 else 1
@@ -184,7 +187,7 @@ class Connection(asyncio.Protocol):
         if end < 4:
             return
         head = self._data[:end]
-        size = _length(head)
+        size = length(head)
         if len(self._data) < end + size:
             return
         body, self._data = self._data[end : end + size], self._data[end + size :]
@@ -201,7 +204,8 @@ def reply(body: bytes, content_type: str = "application/json", status: str = "20
     return head.encode() + body
 
 
-def _length(head: bytes) -> int:
+def length(head: bytes) -> int:
+    """Return how long the body is, by a request's head."""
     _, _, rest = head.lower().partition(b"\r\ncontent-length:")
     return int(rest.partition(b"\r\n")[0] or 0)
 
@@ -217,6 +221,14 @@ def _vectors() -> list[tuple[bytes, bytes]]:
         numbers = [one / length for one in numbers]
         made.append((orjson.dumps(b64encode(array("f", numbers).tobytes()).decode()), orjson.dumps(numbers)))
     return made
+
+
+PLAIN = {
+    "/health": reply(orjson.dumps(HEALTH)),
+    "/props": reply(orjson.dumps(_PROPS)),
+    "/v1/models": reply(orjson.dumps(_MODELS)),
+}
+"""What a service says of itself, by path."""
 
 
 async def serve(port: int, paces: dict[str, Any], found: dict[str, Any]) -> None:

@@ -12,14 +12,17 @@ class Plan:
     rounds: int = 5
     seconds: int = 5
     warm_up_s: int = 2
+    added_rounds: int = 3
     connections: int = 32
     starts: int = 5
     memory_requests: int = 1_000_000
+    memory_limit_s: float = 3_600.0
     batch_rounds: int = 3
     time_scale: float = 1.0
     chunks: int = 8_192
     overload_s: float = 8.0
     stream_rounds: int = 3
+    waves: int = 3
 
 
 WHOLE = Plan()
@@ -27,11 +30,14 @@ QUICK = Plan(
     rounds=3,
     seconds=1,
     warm_up_s=1,
+    added_rounds=2,
     starts=3,
-    memory_requests=8_000,
+    memory_requests=5_000,
+    memory_limit_s=5.0,
     batch_rounds=1,
     time_scale=0.2,
     chunks=1_024,
     overload_s=2.0,
     stream_rounds=2,
+    waves=1,
 )

@@ -32,6 +32,7 @@ class Program:
         port: int = 0,
         ready: str = "/ready",
         environ: Mapping[str, str] | None = None,
+        bound: bool = True,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -40,6 +41,7 @@ class Program:
         self._log = log
         self._cores = cores
         self._ready = self.url + ready
+        self._bound = bound
         self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,15 +62,15 @@ class Program:
         return memory_mb(self.pid)
 
     def __enter__(self) -> Self:
+        # Bound to the life of this process by another program, which takes a moment to start.
+        command = child.command(*self._command) if self._bound else self._command
         began = time.monotonic()
         with self._log.open("ab") as log:
             # It inherits where this thread may run, from its first instruction on.
             ours = os.sched_getaffinity(0)
             os.sched_setaffinity(0, self._cores)
             try:
-                self._process = subprocess.Popen(
-                    child.command(*self._command), stdout=log, stderr=log, env=self._environ
-                )
+                self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
             finally:
                 os.sched_setaffinity(0, ours)
         try:
@@ -117,11 +119,17 @@ class Maker:
         return [sys.executable, "-m", module, *arguments]
 
     def measured(
-        self, module: str, *arguments: str, name: str, port: int = 0, environ: Mapping[str, str] | None = None
+        self,
+        module: str,
+        *arguments: str,
+        name: str,
+        port: int = 0,
+        environ: Mapping[str, str] | None = None,
+        bound: bool = True,
     ) -> Program:
         """Return a program that is measured: a Python module and its arguments, `{port}` being its port."""
         log, command = self.folder / f"{name}.log", self.python(module, *arguments)
-        return Program(*command, log=log, cores=self.cores.server, port=port, environ=environ)
+        return Program(*command, log=log, cores=self.cores.server, port=port, environ=environ, bound=bound)
 
     def beside(self, *command: str, name: str, ready: str, port: int = 0) -> Program:
         """Return a program that stands beside what is measured."""

@@ -32,12 +32,13 @@ class Recorded:
     asked: dict[str, bytes]
     static: dict[str, bytes]
     said: str
+    described: dict[str, Any]
 
     @property
     def found(self) -> dict[str, Any]:
-        """The store's answers to both searches of a question."""
+        """What a backend of our own answers: the searches of a question, a chat, and what the store says of itself."""
         dense, sparse = orjson.loads(self.static["batch.json"])["result"]
-        return {"dense": dense, "sparse": sparse, "answer": self.said}
+        return {"dense": dense, "sparse": sparse, "answer": self.said, "described": self.described}
 
 
 async def record(models: str, engine: str) -> Recorded:
@@ -49,7 +50,7 @@ async def record(models: str, engine: str) -> Recorded:
             await _ingest(app)
             await _warm(app)
             services.requests.clear()
-            store.requests.clear()
+            before, store.requests = store.requests, []
             sources = [await _sources(app, number) for number in range(1, 1 + _QUESTIONS)][-1]
         counts = {path: len(services.calls(path)) for path in (EMBEDDINGS, _RERANK, CHAT)}
         counts[_BATCH] = len(store.calls(_BATCH))
@@ -57,10 +58,11 @@ async def record(models: str, engine: str) -> Recorded:
             raise RuntimeError(f"{_QUESTIONS} questions did not ask each service once: {counts}")
         asked = {path: services.calls(path)[-1].body for path in (EMBEDDINGS, _RERANK, CHAT)}
         asked[_BATCH] = store.calls(_BATCH)[-1].body
-    return await _answers(asked, answer(sources), models, engine)
+        described = {request.path for request in before + store.requests if request.method == "GET"}
+    return await _answers(asked, answer(sources), described, models, engine)
 
 
-async def _answers(asked: dict[str, bytes], said: str, models: str, engine: str) -> Recorded:
+async def _answers(asked: dict[str, bytes], said: str, described: set[str], models: str, engine: str) -> Recorded:
     searches = orjson.loads(asked[_BATCH])["searches"]
     dense = next(search for search in searches if search["using"] == "dense")
     bare = {"query": dense["query"], "using": "dense", "limit": _CANDIDATES, "with_payload": True}
@@ -71,11 +73,16 @@ async def _answers(asked: dict[str, bytes], said: str, models: str, engine: str)
             "rerank.json": await _post(session, models + _RERANK, asked[_RERANK]),
         }
         for name, path in (("models.json", "/v1/models"), ("props.json", "/props"), ("health.json", "/health")):
-            async with session.get(models + path) as response:
-                static[name] = await response.read()
+            static[name] = await _get(session, models + path)
+        told = {path: (await _get(session, engine + path)).decode() for path in described}
     static["chat.json"] = orjson.dumps(completion(pieces(said)))
     static["chat.sse"] = b"".join(sse(pieces(said)))
-    return Recorded(asked, static, said)
+    return Recorded(asked, static, said, told)
+
+
+async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
+    async with session.get(url) as response:
+        return await response.read()
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> bytes:

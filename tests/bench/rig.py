@@ -44,9 +44,11 @@ class Rig:
         """Where everything is written."""
         return self.maker.folder
 
-    def application(self, name: str = "application", **addresses: str) -> Program:
+    def application(
+        self, addresses: Mapping[str, str] | None = None, *, slots: int | None = None, bound: bool = True
+    ) -> Program:
         """Return the application, before these backends in place of the standing ones; `slots` are the chat's."""
-        folder = self.folder / name
+        folder = self.folder / "application"
         folder.mkdir(exist_ok=True)
         environ = {
             "BENCH_PORT": str(port := free_port()),
@@ -57,9 +59,10 @@ class Rig:
             "XDG_RUNTIME_DIR": str(folder),
         }
         environ |= dict.fromkeys(("BENCH_GENERATIVE", "BENCH_RERANKING", "BENCH_STORE"), self.models)
-        environ |= {f"BENCH_{name.upper()}": value for name, value in addresses.items()}
+        environ |= {f"BENCH_{name.upper()}": url for name, url in (addresses or {}).items()}
+        environ |= {} if slots is None else {"BENCH_SLOTS": str(slots)}
         return self.maker.measured(
-            "hartonomous", "serve", "--config", str(_YAML), name=name, environ=environ, port=port
+            "hartonomous", "serve", "--config", str(_YAML), name="application", environ=environ, port=port, bound=bound
         )
 
     def gateway_floor(self, backend: str = "") -> Program:

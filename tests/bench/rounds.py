@@ -35,7 +35,8 @@ Samples = Mapping[str, Sequence[Sample]]
 def play(contenders: Mapping[str, Contender], connections: int, seconds: int, rounds: int, warm_up_s: int) -> Samples:
     """Load each of them so often; what comes first in a round comes last in the next."""
     for contender in contenders.values():
-        wrk.run(contender.load, connections, warm_up_s)
+        if contender.program is not None:
+            wrk.run(contender.load, connections, warm_up_s)
     samples: dict[str, list[Sample]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: -1 if turn % 2 else 1]:

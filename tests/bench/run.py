@@ -12,15 +12,21 @@ from tests.bench.machine import Cores, program
 from tests.bench.plan import Plan
 from tests.bench.processes import Maker
 from tests.bench.rig import Rig, rig
-from tests.bench.rows import throughput
+from tests.bench.rows import batches, ingests, memory, overload, streams, throughput
 from tests.bench.table import Row
 
 Measure = Callable[[Rig, Plan], Row]
 
 ROWS: Mapping[str, Measure] = {
     "gateway": throughput.gateway,
+    "stream": streams.streams,
     "rag": throughput.rag,
     "added": throughput.added,
+    "rss": memory.rss,
+    "ready": memory.ready,
+    "batch": batches.batch,
+    "ingest": ingests.ingest,
+    "overload": overload.overload,
 }
 """How each row is measured, by its key, in the order of the table."""
 

@@ -23,7 +23,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured for a target, with the lines that tell how it came about; `is_flat`: see `TARGETS["rss"]`."""
+    """What was measured for a target, with the lines that tell how it came about.
+
+    `fails` says why it does not hold whatever its value is.
+    """
 
     target: Target
     value: float

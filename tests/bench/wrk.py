@@ -68,6 +68,8 @@ def _run(load: Load, connections: int, seconds: int) -> str:
         "-t1",
         f"-c{connections}",
         f"-d{seconds}s",
+        "--timeout",
+        "60s",
         "-s",
         str(_LUA),
         load.url,

@@ -51,7 +51,7 @@ def added(rig: Rig, plan: Plan) -> Row:
         }
         calls = {call.url.split("/", 3)[3]: Contender(call) for call in rig.calls()}
         seconds = min(plan.seconds, 2)
-        samples = rounds.play(contenders | calls, 1, seconds, min(plan.rounds, 3), 1)
+        samples = rounds.play(contenders | calls, 1, seconds, plan.added_rounds, 1)
     backends = sum(_p50(samples, name) for name in calls)
     values = {name: _p50(samples, name) - backends for name in contenders}
     notes = rounds.described(samples)

@@ -1,0 +1,85 @@
+"""A client of many streams at once, which sees how long each token was under way:
+`python -m tests.bench.reader PORT STREAMS WAVES HEAD`.
+
+HEAD is a file with a whole request. The tokens say when they were sent (see `tests.bench.pacer`). Prints as JSON the
+times in ms, sorted, at each of a thousand steps from the shortest to the longest, and how many tokens there were.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+_TOKEN = re.compile(rb'"t(\d+)"')
+_END = b"data: [DONE]"
+_LIMIT_S = 120.0
+_APART_S = 0.002
+
+
+class Reader:
+    """Connections over which streams are read, wave after wave."""
+
+    def __init__(self, port: int, streams: int, request: bytes) -> None:
+        self._request = request
+        self._epoll = select.epoll()
+        self._sockets = {}
+        for _ in range(streams):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets[connection.fileno()] = connection
+            self._epoll.register(connection.fileno(), select.EPOLLIN)
+        self._tails = dict.fromkeys(self._sockets, b"")
+        self.times: list[int] = []
+
+    def wave(self) -> None:
+        """Ask for a stream over each connection, and read all of them to their ends."""
+        for connection in self._sockets.values():
+            connection.sendall(self._request)
+            time.sleep(_APART_S)
+        ends = time.monotonic() + _LIMIT_S
+        open_streams = set(self._sockets)
+        while open_streams:
+            if time.monotonic() > ends:
+                raise RuntimeError(f"{len(open_streams)} streams did not end")
+            for number, _ in self._epoll.poll(1.0):
+                if self._read(number):
+                    open_streams.discard(number)
+
+    def _read(self, number: int) -> bool:
+        """Read what is there; return whether the stream has ended."""
+        data = self._sockets[number].recv(1 << 18)
+        now = time.monotonic_ns()
+        if not data:
+            raise RuntimeError(f"a stream broke off after {self._tails[number]!r}")
+        data = self._tails[number] + data
+        whole = data.rfind(b"\n\n") + 2
+        if not self.times and b" 200 " not in data[:16] and data.startswith(b"HTTP"):
+            raise RuntimeError(f"no stream: {data[:500]!r}")
+        self.times += [now - int(sent) for sent in _TOKEN.findall(data, 0, whole)]
+        self._tails[number] = data[whole:] if whole > 1 else data
+        return _END in data[:whole]
+
+
+def steps(times: Sequence[int]) -> list[float]:
+    """Return a thousand and one times in ms, from the shortest to the longest, evenly through the sorted ones."""
+    ordered = sorted(times)
+    return [ordered[round(step / 1_000 * (len(ordered) - 1))] / 1e6 for step in range(1_001)]
+
+
+def main(arguments: list[str]) -> None:
+    """Read as the command line says."""
+    port, streams, waves, head = arguments
+    reader = Reader(int(port), int(streams), Path(head).read_bytes())
+    for _ in range(int(waves)):
+        reader.wave()
+    print(json.dumps({"tokens": len(reader.times), "steps": steps(reader.times)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

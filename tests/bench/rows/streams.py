@@ -1,0 +1,81 @@
+"""Streamed chats: how much later a token comes than it would come from the backend itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+from tests.bench.plan import Plan
+from tests.bench.processes import Maker
+from tests.bench.rig import CHAT_PATH, HEADERS, Rig, chat_body
+from tests.bench.table import TARGETS, Row
+
+_STREAMS, _TOKENS, _INTERVAL_S = 200, 100, 0.005
+_FEWER = 50
+_OURS, _FLOOR, _DIRECT = "hartonomous", "bare aiohttp", "direct"
+_LIMIT_S = 300
+
+
+def streams(rig: Rig, plan: Plan) -> Row:
+    """Measure as many streams as the table says, and fewer of them."""
+    seen = _measure(rig, _STREAMS, plan.stream_rounds, plan.waves)
+    added = {name: _added(seen, name) for name in (_OURS, _FLOOR)}
+    notes = _described(seen)
+    figures: dict[str, Any] = {"streams": seen}
+    if plan.stream_rounds > 2:
+        figures["fewer"] = fewer = _measure(rig, _FEWER, 1, plan.waves)
+        notes += [f"{_FEWER} streams:", *(f"  {line}" for line in _described(fewer))]
+    return Row(TARGETS["stream"], added[_OURS], notes, figures)
+
+
+def _measure(rig: Rig, count: int, rounds: int, waves: int) -> dict[str, list[dict[str, float]]]:
+    with ExitStack() as stack:
+        command = rig.maker.python("tests.bench.pacer", "{port}", str(count), str(_TOKENS), str(_INTERVAL_S))
+        pacer = stack.enter_context(rig.maker.beside(*command, name="pacer", ready="/health"))
+        ours = stack.enter_context(rig.application({"generative": pacer.url}, slots=2 * _STREAMS))
+        floor = stack.enter_context(rig.gateway_floor(pacer.url))
+        ports = {_DIRECT: pacer.port, _FLOOR: floor.port, _OURS: ours.port}
+        request = _request(rig)
+        seen: dict[str, list[dict[str, float]]] = {name: [] for name in ports}
+        for turn in range(rounds):
+            for name in list(ports)[:: -1 if turn % 2 else 1]:
+                seen[name].append(_read(rig.maker, ports[name], count, waves, request))
+    return seen
+
+
+def _request(rig: Rig) -> str:
+    body = chat_body(stream=True)
+    headers = {"Host": "bench", "Content-Type": "application/json", "Content-Length": str(len(body)), **HEADERS}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    path = rig.folder / "stream.request"
+    path.write_bytes(f"POST {CHAT_PATH} HTTP/1.1\r\n{head}\r\n".encode() + body)
+    return str(path)
+
+
+def _read(maker: Maker, port: int, count: int, waves: int, request: str) -> dict[str, float]:
+    command = maker.python("tests.bench.reader", str(port), str(count), str(waves), request)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the streams could not be read:\n{done.stderr[-2_000:]}")
+    told = json.loads(done.stdout)
+    if told["tokens"] != count * _TOKENS * waves:
+        raise RuntimeError(f"{told['tokens']} tokens came of {count * _TOKENS * waves}")
+    return {"p50_ms": told["steps"][500], "p99_ms": told["steps"][990], "max_ms": told["steps"][1_000]}
+
+
+def _added(seen: dict[str, list[dict[str, float]]], name: str) -> float:
+    """Return the median over the rounds of what was added at the 99th percentile."""
+    pairs = zip(seen[name], seen[_DIRECT], strict=True)
+    return median(ours["p99_ms"] - direct["p99_ms"] for ours, direct in pairs)
+
+
+def _described(seen: dict[str, list[dict[str, float]]]) -> list[str]:
+    lines = []
+    for name, rounds in seen.items():
+        p50, p99, most = (median(one[key] for one in rounds) for key in ("p50_ms", "p99_ms", "max_ms"))
+        added = "" if name == _DIRECT else f"; added at the 99th percentile {_added(seen, name):.2f} ms"
+        lines.append(f"{name:<12} p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {most:.1f} ms{added}")
+    return lines
