@@ -1,9 +1,8 @@
 """How far the sources support a sentence: overlap of words, numbers and names with the sources' own sentences.
 
-Support is the share of a sentence's terms that one source has: three quarters of it counts the best place in the
-source (a sentence and its better neighbour), one quarter the whole source; hard terms count double. A hard term that
-stands in no source caps the support under the threshold: the sentence claims what nobody wrote. So does one that
-stands there beside other things:
+Support is the share of a sentence's terms that one source has (`hartonomous.core.support`). A hard term that stands in
+no source caps the support under the threshold: the sentence claims what nobody wrote. So does one that stands there
+beside other things:
 
 - A number needs its unit: "40 kg" is supported neither by "$40" nor by "3 kg". Units and scales exclude each other.
 - A place that speaks of a rival does not count: of another product, person or firm (`hartonomous.core.places`).
@@ -15,23 +14,19 @@ stands there beside other things:
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from hartonomous.core.places import Names, Places, as_name, names_of, subjects_of
 from hartonomous.core.roles import beside, facts_of, kind_of
+from hartonomous.core.support import THRESHOLD, Support
 from hartonomous.core.terms import laid_out
 from hartonomous.core.words import NAME, PERSON, Term
 
-THRESHOLD = 0.5
-"""The support from which a sentence counts as supported."""
+__all__ = ["THRESHOLD", "Grounding", "Verdict", "placed"]
 
-_FOREIGN_CAP = 0.3  # of the support that is left when a hard term stands in no source
-_SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, to be cited for a fact the first lacks
-_MOST_SOURCES = 3
-_TELLING = 4  # digits that together are in a source by no accident, whatever the words are
 _LONG = 24  # words, from which a sentence can be one that goes round in circles
 _VARIETY = 0.3  # the least share of different words in it
 _WORD = re.compile(r"\w+")
@@ -54,10 +49,11 @@ _REFUSAL = re.compile(
     r"|\b(?:quellen?|dokumente?)\b.{0,60}\b(?:nicht|keine?)\b|\bich wei(?:ß|ss) (?:es )?nicht\b",
     re.IGNORECASE,
 )
+# Each refusal has one of these, in lower case; to search for the refusals themselves takes 10 µs.
+_REFUSING = ("not", "no ", "n't", "cht", "uelle", "ument")
 
 
-@dataclass(slots=True, frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the sources say to one sentence.
 
     `support` is 0..1, `sources` the numbers (from 1) of those that support it, best first, `by_source` each one's
@@ -100,43 +96,42 @@ class Grounding:
         listed = self._places.settled(found)
         wanted, places = self._agreeing(list({term.forms: term for term in listed}.values()))
         places = self._in_their_roles(wanted, places, listed, at)
-        holders = [{self._places.owners[place] for place in found} for found in places]
-        by_source = self._by_source(wanted, places, holders)
+        support = Support(wanted, places, self._places.owners, self._count)
+        by_source, hard = support.by_source, support.holders()
         # "It does not cover pens" is no "I don't know" when it stands so in a source.
         admits = _admits(sentence) and max(by_source, default=0.0) < _VERBATIM
         claims = bool(wanted) and not admits and not _is_talk(sentence)
-        hard = tuple(frozenset(found) for term, found in zip(wanted, holders, strict=True) if term.hard)
         if _repeats_itself(sentence):
             return Verdict(0.0, (), (0.0,) * self._count, True, claims, False, hard)
-        if admits:
-            # The name that was asked for may be repeated; a number or a code would be a claim.
-            admits = all(found or not _is_figure(term) for term, found in zip(wanted, holders, strict=True))
-        support, chosen = self._choose(by_source, wanted, holders) if claims else (0.0, ())
-        return Verdict(support, chosen, by_source, not all(hard), claims, admits, hard)
+        # The name that was asked for may be repeated; a number or a code would be a claim.
+        admits = admits and support.has_figures()
+        share, chosen = support.choose() if claims else (0.0, ())
+        return Verdict(share, chosen, by_source, not all(hard), claims, admits, hard)
 
     def _agreeing(self, wanted: Sequence[Term]) -> tuple[list[Term], list[list[int]]]:
         """Return the terms, and for each the places that have it and speak of what the sentence speaks of."""
         places = [self._places.holding(term) for term in wanted]
         wanted = self._with_replaced_names(wanted, places)
+        if not any(term.hard for term in wanted):
+            return wanted, places
         forms = {form for term in wanted for form in term.forms}
         names = _spoken_of(wanted)
-        agreeing: list[list[int]] = []
-        for term, found in zip(wanted, places, strict=True):
+        for index, (term, found) in enumerate(zip(wanted, places, strict=True)):
             if term.hard and found:
                 own = set(term.forms) | {form for other in wanted if _is_one_name(other, term) for form in other.forms}
                 others = forms - own
-                agreeing.append([place for place in found if not self._places.contradicts(place, names, others, own)])
-            else:
-                agreeing.append(list(found))
-        return wanted, agreeing
+                places[index] = [place for place in found if not self._places.contradicts(place, names, others, own)]
+        return wanted, places
 
     def _in_their_roles(
-        self, wanted: Sequence[Term], places: Sequence[list[int]], listed: Sequence[Term], at: Sequence[int]
+        self, wanted: Sequence[Term], places: list[list[int]], listed: Sequence[Term], at: Sequence[int]
     ) -> list[list[int]]:
         """Return the places of each term without those of sources that say what the sentence says of another fact."""
         facts = facts_of([(listed, at)])
+        if not facts:
+            return places
         names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}
-        found = [list(held) for held in places]
+        found = list(places)
         quoting = self._places.quoting(listed)
         for fact in facts:
             own = [at for at, term in enumerate(wanted) if kind_of(term) and not fact.forms.isdisjoint(term.forms)]
@@ -164,88 +159,16 @@ class Grounding:
         return [as_name(term) if index in replaced else term for index, term in enumerate(wanted)]
 
     def _is_unknown(self, term: Term) -> bool:
-        return not self._places.has(term) and (self._places.may_be_name(term) or term.lead == "identifier")
+        looks = term.lead == "identifier" or self._places.may_be_name(term)
+        return looks and not self._places.has(term)
 
     def _replaces(self, term: Term, place: int, forms: Set[str]) -> bool:
         """Tell whether a place has another name where a sentence has this word, one that the sentence has not."""
         if term.after:
-            others = [other for other in self._places.terms[place] if other.after == term.after]
+            others = [other for other in self._places.terms(place) if other.after == term.after]
             return any(forms.isdisjoint(other.forms) for other in others)
         rivals = self._places.rivals(place, as_name(term).kind)
         return bool(rivals) and forms.isdisjoint(rivals)
-
-    def _covered(self, wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> list[set[int]]:
-        """Return which terms the best place of each source has: a sentence, and one of its neighbours."""
-        at: defaultdict[int, set[int]] = defaultdict(set)
-        weights: defaultdict[int, int] = defaultdict(int)
-        for index, term in enumerate(wanted):
-            weight = _weight(term)
-            for place in places[index]:
-                at[place].add(index)
-                weights[place] += weight
-        best = [-1] * self._count
-        for place in sorted(weights, key=lambda place: (weights[place], -place)):
-            best[self._places.owners[place]] = place
-        return [self._with_neighbour(place, source, at, wanted) for source, place in enumerate(best)]
-
-    def _with_neighbour(self, place: int, source: int, at: dict[int, set[int]], wanted: Sequence[Term]) -> set[int]:
-        if place < 0:
-            return set()
-        owners = self._places.owners
-        nearby = (place - 1, place, place + 1)
-        unions = [at[place] | at[near] for near in nearby if near in at and owners[near] == source]
-        return max(unions, key=lambda found: sum(_weight(wanted[index]) for index in found))
-
-    def _by_source(
-        self, wanted: Sequence[Term], places: Sequence[Sequence[int]], holders: Sequence[set[int]]
-    ) -> tuple[float, ...]:
-        """Return each source's own share of the terms, the best place and the whole source blended."""
-        total = sum(map(_weight, wanted)) or 1
-        whole = [0] * self._count
-        for term, sources in zip(wanted, holders, strict=True):
-            for source in sources:
-                whole[source] += _weight(term)
-        best = [sum(_weight(wanted[index]) for index in found) for found in self._covered(wanted, places)]
-        return tuple((0.75 * place + 0.25 * all_) / total for place, all_ in zip(best, whole, strict=True))
-
-    def _choose(
-        self, by_source: Sequence[float], wanted: Sequence[Term], holders: Sequence[set[int]]
-    ) -> tuple[float, tuple[int, ...]]:
-        """Return the support, and the sources that together have every hard term of the sentence."""
-        ranked = sorted(range(self._count), key=lambda source: (-by_source[source], source))
-        if not ranked or not by_source[ranked[0]]:
-            return 0.0, ()
-        chosen = ranked[:1]
-        absent = {index for index, found in enumerate(holders) if ranked[0] not in found}
-        for source in ranked[1:]:
-            new = {index for index in absent if source in holders[index]}
-            # One number from elsewhere may be about something else: another source must add what it is about, too.
-            helps = len(new) > 1 and any(wanted[index].hard for index in new)
-            if helps and by_source[source] >= _SECOND_SOURCE and len(chosen) < _MOST_SOURCES:
-                chosen.append(source)
-                absent -= new
-        support = self._together(by_source, chosen, wanted, absent)
-        # A number alone, with its unit, found among other words, says nothing.
-        units = {term.unit for term in wanted if term.number}
-        numbers = [index for index, term in enumerate(wanted) if term.number or not units.isdisjoint(term.forms)]
-        told = sum(char.isdigit() for index in numbers for char in wanted[index].forms[0])
-        bare = (
-            told < _TELLING
-            and len(wanted) > len(numbers)
-            and absent.issuperset(set(range(len(wanted))).difference(numbers))
-        )
-        if bare or any(wanted[index].hard for index in absent):
-            return support * _FOREIGN_CAP, ()
-        return support, tuple(source + 1 for source in chosen) if support >= THRESHOLD else ()
-
-    def _together(
-        self, by_source: Sequence[float], chosen: Sequence[int], wanted: Sequence[Term], absent: set[int]
-    ) -> float:
-        """Return the support by the chosen sources: of several, the share of terms that they have between them."""
-        if len(chosen) == 1:
-            return by_source[chosen[0]]
-        total = sum(map(_weight, wanted))
-        return 1.0 - sum(_weight(wanted[index]) for index in absent) / total
 
 
 def placed(text: str, title: str | None, headings: Sequence[str]) -> str:
@@ -275,19 +198,6 @@ def _is_one_name(one: Term, other: Term) -> bool:
     return one is other or (one.group >= 0 and one.group == other.group)
 
 
-def _is_fact(term: Term) -> bool:
-    """Tell whether a term is what a sentence says of something: a number, a date, a person, a town."""
-    return term.hard and term.kind in ("", NAME, PERSON) and not (not term.kind and term.forms[0].isalpha())
-
-
-def _is_figure(term: Term) -> bool:
-    return term.hard and not term.forms[0].isalpha()
-
-
-def _weight(term: Term) -> int:
-    return 2 if term.hard else 1
-
-
 def _is_talk(sentence: str) -> bool:
     """Tell whether a sentence is a question or a greeting."""
     plain = _straight(sentence)
@@ -296,14 +206,16 @@ def _is_talk(sentence: str) -> bool:
 
 def _admits(sentence: str) -> bool:
     """Tell whether a sentence says that it does not know."""
-    return _REFUSAL.search(_straight(sentence)) is not None
+    plain = _straight(sentence)
+    lower = plain.lower()
+    return any(map(lower.__contains__, _REFUSING)) and _REFUSAL.search(plain) is not None
 
 
 def _repeats_itself(sentence: str) -> bool:
     """Tell whether a sentence goes round in circles, as small models do: it says nothing, whatever its words are."""
-    words = _WORD.findall(sentence.lower())
+    words = _WORD.findall(sentence.lower()) if len(sentence) >= 2 * _LONG - 1 else ()
     return len(words) >= _LONG and len(set(words)) < _VARIETY * len(words)
 
 
 def _straight(text: str) -> str:
-    return text.replace("\u2019", "'").replace("\u201d", '"')
+    return text if text.isascii() else text.replace("\u2019", "'").replace("\u201d", '"')

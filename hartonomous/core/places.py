@@ -11,9 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate
 
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import LOOSE, SCALES
@@ -34,6 +32,7 @@ _REFERS_BACK = re.compile(
 _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 
 
+_NOTHING: frozenset[str] = frozenset()
 _PROPER = frozenset((NAME, PERSON))
 _APART = 6  # positions between two sentences
 _KEPT = 128
@@ -90,9 +89,13 @@ class SourceIndex:
                         self.beside[place, form].add((term.unit, measures_of(term, form)))
 
     def holding(self, term: Term) -> list[int]:
-        """Return the places that have a term, a number beside the right unit."""
-        found = sorted({place for form in term.forms for place in self.at.get(form, ())})
-        return [place for place in found if self._fits(place, term)] if term.number else found
+        """Return the places that have a term, a number beside the right unit; not to be changed."""
+        found: list[int] = []
+        for form in term.forms:
+            places = self.at.get(form)
+            if places is not None and places != found:
+                found = sorted({*found, *places}) if found else places
+        return [place for place in found if self._fits(place, term)] if found and term.number else found
 
     def _fits(self, place: int, term: Term) -> bool:
         """Tell whether a number stands somewhere in a place with the unit that it is asked for with, or with none."""
@@ -104,6 +107,12 @@ class SourceIndex:
             (not counts or unit in (None, term.unit)) and _agree(asked, measures, unit)
             for asked, unit, measures in written
         )
+
+    def mentions(self, place: int, names: Collection[str]) -> bool:
+        """Tell whether a place has a name, or the one before it, where it goes on speaking of the same."""
+        found = not self.named[place].isdisjoint(names)
+        goes_on = place > 0 and not self.fronted[place]
+        return found or (goes_on and not self.named[place - 1].isdisjoint(names))
 
 
 @lru_cache(maxsize=_KEPT)
@@ -122,24 +131,23 @@ def index_of(source: str) -> SourceIndex:
 class Places:
     """The places of several sources, numbered through."""
 
-    __slots__ = ("_first", "_fronted", "_indexes", "_known", "_named", "_names", "owners", "terms")
+    __slots__ = ("_first", "_indexes", "owners")
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._indexes = [index_of(source) for source in sources]
-        counts = [len(index.terms) for index in self._indexes]
-        self._first = list(accumulate(counts, initial=0))
-        self.owners = [number for number, count in enumerate(counts) for _ in range(count)]
+        self._first: list[int] = []
+        self.owners: list[int] = []
         """Each place's source, from 0."""
-        self.terms = [found for index in self._indexes for found in index.terms]
-        """Each place's terms."""
-        self._names = [names for index in self._indexes for names in index.names]
-        self._named = [named for index in self._indexes for named in index.named]
-        self._fronted = [fronted for index in self._indexes for fronted in index.fronted]
-        self._known = frozenset[str]().union(*(index.known for index in self._indexes))
+        for number, index in enumerate(self._indexes):
+            self._first.append(len(self.owners))
+            self.owners += [number] * len(index.terms)
 
     def settled(self, listed: Sequence[Term]) -> list[Term]:
         """Return a sentence's terms; what may be a name is one where a source knows it for one."""
-        return settled(listed, self._known)
+        return [as_name(term) if term.lead and self._is_known(term) else term for term in listed]
+
+    def _is_known(self, term: Term) -> bool:
+        return not all(index.known.isdisjoint(term.forms) for index in self._indexes)
 
     def may_be_name(self, term: Term) -> bool:
         """Tell whether a word looks like a name and is in no source something else."""
@@ -148,6 +156,15 @@ class Places:
     def has(self, term: Term) -> bool:
         """Tell whether any source has a form of a term."""
         return any(form in index.at for index in self._indexes for form in term.forms)
+
+    def terms(self, place: int) -> list[Term]:
+        """Return the terms of a place."""
+        return self._at(place)[0].terms[self._at(place)[1]]
+
+    def _at(self, place: int) -> tuple[SourceIndex, int]:
+        """Return the index of a place's source, and which of its places it is."""
+        owner = self.owners[place]
+        return self._indexes[owner], place - self._first[owner]
 
     def misplaced(
         self, fact: Fact, words: Sequence[Term], places: Iterable[int], names: Mapping[str, Set[str]], forms: Set[str]
@@ -172,40 +189,36 @@ class Places:
 
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
-        indexes = zip(self._first, self._indexes, strict=False)
-        return [first + place for first, index in indexes for place in index.holding(term)]
+        found: list[int] = []
+        for first, index in zip(self._first, self._indexes, strict=True):
+            if places := index.holding(term):
+                found += [first + place for place in places]
+        return found
 
     def contradicts(self, place: int, names: Mapping[str, Set[str]], forms: Set[str], own: Set[str]) -> bool:
         """Tell whether a place speaks of other things than a sentence.
 
         `names` are the sentence's names by kind, `forms` all its forms, `own` those of the term whose place it is.
         """
-        spoken = self._names[place]
-        proper = spoken.get(NAME, frozenset()) | spoken.get(PERSON, frozenset())
-        asked = (set(names.get(NAME, ())) | set(names.get(PERSON, ()))) - own
-        if (
-            asked
-            and own.isdisjoint(proper)
-            and proper - own
-            and forms.isdisjoint(proper - own)
-            and not self._mentions(place, asked)
-        ):
-            return True
+        index, at = self._at(place)
+        spoken = index.names[at]
+        if not spoken:
+            return False
+        proper = spoken.get(NAME, _NOTHING) | spoken.get(PERSON, _NOTHING)
+        if proper and own.isdisjoint(proper) and forms.isdisjoint(proper):
+            asked = (names.get(NAME, _NOTHING) | names.get(PERSON, _NOTHING)) - own
+            if asked and not index.mentions(at, asked):
+                return True
         return any(
-            front and rivals - own and forms.isdisjoint(rivals - own) and self._named[place].isdisjoint(front)
+            front and rivals - own and forms.isdisjoint(rivals - own) and index.named[at].isdisjoint(front)
             for kind, rivals in spoken.items()
-            if kind not in _PROPER and (front := names.get(kind, frozenset()) - own)
+            if kind not in _PROPER and (front := names.get(kind, _NOTHING) - own)
         )
-
-    def _mentions(self, place: int, names: Collection[str]) -> bool:
-        """Tell whether a place has a name, or the one before it, where it goes on speaking of the same."""
-        found = not self._named[place].isdisjoint(names)
-        goes_on = place > 0 and self.owners[place - 1] == self.owners[place] and not self._fronted[place]
-        return found or (goes_on and not self._named[place - 1].isdisjoint(names))
 
     def rivals(self, place: int, kind: str) -> frozenset[str]:
         """Return the names of one kind that a place speaks of."""
-        return self._names[place].get(kind, frozenset())
+        index, at = self._at(place)
+        return index.names[at].get(kind, _NOTHING)
 
 
 class _Topic:
@@ -292,12 +305,12 @@ def _at_start(source: str, start: int, listed: list[Term]) -> list[Term]:
     """Return a sentence's terms; only at a paragraph's start a first word is taken for a name for its looks."""
     if not listed or listed[0].lead != "name" or not source[:start].rstrip(" \t") or source[:start].endswith("\n\n"):
         return listed
-    return [replace(listed[0], lead="word"), *listed[1:]]
+    return [listed[0]._replace(lead="word"), *listed[1:]]
 
 
 def as_name(term: Term) -> Term:
     """Return a term that names something."""
-    return replace(term, hard=True, kind=IDENTIFIER if term.lead == "identifier" else NAME)
+    return term._replace(hard=True, kind=IDENTIFIER if term.lead == "identifier" else NAME)
 
 
 def names_of(listed: Sequence[Term]) -> Names:

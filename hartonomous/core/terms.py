@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice, takewhile
 
 from hartonomous.core.lexicon import (
@@ -37,7 +36,7 @@ from hartonomous.core.quantities import (
     scaled,
     symbol,
 )
-from hartonomous.core.words import COMPOUND_NUMBER, DENSE_RUN, DIGIT, NAME, PERSON, Term, classified, code, stem
+from hartonomous.core.words import COMPOUND_NUMBER, DENSE_RUN, DIGIT, NAME, PERSON, PLAIN, Term, classified, code, stem
 
 _TOKEN = re.compile(
     r"[0-9]+(?:[.,][0-9]+)*(?![^\W_]|[-_/:][^\W_])"
@@ -71,9 +70,7 @@ def terms(sentence: str) -> list[Term]:
 
 def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
     """Return the terms of a sentence, and the position of each: marks and conjunctions take some room as well."""
-    text = _WRAP.sub(" ", _ITEM.sub("", _SOURCE_NUMBER.sub(" ", sentence)))
-    spaced = text if text.isascii() else DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
-    parts = _terms(spaced)
+    parts = _terms(_prepared(sentence))
     found: list[Term] = []
     positions: list[int] = []
     position = 0
@@ -87,6 +84,16 @@ def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
     return found, positions
 
 
+def _prepared(sentence: str) -> str:
+    """Return a sentence on one line, without what is no part of it: items' numbers, sources' numbers."""
+    text = _SOURCE_NUMBER.sub(" ", sentence) if DIGIT.search(sentence) else sentence
+    if "\n" in text:
+        text = _WRAP.sub(" ", _ITEM.sub("", text))
+    elif item := _ITEM.match(text):
+        text = text[item.end() :]
+    return text if text.isascii() else DENSE_RUN.sub(lambda run: f" {run[0]} ", text)
+
+
 _SCALE_MEASURES = frozenset(f"e{power}" for power in SCALES.values())
 _STEMMED_UNITS = {stem(word): unit for word, unit in UNITS.items()} | UNITS
 _STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
@@ -96,16 +103,17 @@ def _terms(text: str) -> list[Term]:
     """Return the terms of a text, and what stands between them."""
     found = list(dates(text))
     tokens = list(_TOKEN.finditer(text))
-    context = _Context(text, tokens)
+    words = [token[0] for token in tokens]
+    context: _Context | None = None
     parts: list[Term] = []
     end = skip = 0
-    for place, token in enumerate(tokens):
-        word, start = token[0], token.start()
+    for place, word in enumerate(words):
+        start, after = tokens[place].span()
         if start < skip:
             continue
         if place and text[end:start] != " " and _PAUSE.search(text, end, start):
             parts.append(_BREAK)
-        end = token.end()
+        end = after
         if found and found[0].start <= start < found[0].end:
             date = found.pop(0)
             end = skip = date.end
@@ -114,9 +122,10 @@ def _terms(text: str) -> list[Term]:
             parts.append(_JOINT)
         elif word in COUNTING and _NUMBER_NEXT.match(text, end):
             parts.append(_APART)
-        elif word.isalpha() and word.islower() and text[start - 1 : start] != "`":  # most are
-            parts += classified(word, names=True, inside=False, identifier=False)
+        elif word.isalpha() and word.islower() and text[start - 1 : start] != "`":
+            parts += PLAIN[word]  # most are
         else:
+            context = context or _Context(text, tokens, words)
             parts += context.classified(place)
     return parts
 
@@ -130,13 +139,12 @@ def _dated(date: Date) -> Iterator[Term]:
 class _Context:
     """The tokens of a sentence, to tell names from other words by what stands around them."""
 
-    def __init__(self, text: str, tokens: Sequence[re.Match[str]]) -> None:
+    def __init__(self, text: str, tokens: Sequence[re.Match[str]], words: Sequence[str]) -> None:
         self._text = text
         self._tokens = tokens
-        words = [token[0] for token in tokens]
         self._german = _is_german(words)
         self._loud = text.isupper()
-        self._capital = [self._is_capital(word) for word in words]
+        self._capital = [word[0].isupper() and self._is_capital(word) for word in words]
 
     def classified(self, place: int) -> Iterator[Term]:
         """Yield the terms of one token."""
@@ -160,16 +168,16 @@ class _Context:
 
     def _named(self, term: Term, place: int, joined: bool) -> Term:
         if term.kind == NAME and self._tokens[place][0].lower() in NO_NAMES:
-            return replace(term, kind="")
+            return term._replace(kind="")
         if joined and term.kind == NAME:
             group = place - 1 if place and self._capital[place - 1] and self._touch(place) else place
-            return replace(term, kind=PERSON, group=group, after=self._word_before(group))
+            return term._replace(kind=PERSON, group=group, after=self._word_before(group))
         if term.number or not self._capital[place] or self._loud:
             return term
         if place:
             begins = not term.hard and self._before(place) in _STARTERS
-            return replace(term, after=self._word_before(place), lead="word" if begins else "")
-        return term if term.hard else replace(term, lead="name" if self._leads() else "word")
+            return term._replace(after=self._word_before(place), lead="word" if begins else "")
+        return term if term.hard else term._replace(lead="name" if self._leads() else "word")
 
     def _is_of_currency(self, place: int) -> bool:
         """Tell whether a word is a part of a unit: "Swiss francs"."""
@@ -189,11 +197,9 @@ class _Context:
                 yield term
                 continue
             forms = tuple(f"-{form}" for form in term.forms) if negative else term.forms
-            yield replace(term, forms=forms, measures=frozenset((sign,)) if sign else frozenset())
+            yield term._replace(forms=forms, measures=frozenset((sign,)) if sign else frozenset())
 
     def _is_capital(self, word: str) -> bool:
-        if not word[0].isupper():
-            return False
         plain = _APOSTROPHE.split(word, maxsplit=1)[0]
         lower = plain.lower()
         return (len(plain) > 1 and not plain.isupper() and lower not in _COMMON) and DIGIT.search(word) is None
@@ -267,7 +273,7 @@ def _with_unit(parts: list[Term], index: int) -> Term:
     near = takewhile(lambda term: term.forms or term is _JOINT, islice(parts, index + 1, index + 4))
     words = [term.forms[0] for term in near if term is not _JOINT and not term.number and not term.hard]
     if not words:
-        return replace(part, unit=next(iter(part.measures), None))
+        return part._replace(unit=next(iter(part.measures), None))
     adjacent = index + 1 < len(parts) and parts[index + 1].forms[:1] == (words[0],)
     power = _STEMMED_SCALES.get(words[0], 0) if adjacent else 0
     signed = next(iter(part.measures), None)

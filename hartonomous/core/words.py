@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from hartonomous.core.lexicon import IRREGULAR, ROLES, SOFT_NUMBERS, STOPWORDS
 from hartonomous.core.quantities import NUMBER, UNITS, WORD_NUMBERS, number_forms
@@ -25,6 +25,7 @@ COMPOUND_NUMBER = re.compile(
     r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine)"
 )
 _LONGEST_KNOWN = 64
+_MOST_KNOWN = 1 << 14
 
 NAME = "name"
 PERSON = "person"
@@ -33,8 +34,7 @@ IDENTIFIER = "identifier"
 SYMBOL = "symbol"
 
 
-@dataclass(slots=True, frozen=True)
-class Term:
+class Term(NamedTuple):
     """One term: the forms any of which makes it the same as another, and what kind it is.
 
     `unit` is the first content word after a number ("40 *kg*"), None where there is none; `measures` are the units and
@@ -81,7 +81,22 @@ def _classified(word: str, names: bool, inside: bool, identifier: bool) -> tuple
     return tuple(_word(word, names=names, inside=inside))
 
 
-_known = lru_cache(maxsize=1 << 14)(_classified)  # the same words come again and again: it halves the time
+_known = lru_cache(maxsize=_MOST_KNOWN)(_classified)  # the same words come again and again: it halves the time
+
+
+class _PlainWords(dict[str, tuple[Term, ...]]):
+    """Words in lower case, which nothing around them makes names, to their terms: most tokens are such."""
+
+    def __missing__(self, word: str) -> tuple[Term, ...]:
+        found = _classified(word, names=True, inside=False, identifier=False)
+        if len(word) <= _LONGEST_KNOWN:
+            if len(self) >= _MOST_KNOWN:
+                self.clear()
+            self[word] = found
+        return found
+
+
+PLAIN = _PlainWords()
 
 
 def _digits(word: str) -> Iterator[Term]:
@@ -125,7 +140,7 @@ def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
     elif re.search(r"[-/'’]", word):  # noqa: RUF001
         for part in re.split(r"[-/'’]", word):  # noqa: RUF001
             if len(part) > 1:  # "Chicago-based" has a name, and speaks of something else
-                yield from (replace(term, kind="") for term in _word(part, names=names, inside=inside))
+                yield from (term._replace(kind="") for term in _word(part, names=names, inside=inside))
     else:
         hard = inside and names and word[:1].isupper() and lower not in ROLES
         yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
