@@ -176,11 +176,17 @@ def _vector(value: Any, dimension: int | None) -> Vector:
         raise ValueError("wrong dimension")
     if not isinstance(value, str) and not {float, int}.issuperset(map(type, vector)):
         raise ValueError("not numbers")  # a sum would take true for 1
+    # A length within the bounds says in one pass that every number is, and that they are not all 0.
+    if not 0 < math.hypot(*vector) < _LARGEST:
+        _check_numbers(vector)
+    return vector
+
+
+def _check_numbers(vector: Vector) -> None:
     if not math.isfinite(sum(vector)) or not any(vector):
         raise ValueError("not finite, or all zero")
     if not -_LARGEST < min(vector) <= max(vector) < _LARGEST:
         raise ValueError("beyond the numbers that a vector store keeps")
-    return vector
 
 
 def _floats(text: str) -> array[float]:

@@ -6,8 +6,11 @@ import base64
 import math
 import re
 import uuid
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
@@ -25,6 +28,7 @@ from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, ValidationFailedError
 
+_NUMBERS = (int, float)
 _BATCH_POINTS = 256
 # Qdrant takes 32 MiB; aiohttp sends no more than 1 MiB without holding the loop, and the store stalls for less.
 _BATCH_BYTES = 896 * 1024
@@ -32,6 +36,7 @@ _BATCH_BYTES = 896 * 1024
 RESCORED: Mapping[str, Any] = MappingProxyType({"quantization": {"rescore": True, "oversampling": 3.0}})
 """The `params` of a search: of quantised vectors three times as many are looked at, and scored by the vectors as they
 were written (by default Qdrant scores scalar ones as they are). It changes nothing where nothing is quantised."""
+_PARAMS = dict(RESCORED)
 
 Vector = Sequence[float] | tuple[list[int], list[float]]
 
@@ -116,14 +121,27 @@ def best_json(best: BestVectors, collection: str) -> dict[str, Any]:
 def _ranking_json(search: Search, collection: str) -> dict[str, Any]:
     vector = search.vector
     wanted: dict[str, Any] = {
-        "query": {"indices": vector[0], "values": vector[1]} if search.using == "sparse" else list(vector),
+        "query": {"indices": vector[0], "values": vector[1]} if search.using == "sparse" else _numbers(vector),
         "using": search.using,
         "limit": search.limit,
-        "filter": of_collection(collection, visible_filter(search.filter)),
+        "filter": _everything(collection) if search.filter is None else _filter(search.filter, collection),
     }
     if search.using == "dense":
-        wanted["params"] = dict(RESCORED)
+        wanted["params"] = _PARAMS
     return wanted
+
+
+def _filter(wanted: Mapping[str, Any] | None, collection: str) -> Mapping[str, Any]:
+    return of_collection(collection, visible_filter(wanted))
+
+
+@lru_cache(1024)
+def _everything(collection: str) -> Mapping[str, Any]:
+    return _filter(None, collection)
+
+
+def _numbers(vector: Vector) -> list[Any]:
+    return vector.tolist() if isinstance(vector, array) else list(vector)
 
 
 def hits(answer: Any, collection: str) -> list[Hit]:
@@ -135,13 +153,14 @@ def hits(answer: Any, collection: str) -> list[Hit]:
         points = [(point["id"], point["payload"], point["score"]) for point in answer["points"]]
     except (TypeError, KeyError):
         nonsense()
-    refuse_others(collection, (payload for _, payload, _ in points))
+    refuse_others(collection, [payload for _, payload, _ in points])
     ranking = []
     for point_id, payload, score in points:
-        if type(score) not in (int, float) or not math.isfinite(score):
+        if type(score) not in _NUMBERS or not math.isfinite(score):
             nonsense()
         ranking.append(Hit(StoredChunk.from_payload(point_id, payload), float(score)))
-    ranking.sort(key=lambda hit: -hit.score)  # Qdrant's own order, and stable where scores are equal
+    # Qdrant's own order, and stable where scores are equal.
+    ranking.sort(key=attrgetter("score"), reverse=True)
     return ranking
 
 

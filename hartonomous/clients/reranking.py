@@ -24,7 +24,7 @@ from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.core.fitting import fit_pairs
 from hartonomous.core.fusion import sigmoid
-from hartonomous.core.tokens import estimate_tokens, most_tokens
+from hartonomous.core.tokens import ESTIMATED_MOST, MOST, estimate_tokens, most_tokens
 from hartonomous.errors import BackendError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.services import Reranking
@@ -38,7 +38,8 @@ _REMEMBER_S = 60.0
 # Scores that differ by less, relative to the largest, tell nothing.
 _ALIKE = 1e-6
 
-_Fit = tuple[int, Callable[[str], int]]
+_Count = Callable[[str], int]
+_Fit = tuple[int, _Count, int]
 
 
 class RerankingClient:
@@ -67,8 +68,8 @@ class RerankingClient:
         fits = self._fits
         if not fits or self._clock() > self._until:
             fits = self._remember(_fits(await self._context(call)))
-        for index, (room, count) in enumerate(fits):
-            asked, texts = fit_pairs(query, documents, room, count)
+        for index, (room, count, most) in enumerate(fits):
+            asked, texts = fit_pairs(query, documents, room, count, most)
             try:
                 scores, _ = await self.raw_scores(asked, texts, call)
             except ValidationFailedError:
@@ -117,11 +118,11 @@ class RerankingClient:
 
 
 def _fits(context: int | None) -> list[_Fit]:
-    """Return how much to send, and how it is counted: the most first, then what is tried if it is too much."""
+    """Return how much to send, and how it is counted (`fit_pairs`): the most first, then what if it is too much."""
     least = _room(min(context or _BATCH_TOKENS, _BATCH_TOKENS))
     most = sys.maxsize if context is None else _room(context)
     rooms = [most, least] if most > least else [least]
-    return [*((room, estimate_tokens) for room in (*rooms, least // 2)), (least, most_tokens)]
+    return [*((room, estimate_tokens, ESTIMATED_MOST) for room in (*rooms, least // 2)), (least, most_tokens, MOST)]
 
 
 def _room(context: int) -> int:
@@ -131,7 +132,8 @@ def _room(context: int) -> int:
 
 def _check_telling(texts: Sequence[str], scores: Sequence[float]) -> None:
     """Refuse scores that are all the same though the texts are not: the model is broken, or is no reranker."""
-    if len(set(texts)) > 1 and max(scores) - min(scores) <= _ALIKE * max(1.0, *map(abs, scores)):
+    spread = max(scores) - min(scores)
+    if spread <= _ALIKE * max(1.0, *map(abs, scores)) and len(set(texts)) > 1:
         raise BackendError("The reranking service gives every text the same score.")
 
 

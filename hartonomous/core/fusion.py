@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import itemgetter
 from typing import Literal
 
 Rule = Literal["rrf", "relative", "dbsf"]
@@ -78,14 +80,31 @@ def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | N
 def _sum(parts: Sequence[Mapping[str, float]], weights: Sequence[float] | None) -> list[tuple[str, float]]:
     """Return the weighted mean of what each ranking gives an id (nothing where it is not in it), best first."""
     terms: dict[str, list[float]] = {}
-    best: dict[str, tuple[int, int]] = {}
+    best: dict[str, int] = {}
     for which, (part, share) in enumerate(zip(parts, _shares(len(parts), weights), strict=True)):
-        for rank, (name, value) in enumerate(part.items()):
-            terms.setdefault(name, []).append(share * value)
-            best[name] = min(best.get(name, (rank, which)), (rank, which))
-    # Rounded, so that ties do not hang on the order in which equal parts were added.
-    fused = [(name, min(1.0, round(math.fsum(values), 12))) for name, values in terms.items()]
-    return sorted(fused, key=lambda item: (-item[1], best[item[0]], item[0]))
+        place = which - len(parts)
+        for name, value in part.items():
+            place += len(parts)
+            if name not in terms:
+                terms[name] = [share * value]
+                best[name] = place
+                continue
+            terms[name].append(share * value)
+            if place < best[name]:
+                best[name] = place
+    # Ids in the order in which ties are broken, and then a stable sort.
+    fused = [(name, _rounded(math.fsum(terms[name]))) for name in sorted(best, key=best.__getitem__)]
+    fused.sort(key=itemgetter(1), reverse=True)
+    return fused
+
+
+@lru_cache(4096)
+def _rounded(score: float) -> float:
+    """Return a score without the digits that hang on the order in which equal parts were added: those make no order.
+
+    Ranks are few, and rounding takes 0.7 µs.
+    """
+    return min(1.0, round(score, 12))
 
 
 def _shares(count: int, weights: Sequence[float] | None) -> list[float]:

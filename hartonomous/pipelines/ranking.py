@@ -37,15 +37,20 @@ from hartonomous.pipelines.questions import Account, Kind, Question, ScoredHit
 def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     """Return the chunks that the searches of a question found, best first, each with its scores."""
     found = item.rankings
-    chunks = {hit.chunk.id: hit.chunk for hits in found.values() for hit in hits}
-    scores: dict[str, dict[str, float]] = {chunk_id: {} for chunk_id in chunks}
-    for kind, hits in found.items():
-        for hit in hits:
-            scores[hit.chunk.id][kind] = hit.score
-    ranked = _fused(found, config.fusion) if len(found) > 1 else _alone(found)
+    hits: dict[str, ScoredHit] = {}
+    for kind, ranking in found.items():
+        for hit in ranking:
+            known = hits.get(hit.chunk.id)
+            if known is None:
+                hits[hit.chunk.id] = ScoredHit(hit.chunk, 0.0, {kind: hit.score})
+            else:
+                known.chunk, known.scores[kind] = hit.chunk, hit.score
     if item.asked is not None:
-        _unmoved(scores, item.asked)
-    return [ScoredHit(chunks[chunk_id], score, scores[chunk_id]) for chunk_id, score in ranked]
+        _unmoved(hits, item.asked)
+    ranked = _fused(found, config.fusion) if len(found) > 1 else _alone(found)
+    for chunk_id, score in ranked:
+        hits[chunk_id].score = score
+    return [hits[chunk_id] for chunk_id, _ in ranked]
 
 
 def _fused(found: Mapping[Kind, Sequence[Hit]], config: Fusion) -> list[tuple[str, float]]:
@@ -56,18 +61,18 @@ def _fused(found: Mapping[Kind, Sequence[Hit]], config: Fusion) -> list[tuple[st
 
 def _alone(found: Mapping[Kind, Sequence[Hit]]) -> list[tuple[str, float]]:
     units = {"dense": unit_cosine, "sparse": unit_bm25}
-    return [(hit.chunk.id, units[kind](hit.score)) for kind, hits in found.items() for hit in hits]
+    return list({hit.chunk.id: units[kind](hit.score) for kind, hits in found.items() for hit in hits}.items())
 
 
-def _unmoved(scores: Mapping[str, dict[str, float]], asked: Sequence[Hit]) -> None:
+def _unmoved(hits: Mapping[str, ScoredHit], asked: Sequence[Hit]) -> None:
     """Put the similarities to the question as it was asked in the place of those to the moved one."""
     known = {hit.chunk.id: hit.score for hit in asked}
     lowest = min(known.values(), default=0.0)
-    for chunk_id, by_kind in scores.items():
+    for chunk_id, hit in hits.items():
         if chunk_id in known:
-            by_kind["dense"] = known[chunk_id]
-        elif "dense" in by_kind:
-            by_kind["dense"] = min(by_kind["dense"], lowest)
+            hit.scores["dense"] = known[chunk_id]
+        elif "dense" in hit.scores:
+            hit.scores["dense"] = min(hit.scores["dense"], lowest)
 
 
 class Reranker:

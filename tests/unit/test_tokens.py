@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hartonomous.core.tokens import estimate_tokens, most_tokens
+from hartonomous.core.tokens import ESTIMATED_MOST, MOST, estimate_tokens, most_tokens
 
 ENGLISH = (
     "The committee met on Tuesday, 14 March 2023, to consider the proposals for extending the railway line between the"
@@ -94,3 +94,16 @@ def test_ascii_is_at_most_a_token_a_character() -> None:
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_the_bound_adds_up(one: str, other: str) -> None:
     assert most_tokens(one + other) == most_tokens(one) + most_tokens(other)
+
+
+@given(
+    st.text(max_size=300)
+    | st.lists(st.sampled_from(["aA", "AA", "1", "a", ".", "\n", " ", "é", "東", "\U0001f600", "ж"])).map("".join)
+)
+def test_no_character_is_more_tokens_than_its_bound(text: str) -> None:
+    """What `core.fitting` does not count rests on it."""
+    assert estimate_tokens(text) <= ESTIMATED_MOST * len(text)
+    assert most_tokens(text) <= MOST * len(text)
+    plain = text.encode("ascii", "ignore").decode()
+    assert estimate_tokens(plain) <= len(plain)
+    assert most_tokens(plain) <= len(plain)
