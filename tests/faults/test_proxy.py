@@ -110,9 +110,7 @@ async def test_latency_takes_no_throughput_and_keeps_the_order(proxy: FaultProxy
     await proxy.set(latency(0.5, 0.1, "up"))
     data = bytes(range(256)) * 16_000
     async with Client(proxy) as one:
-        started = time.monotonic()
-        assert await one.told(data) == data
-        assert time.monotonic() - started < 8  # 63 pieces one after the other would take half a minute
+        assert await one.told(data) == data  # within LIMIT_S; 63 pieces one after the other would take half a minute
 
 
 async def test_latency_that_is_lifted_lets_go_what_it_held(proxy: FaultProxy) -> None:

@@ -18,7 +18,7 @@ from hartonomous import log
 from hartonomous.handlers import logs
 from hartonomous.keys import STATE
 from hartonomous.log import logger
-from tests.service.application import RunningApp, merged, running
+from tests.service.application import WAIT_S, RunningApp, merged, running
 from tests.service.keyed import Keys, asking, keyed
 from tests.service.rag import RigMaker, check_answer
 
@@ -163,14 +163,14 @@ async def test_a_follower_learns_what_it_missed(api: RunningApp) -> None:
 async def test_following_ends_when_the_server_stops(api: RunningApp) -> None:
     async with _following(api, request_id="nobody") as response:
         api.app[STATE].draining = True
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(WAIT_S):
             assert await response.content.read() == b""
         api.app[STATE].draining = False
 
 
 async def test_following_ends_with_the_time_that_its_caller_gave_it(api: RunningApp) -> None:
     headers = {"X-Request-Timeout-Ms": "300"}
-    async with asyncio.timeout(5), api.session.get(f"{api.url}{PATH}?follow=true", headers=headers) as response:
+    async with asyncio.timeout(WAIT_S), api.session.get(f"{api.url}{PATH}?follow=true", headers=headers) as response:
         assert response.status == 200
         await response.read()
 
@@ -190,7 +190,7 @@ async def test_following_ends_when_a_reload_takes_the_right_to_it(rigs: RigMaker
         file.write_text(yaml.safe_dump(merged(written, auth)), encoding="utf-8")
         async with _following(operator, request_id="nobody") as response:
             assert (await operator.post("/admin/config/reload", None))[0] == 200
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(WAIT_S):
                 assert await response.content.read() == b""
 
 
@@ -203,5 +203,5 @@ async def test_who_does_not_read_holds_up_nobody(make_config: Any, monkeypatch: 
         state = app.app[STATE]
         assert state.active == 1
         state.draining = True
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(WAIT_S):
             await state.idle.wait()

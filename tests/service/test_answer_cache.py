@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hartonomous.pipelines import keying
-from tests.service.application import eventually, merged
+from tests.service.application import WAIT_S, eventually, merged
 from tests.service.fault_backend import DEFAULT, hang, reply, reset, sse, stream
 from tests.service.rag import CHAT, EMBEDDINGS, Rig, RigMaker, ask, ask_streamed, ingest, sample, says
 
@@ -199,7 +199,7 @@ async def test_when_the_last_one_leaves_the_model_is_stopped_and_nothing_is_kept
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
     (call,) = kept.generative.calls(CHAT)
-    await asyncio.wait_for(call.closed.wait(), 5)
+    await asyncio.wait_for(call.closed.wait(), WAIT_S)
     kept.generative.on(CHAT, says(SAID))
     assert await headers(kept, LIME) == ("miss", None)
 

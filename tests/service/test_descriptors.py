@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.service import fault_backend as fault
-from tests.service.application import eventually
+from tests.service.application import WAIT_S, eventually
 from tests.service.fault_backend import FaultBackend
 from tests.service.serving import Served, backends, serving
 
@@ -47,7 +47,7 @@ async def _get(connection: Connection, path: str = "/health") -> int:
     reader, writer = connection
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
                 int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")
@@ -87,13 +87,13 @@ async def test_row_39_idle_connections_make_room_and_everything_answers(tmp_path
         kept = [await _connect(served, stack) for _ in range(MANY)]
         for connection in kept[-5:]:
             assert await _get(connection) == 200  # of the last ones, which had to wait for others to make room
-        before, began = _cpu_s(served), asyncio.get_running_loop().time()
         async with aiohttp.ClientSession() as session:  # a new connection, and calls to a backend
             for _ in range(5):
                 async with session.get(served.url + "/health") as response:
                     assert response.status == 200
                 async with session.post(served.url + CHAT, json={"messages": []}) as response:
                     assert response.status == 200
+        before, began = _cpu_s(served), asyncio.get_running_loop().time()
         await asyncio.sleep(0.5)  # idle, but for the connections
         assert _cpu_s(served) - before < 0.5 * (asyncio.get_running_loop().time() - began)
         assert await _get(first) == 0  # it had been idle for the longest

@@ -224,15 +224,13 @@ async def test_readyz_answers_while_a_large_write_is_applied(engine: Engine, ses
             return response.status
 
     write = asyncio.create_task(put())
-    slowest = 0.0
-    loop = asyncio.get_running_loop()
+    answered = 0
     while not write.done():
-        started = loop.time()
         async with session.get("/readyz") as response:
             assert response.status == 200
-        slowest = max(slowest, loop.time() - started)
+        answered += 1
     assert await write == 200
-    assert slowest < 1.0
+    assert answered >= 10
 
 
 async def test_a_batch_is_one_step_for_every_reader(engine: Engine, session: aiohttp.ClientSession) -> None:

@@ -12,7 +12,7 @@ import pytest
 from yarl import URL
 
 from tests.service import fault_backend as fault
-from tests.service.application import ConfigMaker, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, eventually, running
 from tests.service.fault_backend import DEFAULT, FaultBackend
 
 
@@ -51,7 +51,7 @@ async def test_a_peer_that_leaves_is_noticed(faulty: FaultBackend, behaviour: fa
     faulty.on("/x", behaviour)
     with pytest.raises(TimeoutError):
         await _post(faulty, timeout_s=0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S):
         await faulty.calls("/x")[0].closed.wait()
 
 

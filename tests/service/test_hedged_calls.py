@@ -14,7 +14,7 @@ from hartonomous.core import adaptive
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
 from tests.service import fault_backend as fault
-from tests.service.application import ConfigMaker, RunningApp, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_answers import ranking
 from tests.service.fault_backend import Behaviour, Exchange, FaultBackend
 
@@ -66,7 +66,7 @@ async def test_what_a_slow_address_does_not_answer_another_one_does(
         faulty.on(RERANK, fault.hang())
         assert await rank(app) == 200
         assert len(fast.calls(RERANK)) == 1
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(WAIT_S):
             await faulty.calls(RERANK)[-1].closed.wait()
         assert await app.metric(HEDGES % "reranking") == 1
         assert [replica.active for replica in app.runtime.pools["reranking"].replicas] == [0, 0]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hartonomous.handlers import spool as spool_module
-from tests.service.application import ConfigMaker, RunningApp, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend, after, hang
 from tests.service.ndjson import NDJSON, PATH, Raw, line, nobody_is_served, parsed, settled, stored
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ingest, passed_on, sample
@@ -185,7 +185,7 @@ async def test_what_was_answered_stays_when_the_client_leaves(rig: Rig, embeddin
         await client.send(line("b", "Another text."))
         await eventually(lambda: bool(rig.embedding.calls(EMBEDDINGS)[1:]), "the service is asked")
         client.leave()
-        await asyncio.wait_for(rig.embedding.calls(EMBEDDINGS)[1].closed.wait(), 1)
+        await asyncio.wait_for(rig.embedding.calls(EMBEDDINGS)[1].closed.wait(), WAIT_S)
         await eventually(lambda: nobody_is_served(rig.app), "the end of the request")
         assert (await stored(rig.app, "a"))["text"] == "Limes are sour."
         assert await stored(rig.app, "b") == 404
@@ -206,7 +206,7 @@ async def test_a_client_that_leaves_while_nothing_is_read_is_noticed(rigs: RigMa
                 await client.send(line(f"{number}", "Some text. " * 400))
             await eventually(lambda: bool(rig.embedding.calls(EMBEDDINGS)[1:]), "the service is asked")
             await eventually(lambda: not client.writer.transport.get_write_buffer_size(), "all of it is sent")
-        await asyncio.wait_for(rig.embedding.calls(EMBEDDINGS)[1].closed.wait(), 1)
+        await asyncio.wait_for(rig.embedding.calls(EMBEDDINGS)[1].closed.wait(), WAIT_S)
         await eventually(lambda: nobody_is_served(rig.app), "the end of the request")
         left = {"method": "POST", "route": PATH, "status": "499"}
         assert sample(rig.app, "hartonomous_http_requests_total", **left) == 1

@@ -13,7 +13,7 @@ import pytest
 
 from hartonomous import codec
 from tests.service import fault_backend as fault
-from tests.service.application import ConfigMaker, RunningApp, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend
 
 CHAT = "/v1/chat/completions"
@@ -119,10 +119,10 @@ async def test_the_backends_retry_after_is_passed_on(app: RunningApp, faulty: Fa
 
 async def test_a_refused_connection_is_a_503_at_once(app: RunningApp, faulty: FaultBackend) -> None:
     await faulty.stop()
-    started = time.monotonic()
-    status, headers, answer = await _post(app, CHAT)
+    async with asyncio.timeout(WAIT_S):  # of the 300 that a request has
+        status, headers, answer = await _post(app, CHAT)
     assert (status, answer["error"]["code"], headers["Retry-After"]) == (503, "backend_unavailable", "1")
-    assert time.monotonic() - started < 1
+    assert await _outcomes(app, "generative") == {"unreachable": 3}
     await faulty.start()
 
 
@@ -130,10 +130,10 @@ async def test_a_refused_connection_is_a_503_at_once(app: RunningApp, faulty: Fa
 async def test_a_hanging_backend_is_a_504_at_the_deadline(app: RunningApp, faulty: FaultBackend, path: str) -> None:
     faulty.on(path, fault.hang())
     started = time.monotonic()
-    status, _, answer = await _post(app, path, **{"X-Request-Timeout-Ms": "200"})
-    assert (status, answer["error"]["type"]) == (504, "timeout_error")
-    assert 0.15 < time.monotonic() - started < 2
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):  # the service's own limits are from 30 s on
+        status, _, answer = await _post(app, path, **{"X-Request-Timeout-Ms": "600"})
+        assert (status, answer["error"]["type"]) == (504, "timeout_error")
+        assert time.monotonic() - started > 0.55
         await faulty.calls(path)[0].closed.wait()
     assert await _outcomes(app, "generative" if path == CHAT else "embedding") == {"timeout": 1}
 
@@ -179,15 +179,17 @@ async def test_row_06_a_stream_that_breaks_ends_with_an_error_and_no_done(
     assert (await _outcomes(app, "generative")) == {"broken": 1}
 
 
-@pytest.mark.parametrize("timeout_ms", ["", "150"])
-async def test_a_stream_that_stalls_ends_with_a_timeout(app: RunningApp, faulty: FaultBackend, timeout_ms: str) -> None:
+@pytest.mark.parametrize(("idle_timeout_s", "timeout_ms"), [(0.3, "60000"), (60.0, "1000")])
+async def test_a_stream_that_stalls_ends_with_a_timeout(
+    make_config: ConfigMaker, faulty: FaultBackend, idle_timeout_s: float, timeout_ms: str
+) -> None:
     faulty.on(CHAT, fault.stream([b"data: {}\n\n"], "hang"))
-    started = time.monotonic()
-    events = await _events(app, **({"X-Request-Timeout-Ms": timeout_ms} if timeout_ms else {}))
-    assert time.monotonic() - started < 2
-    assert codec.loads(events[1].removeprefix(b"data: "))["error"]["type"] == "timeout_error"
-    assert (await _outcomes(app, "generative"))["timeout"] == 1
-    async with asyncio.timeout(1):
+    service = {"urls": (faulty.url,), "idle_timeout_s": idle_timeout_s}
+    config = make_config(backends={"generative": service}, health={"interval_s": 1000.0})
+    async with running(config) as app, asyncio.timeout(WAIT_S):
+        events = await _events(app, **{"X-Request-Timeout-Ms": timeout_ms})
+        assert codec.loads(events[1].removeprefix(b"data: "))["error"]["type"] == "timeout_error"
+        assert (await _outcomes(app, "generative"))["timeout"] == 1
         await faulty.calls(CHAT)[0].closed.wait()
 
 
@@ -209,7 +211,7 @@ async def test_an_error_status_beyond_the_cap_is_a_502(app: RunningApp, faulty: 
 
 @pytest.mark.parametrize(
     "behaviour",
-    [fault.hang(), fault.stream([], "hang"), fault.stream([b"data: {}\n\n"], "hang"), fault.drip(b"x" * 99, 0.2)],
+    [fault.hang(), fault.stream([], "hang"), fault.stream([b"data: {}\n\n"], "hang"), fault.drip(b"x" * 999, 0.2)],
 )
 @pytest.mark.parametrize("body", [BODY, STREAM])
 async def test_row_34_a_client_that_leaves_frees_the_backend_and_does_not_blame_it(
@@ -222,10 +224,10 @@ async def test_row_34_a_client_that_leaves_frees_the_backend_and_does_not_blame_
         await eventually(lambda: faulty.calls(CHAT), "the backend is asked")
         await asyncio.sleep(0.05)  # some are before their headers, some in the middle of the body
         asking.cancel()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(WAIT_S):
             await faulty.calls(CHAT)[0].closed.wait()
         route = f'{{method="POST",route="{CHAT}",status="499"}}'
-        for _ in range(100):
+        for _ in range(1_000):
             if await app.metric("hartonomous_http_requests_total" + route):
                 break
             await asyncio.sleep(0.01)
@@ -317,8 +319,7 @@ async def test_row_34_a_client_that_leaves_while_its_call_is_queued_leaves_the_l
         pool = app.runtime.pools["generative"]
         await eventually(lambda: pool.admission.waiting == 1, "the next one waits")
         waiting.cancel()
-        async with asyncio.timeout(1):
-            await eventually(lambda: pool.admission.waiting == 0, "it has left the line")
+        await eventually(lambda: pool.admission.waiting == 0, "it has left the line")
         assert len(faulty.calls(CHAT)) == 1  # what left the line is not sent
         first.cancel()
         await eventually(lambda: pool.replicas[0].active == 0, "nothing is left")

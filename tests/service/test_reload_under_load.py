@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from tests.service.application import eventually, merged
+from tests.service.application import WAIT_S, eventually, merged
 from tests.service.fault_backend import DEFAULT, FaultBackend, after
 from tests.service.keyed import PEPPER, Key, auth_section
 from tests.service.rag import CHAT
@@ -114,7 +114,7 @@ async def test_row_33_a_revoked_key_is_dead_and_a_new_one_lives_while_keys_come_
                 begun = time.monotonic()
                 await _reload(served, operator, by_signal=number % 10 == 9)
                 while await _status(revoked) != 401:
-                    assert time.monotonic() - begun < 1.0
+                    assert time.monotonic() - begun < WAIT_S
                 assert [await _status(client) for client in (living, new, revoked)] == [200, 200, 401]
                 await asyncio.sleep(max(0.0, begun + 0.05 - time.monotonic()))
         assert not asked.failures

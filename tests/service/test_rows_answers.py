@@ -52,7 +52,7 @@ async def test_row_04_a_slow_drip_is_aborted_and_a_504(
     async with prepared(rigs, kind, **limits) as rig:
         before = kind.calls(rig)
         kind.spoil(rig, behaviour)
-        async with asyncio.timeout(5):  # the limits that are not set here are far beyond
+        async with asyncio.timeout(10):  # the limits that are not set here are far beyond
             answer = await told(rig, kind)
         assert (answer.status, answer.type, kind.service in answer.message) == (504, "timeout_error", True)
         calls = kind.seen(rig)[before:]

@@ -10,7 +10,7 @@ import pytest
 from hartonomous.clients import guard
 from hartonomous.core.retry import backoff
 from tests.service import fault_backend as fault
-from tests.service.application import eventually
+from tests.service.application import WAIT_S, eventually
 from tests.service.backend_calls import (
     ALL,
     GENERATIONS,
@@ -57,12 +57,12 @@ def longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("longest_waits")
 @pytest.mark.parametrize("kind", ALL, ids=str)
-async def test_row_01_a_refused_connection_is_tried_again_and_then_a_503_in_under_a_second(
+async def test_row_01_a_refused_connection_is_tried_again_and_then_a_503_long_before_the_deadline(
     rigs: RigMaker, kind: Kind
 ) -> None:
     async with prepared(rigs, kind, breaker=BREAKER) as rig:
         await kind.backend(rig).stop()
-        async with asyncio.timeout(5):  # of the 300 that a request has; three tries and the waits between are 0.3 s
+        async with asyncio.timeout(WAIT_S):  # of the 300 that a request has
             answer = await told(rig, kind)
         assert (answer.status, answer.type, kind.service in answer.message) == (503, "backend_unavailable", True)
         assert answer.retry_after in {None, "1"}

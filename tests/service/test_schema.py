@@ -215,9 +215,8 @@ async def test_making_on_a_store_that_is_down_is_unavailable() -> None:
 
 async def test_making_is_bounded_by_the_deadline(aiohttp_server: AiohttpServer) -> None:
     url = await _store(aiohttp_server, 200, b"", hang=True)
-    started = time.monotonic()
-    assert isinstance(await _fail(url, 0.5), DeadlineExceededError)
-    assert time.monotonic() - started < 2.0
+    async with asyncio.timeout(10):  # the store's own limits are from 15 s on
+        assert isinstance(await _fail(url, 0.5), DeadlineExceededError)
 
 
 @pytest.mark.parametrize(

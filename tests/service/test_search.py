@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import time
 from typing import Any
 
 import pytest
@@ -150,15 +150,16 @@ async def test_a_filter_beyond_its_grammar_is_refused(fruit: RunningApp) -> None
         assert answer["error"]["param"].startswith("filter")
 
 
-async def test_a_filter_of_a_thousand_levels_is_refused_at_once(fruit: RunningApp) -> None:
+async def test_a_filter_of_a_thousand_levels_is_refused_before_anybody_is_asked(rig: Rig) -> None:
+    await ingest(rig.app, *FRUIT)
+    rig.embedding.requests.clear()
     levels = 500
     text = '{"query": "fruit", "filter": ' + '{"must":[' * levels + "{}" + "]}" * levels + "}"
-    started = time.perf_counter()
-    async with fruit.session.post(
-        fruit.url + SEARCH, data=text, headers={"Content-Type": "application/json"}
-    ) as response:
-        assert response.status == 422
-    assert time.perf_counter() - started < 0.5
+    headers = {"Content-Type": "application/json"}
+    async with rig.app.session.post(rig.app.url + SEARCH, data=text, headers=headers) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["param"][:6]) == (422, "filter")
+    assert not rig.embedding.calls(EMBEDDINGS)
 
 
 @pytest.mark.parametrize(
@@ -395,11 +396,10 @@ async def test_a_deadline_is_kept_whichever_backend_hangs(rig: Rig, place: str) 
     await ingest(rig.app, *FRUIT)
     collection = rig.config.rag.default_collection
     paths = {"embedding": EMBEDDINGS, "qdrant": f"/collections/{collection}/points/query/batch"}
-    getattr(rig, place).on(paths[place], reply(200, delay_s=20))
-    started = time.perf_counter()
-    status, answer = await ask(rig.app, SEARCH, {"query": "sour"}, headers={"X-Request-Timeout-Ms": "300"})
+    getattr(rig, place).on(paths[place], hang())
+    async with asyncio.timeout(10):  # the services' own limits are from 15 s on
+        status, answer = await ask(rig.app, SEARCH, {"query": "sour"}, headers={"X-Request-Timeout-Ms": "300"})
     assert (status, answer["error"]["type"]) == (504, "timeout_error")
-    assert time.perf_counter() - started < 3
 
 
 async def test_a_search_sees_one_version_while_a_document_is_replaced_under_feedback(rig: Rig, vector_url: str) -> None:

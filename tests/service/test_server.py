@@ -110,14 +110,12 @@ async def _status(session: aiohttp.ClientSession, url: str, **options: Any) -> i
 async def test_it_serves_and_an_idle_server_stops_at_once(
     tmp_path: Path, faulty: FaultBackend, vector_url: str, session: aiohttp.ClientSession
 ) -> None:
-    config = _config(tmp_path, server={"port": 0, "drain_s": 20.0}, backends=_backends(faulty.url, vector_url))
+    config = _config(tmp_path, server={"port": 0, "drain_s": 300.0}, backends=_backends(faulty.url, vector_url))
     for number in (signal.SIGTERM, signal.SIGINT):
         async with _serving(config) as server:
             await _until(session, server.url + "/ready", '"status":"ready"')
-            idle = asyncio.get_running_loop().time()
             server.process.send_signal(number)
-            assert await server.exit_code() == 0
-            assert asyncio.get_running_loop().time() - idle < 5
+            assert await server.exit_code() == 0  # which it waits for 30 s at most
             assert server.told("stopped")
 
 

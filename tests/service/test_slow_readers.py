@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from tests.service import fault_backend as fault
-from tests.service.application import ConfigMaker, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, eventually, running
 from tests.service.fault_backend import FaultBackend
 
 CHAT = "/v1/chat/completions"
@@ -33,7 +33,7 @@ async def test_row_35_a_client_that_stops_reading_is_cut_off(make_config: Config
         await eventually(lambda: bool(faulty.calls(CHAT)), "the backend is asked")
         replica = app.runtime.pools["generative"].replicas[0]
         await eventually(lambda: replica.active == 0, "the slot is free again")
-        await asyncio.wait_for(faulty.calls(CHAT)[0].closed.wait(), 5)
+        await asyncio.wait_for(faulty.calls(CHAT)[0].closed.wait(), WAIT_S)
         assert sent < 32 << 20  # what the sockets on the way hold; the server itself does not gather it
         writer.close()
         del reader

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from hartonomous.errors import BackendError, BackendUnavailableError, ConfigError, DeadlineExceededError
-from tests.service.application import eventually
+from tests.service.application import WAIT_S, eventually
 from tests.service.fault_backend import DEFAULT, Behaviour, FaultBackend, close, cut, hang, json_reply, reply, reset
 from tests.service.test_token_counts import Clock, call, counting
 
@@ -109,7 +109,7 @@ async def test_a_cancelled_count_leaves_nothing_behind(embedding_url: str) -> No
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(backend.calls("/tokenize")[0].closed.wait(), 5)
+        await asyncio.wait_for(backend.calls("/tokenize")[0].closed.wait(), WAIT_S)
         assert await counter.count(["a"], call()) == [3]
 
 
