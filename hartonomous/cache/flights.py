@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Generic, TypeVar
 
@@ -33,7 +33,7 @@ class Flight(Generic[Item]):
         self._error: BaseException | None = None
         self._landed = False
         self._passengers = 0
-        self._news = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self._forget = forget
 
     async def items(self, call: Call) -> AsyncGenerator[Item]:
@@ -60,18 +60,22 @@ class Flight(Generic[Item]):
 
     async def last(self, call: Call) -> Item:
         """Return the last item of the work; raises as `items`."""
-        async with aclosing(self.items(call)) as items:
-            async for item in items:
-                last = item
-        return last
-
-    async def run(self, work: AsyncGenerator[Item]) -> None:
-        """Do the work."""
+        self._passengers += 1
         try:
-            async with aclosing(work) as items:
-                async for item in items:
-                    self._items.append(item)
-                    self._tell()
+            while not self._landed:
+                await self._wait(call)
+            if self._error is not None:
+                raise own(self._error)
+            return self._items[-1]
+        finally:
+            self._passengers -= 1
+            if not self._passengers and not self._landed:
+                self._give_up()
+
+    async def run(self, read: Callable[[Flight[Item]], Awaitable[None]]) -> None:
+        """Do the work: `read` gives its items to `add`."""
+        try:
+            await read(self)
         except Exception as error:  # noqa: BLE001 - it is raised again where somebody waits for it
             self._error = error
         except asyncio.CancelledError:
@@ -79,6 +83,11 @@ class Flight(Generic[Item]):
             raise
         finally:
             self._land()
+
+    def add(self, item: Item) -> None:
+        """Give an item to everybody."""
+        self._items.append(item)
+        self._tell()
 
     def ended(self) -> None:
         """The task is over, even if it never began."""
@@ -99,15 +108,26 @@ class Flight(Generic[Item]):
         self.task.cancel()
 
     def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for news in waiting:
+            if not news.done():
+                news.set_result(None)
 
     async def _wait(self, call: Call) -> None:
+        """Wait for news. By a timer of its own: `asyncio.timeout` and an Event take 6 µs for its 2."""
+        loop = asyncio.get_running_loop()
+        news: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(news)
+        timer = loop.call_later(call.deadline.remaining, _too_late, news)
         try:
-            async with asyncio.timeout(call.deadline.remaining):
-                await self._news.wait()
-        except TimeoutError as error:
-            raise DeadlineExceededError("The deadline passed before the answer was there.") from error
+            await news
+        finally:
+            timer.cancel()
+
+
+def _too_late(news: asyncio.Future[None]) -> None:
+    if not news.done():
+        news.set_exception(DeadlineExceededError("The deadline passed before the answer was there."))
 
 
 def _ended() -> HartonomousError:
@@ -143,9 +163,30 @@ class Flights(Generic[Item]):
 
         The caller, whose `span` it belongs to, must become its passenger without waiting for anything before.
         """
+
+        async def read(flight: Flight[Item]) -> None:
+            async with aclosing(work) as items:
+                async for item in items:
+                    flight.add(item)
+
+        return self._begin(keys, read, span)
+
+    def start_once(
+        self, keys: Iterable[str], work: Callable[[], Awaitable[Item]], span: Span | None = None
+    ) -> Flight[Item]:
+        """Begin, as `start` does, work that has one item."""
+
+        async def read(flight: Flight[Item]) -> None:
+            flight.add(await work())
+
+        return self._begin(keys, read, span)
+
+    def _begin(
+        self, keys: Iterable[str], read: Callable[[Flight[Item]], Awaitable[None]], span: Span | None
+    ) -> Flight[Item]:
         keys = list(keys)
         flight = Flight[Item](lambda flight: self._forget(flight, keys), span)
-        flight.task = asyncio.create_task(flight.run(work))
+        flight.task = asyncio.create_task(flight.run(read))
         self._tasks.add(flight.task)
         self._by_key.update(dict.fromkeys(keys, flight))
         flight.task.add_done_callback(lambda task: self._ended(task, flight))

@@ -64,7 +64,8 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         entry = self._entries.get(key)
         return None if entry is None else self._clock() - entry.stored
 
-    async def _get(self, key: str, **_: Any) -> bytes | None:
+    def find(self, key: str) -> bytes | None:
+        """Return what `get` does, without a coroutine: aiocache's own way there takes 20 µs."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -74,10 +75,8 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         self._entries.move_to_end(key)
         return entry.value
 
-    async def _multi_get(self, keys: Sequence[str], **_: Any) -> list[bytes | None]:
-        return [await self._get(key) for key in keys]
-
-    async def _set(self, key: str, value: bytes, ttl: float | None = None, **_: Any) -> bool:
+    def keep(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        """Do what `set` does, without a coroutine."""
         if not isinstance(value, bytes):
             raise TypeError(f"a cache keeps bytes, got {type(value).__name__}")
         now = self._clock()
@@ -95,8 +94,18 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
             self._metrics.evicted.inc()
         return True
 
+    async def _get(self, key: str, **_: Any) -> bytes | None:
+        return self.find(key)
+
+    async def _multi_get(self, keys: Sequence[str], **_: Any) -> list[bytes | None]:
+        return [self.find(key) for key in keys]
+
+    async def _set(self, key: str, value: bytes, ttl: float | None = None, **_: Any) -> bool:
+        return self.keep(key, value, ttl)
+
     async def _multi_set(self, pairs: Sequence[tuple[str, bytes]], ttl: float | None = None, **_: Any) -> bool:
-        return all([await self._set(key, value, ttl) for key, value in pairs])
+        kept = [self.keep(key, value, ttl) for key, value in pairs]  # each, whatever comes of those before
+        return all(kept)
 
     async def _exists(self, key: str, **_: Any) -> bool:
         entry = self._entries.get(key)

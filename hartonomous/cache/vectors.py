@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from hashlib import blake2b
 
 from hartonomous import codec, tracing
@@ -53,7 +54,7 @@ class QuestionVectors:
         """Return the vector of each text, or its error, in order; at most `batch_size` go into one `embed`."""
         keys = _keys(fingerprint, call.grant, texts)
         by_key = dict(zip(keys, texts, strict=True))
-        known = zip(by_key, await self._cache.multi_get(list(by_key)), strict=True)
+        known = [(key, self._cache.find(key)) for key in by_key]
         outcomes: dict[str, Outcome] = {key: _floats(value) for key, value in known if value is not None}
         self._metrics.hits.inc(len(outcomes))
         missing = {key: text for key, text in by_key.items() if key not in outcomes}
@@ -73,8 +74,8 @@ class QuestionVectors:
         shared = call.for_all(self._limit_s)
         for first in range(0, len(fresh), batch_size):
             batch = fresh[first : first + batch_size]
-            work = self._embed({key: missing[key] for key in batch}, embed, shared)
-            under_way |= dict.fromkeys(batch, self._flights.start(batch, work, call.span))
+            work = partial(self._embed, {key: missing[key] for key in batch}, embed, shared)
+            under_way |= dict.fromkeys(batch, self._flights.start_once(batch, work, call.span))
         asked: dict[_Flight, list[str]] = {}
         for key, flight in under_way.items():
             asked.setdefault(flight, []).append(key)
@@ -93,21 +94,27 @@ class QuestionVectors:
             return dict.fromkeys(keys, error)
         return {key: found[key] for key in keys}
 
-    async def _embed(self, texts: Mapping[str, str], embed: Embed, call: Call) -> AsyncGenerator[Mapping[str, Outcome]]:
+    async def _embed(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
         outcomes = dict(zip(texts, await embed(list(texts.values()), call), strict=True))
         made = {key: array("f", made) for key, made in outcomes.items() if not isinstance(made, HartonomousError)}
-        await self._cache.multi_set([(key, vector.tobytes()) for key, vector in made.items()])
-        yield outcomes | made
+        for key, vector in made.items():
+            self._cache.keep(key, vector.tobytes())
+        return outcomes | made
 
 
 def _keys(fingerprint: EmbeddingFingerprint, grant: Grant, texts: Iterable[str]) -> list[str]:
-    start = blake2b(codec.canonical([fingerprint.digest(), grant.patterns]), digest_size=20)
+    start = _start(fingerprint, grant)
     keys = []
     for text in texts:
         digest = start.copy()
         digest.update(text.encode())
         keys.append(digest.hexdigest())
     return keys
+
+
+@lru_cache(1024)
+def _start(fingerprint: EmbeddingFingerprint, grant: Grant) -> blake2b:
+    return blake2b(codec.canonical([fingerprint.digest(), grant.patterns]), digest_size=20)
 
 
 def _floats(value: bytes) -> array[float]:

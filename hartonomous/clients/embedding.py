@@ -50,6 +50,7 @@ class EmbeddingClient:
         self._config = config
         self._tokens = metrics.tokens.labels("embedding", "in")
         self._info = ModelInfoCache(pool, config.model)
+        self._fingerprint: EmbeddingFingerprint | None = None  # the last one: each question asks for it three times
 
     async def model(self, call: Call) -> ModelInfo:
         """Return the name, dimension and context size of the model that the service has loaded."""
@@ -78,7 +79,11 @@ class EmbeddingClient:
         if dimension is None:
             dimension = len((await self._embed_batch(["dimension"], call, None)).vectors[0])
             self._info.learn(dimension)
-        return EmbeddingFingerprint(model.name, dimension, self._config.query_prefix, self._config.document_prefix)
+        made = self._fingerprint
+        if made is None or made.model != model.name or made.dimension != dimension:
+            made = EmbeddingFingerprint(model.name, dimension, self._config.query_prefix, self._config.document_prefix)
+            self._fingerprint = made
+        return made
 
     async def embed_queries(self, texts: Sequence[str], call: Call) -> Embedded:
         """Embed questions. Raises what `Pool.request` raises, and BackendError on a nonsensical answer."""

@@ -17,7 +17,7 @@ from hartonomous.clients.points import Hit
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, ValidationFailedError
-from hartonomous.pipelines.questions import Account, Question
+from hartonomous.pipelines.questions import Account, Question, all_of
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Lookup:
         groups: dict[str, list[Plan]] = {}
         for plan in plans:
             groups.setdefault(plan.item.request.collection, []).append(plan)
-        await asyncio.gather(*(self._timed(name, group, call) for name, group in groups.items()))
+        await all_of([self._timed(name, group, call) for name, group in groups.items()])
 
     async def _timed(self, name: str, plans: Sequence[Plan], call: Call) -> None:
         started = time.perf_counter()

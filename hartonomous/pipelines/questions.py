@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,6 +96,14 @@ class Account:
         self._metrics.stage[stage].observe(took, call.exemplar)
         for item in items:
             item.timings[stage] = round(item.timings.get(stage, 0.0) + took * 1000, 2)
+
+
+async def all_of(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do pieces of work side by side; a single one, as of most requests, without a task of its own."""
+    if len(work) == 1:
+        await work[0]
+    elif work:
+        await asyncio.gather(*work)
 
 
 def by_collection(items: Sequence[Question]) -> dict[str, list[Question]]:

@@ -14,7 +14,6 @@ would leave the five out of what it finds.) When the second call fails the quest
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from hartonomous.cache.vectors import QuestionVectors
@@ -30,7 +29,7 @@ from hartonomous.core.fusion import rocchio
 from hartonomous.errors import HartonomousError, NotFoundError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.lookup import Lookup, Plan
-from hartonomous.pipelines.questions import Account, Question, SearchRequest, SearchResult, by_collection, fail
+from hartonomous.pipelines.questions import Account, Question, SearchRequest, SearchResult, all_of, by_collection, fail
 from hartonomous.pipelines.ranking import Reranker, fuse
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.pipelines.vectorizing import Vectorizer
@@ -78,7 +77,7 @@ class Searcher:
             await self._vectorizer.embed([item for item in items if item.wants_embedding], call)
             await self._search(items, call)
             await self._feedback(items, call)
-            await asyncio.gather(*(self._reranker.rerank(item, call) for item in items if item.error is None))
+            await all_of([self._reranker.rerank(item, call) for item in items if item.error is None])
         return [item.error or self._result(item) for item in items]
 
     async def _describe(self, items: Sequence[Question], call: Call) -> None:

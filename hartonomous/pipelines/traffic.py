@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 
 class Traffic:
@@ -15,15 +15,16 @@ class Traffic:
         self._ended = -float("inf")
         self.active = 0
 
-    @contextmanager
-    def query(self) -> Iterator[None]:
-        """Count a query as under way."""
+    def query(self) -> AbstractContextManager[None]:
+        """Return a block for whose time a query counts as under way."""
+        return self
+
+    def __enter__(self) -> None:
         self.active += 1
-        try:
-            yield
-        finally:
-            self.active -= 1
-            self._ended = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self.active -= 1
+        self._ended = self._clock()
 
     @property
     def quiet_s(self) -> float:
