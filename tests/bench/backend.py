@@ -3,7 +3,7 @@
 PACES is JSON: for `embedding`, `search`, `reranking`, `chat` how long a call takes and how many at a time,
 as llama.cpp has slots. What is not named answers at once. `POST /pace` sets other ones, and the counts to 0;
 `GET /stats` tells them. A third argument names a file with a vector store's answers to the searches of a question, by
-`using`, and with what is said to a chat (`answer`) and what it says of itself (`described`, by path).
+`using`, and with what is said to a chat (`answer`) and what else it says (`described`, by path).
 """
 
 from __future__ import annotations

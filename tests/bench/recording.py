@@ -75,6 +75,7 @@ async def _answers(asked: dict[str, bytes], said: str, described: set[str], mode
         for name, path in (("models.json", "/v1/models"), ("props.json", "/props"), ("health.json", "/health")):
             static[name] = await _get(session, models + path)
         told = {path: (await _get(session, engine + path)).decode() for path in described}
+        told[_POINTS] = static["query.json"].decode()
     static["chat.json"] = orjson.dumps(completion(pieces(said)))
     static["chat.sse"] = b"".join(sse(pieces(said)))
     return Recorded(asked, static, said, told)

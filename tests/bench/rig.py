@@ -17,11 +17,11 @@ from hartonomous.core import apikey
 from tests.bench import nginx
 from tests.bench.processes import Maker, Program
 from tests.bench.recording import Recorded, record
-from tests.bench.texts import COLLECTION, question
+from tests.bench.texts import question
 from tests.bench.wrk import Load
 from tests.service.vector_store import Engine, free_port
 
-_YAML = Path(__file__).with_name("hartonomous.yaml")
+YAML = Path(__file__).with_name("hartonomous.yaml")
 _PEPPER = "pepper-of-the-bench-0123456789"
 KEY = apikey.make("bench", hashlib.sha256(b"bench").digest())
 HEADERS: Mapping[str, str] = {"Authorization": f"Bearer {KEY}", "X-Request-Timeout-Ms": "30000"}
@@ -48,10 +48,17 @@ class Rig:
         self, addresses: Mapping[str, str] | None = None, *, slots: int | None = None, bound: bool = True
     ) -> Program:
         """Return the application, before these backends in place of the standing ones; `slots` are the chat's."""
+        environ = self.environment(port := free_port(), addresses or {}, slots)
+        return self.maker.measured(
+            "hartonomous", "serve", "--config", str(YAML), name="application", environ=environ, port=port, bound=bound
+        )
+
+    def environment(self, port: int, addresses: Mapping[str, str], slots: int | None = None) -> dict[str, str]:
+        """Return what the application's configuration takes from its environment."""
         folder = self.folder / "application"
         folder.mkdir(exist_ok=True)
         environ = {
-            "BENCH_PORT": str(port := free_port()),
+            "BENCH_PORT": str(port),
             "BENCH_PEPPER": _PEPPER,
             "BENCH_KEY_HASH": apikey.hashed(KEY, _PEPPER.encode()),
             "BENCH_FOLDER": str(folder),
@@ -59,11 +66,8 @@ class Rig:
             "XDG_RUNTIME_DIR": str(folder),
         }
         environ |= dict.fromkeys(("BENCH_GENERATIVE", "BENCH_RERANKING", "BENCH_STORE"), self.models)
-        environ |= {f"BENCH_{name.upper()}": url for name, url in (addresses or {}).items()}
-        environ |= {} if slots is None else {"BENCH_SLOTS": str(slots)}
-        return self.maker.measured(
-            "hartonomous", "serve", "--config", str(_YAML), name="application", environ=environ, port=port, bound=bound
-        )
+        environ |= {f"BENCH_{name.upper()}": url for name, url in addresses.items()}
+        return environ if slots is None else {**environ, "BENCH_SLOTS": str(slots)}
 
     def gateway_floor(self, backend: str = "") -> Program:
         """Return the bare pass-through."""
@@ -111,21 +115,29 @@ def chat_body(*, stream: bool = False) -> bytes:
     return orjson.dumps({"model": "any", "messages": messages, "max_tokens": 100, "stream": stream})
 
 
+def plain_backend(maker: Maker, *arguments: str) -> Program:
+    """Return backends in one process that answer at once."""
+    command = maker.python("tests.bench.backend", "{port}", "{}", *arguments)
+    return maker.beside(*command, name="embedding", ready="/health")
+
+
+def recorded_before(maker: Maker, models: str, engine: str) -> Recorded:
+    """Record what is asked and answered, and leave it where backends of our own find it."""
+    recorded = asyncio.run(record(models, engine))
+    (maker.folder / "found.json").write_text(json.dumps(recorded.found), encoding="utf-8")
+    return recorded
+
+
 @contextmanager
 def rig(maker: Maker) -> Iterator[Rig]:
     """Start the backends, and let them answer what the application is answered."""
     folder = maker.folder
     with ExitStack() as stack:
         engine = stack.enter_context(Engine(folder / "vectors"))
-        command = maker.python("tests.bench.backend", "{port}", "{}")
-        embedding = stack.enter_context(maker.beside(*command, name="embedding", ready="/health"))
-        recorded = asyncio.run(record(embedding.url, engine.url))
-        (folder / "found.json").write_text(json.dumps(recorded.found), encoding="utf-8")
+        embedding = stack.enter_context(plain_backend(maker))
+        recorded = recorded_before(maker, embedding.url, engine.url)
         static = nginx.Static(free_port(), free_port())
         config = nginx.write_config(folder, recorded.static, engine.url, static)
         server = maker.beside(*nginx.command(config), name="nginx", ready="/health", port=static.port)
         models = stack.enter_context(server).url
         yield Rig(maker, recorded, models, f"http://127.0.0.1:{static.proxy_port}", embedding, engine.url)
-
-
-__all__ = ["CHAT_PATH", "COLLECTION", "HEADERS", "KEY", "QUERY_PATH", "Rig", "chat_body", "rig"]
