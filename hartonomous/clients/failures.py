@@ -17,6 +17,9 @@ from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineEx
 ATTEMPTS = 3
 """How often a call is sent at most."""
 
+FOREIGN = (TimeoutError, aiohttp.ClientError, ConnectionError)
+"""What aiohttp raises of a call."""
+
 
 class UnreachableError(BackendUnavailableError):
     """No connection could be made: the request has not been sent."""

@@ -39,7 +39,8 @@ class Request:
     """One request to a service.
 
     `is_idempotent`: sent twice it does no more than once. `is_hedged`: it may be sent to two addresses side by side.
-    `is_lookup`: it costs the service next to nothing, and none of its slots.
+    `is_lookup`: it costs the service next to nothing, and none of its slots. `read` makes of a whole answer what is
+    wanted of it; where it cannot, the failure says `nonsense`.
     """
 
     method: str
@@ -49,6 +50,8 @@ class Request:
     is_idempotent: bool
     is_hedged: bool = False
     is_lookup: bool = False
+    read: Callable[[Any], Any] | None = None
+    nonsense: str = ""
 
 
 Send = Callable[[Place, Request, bool], Coroutine[Any, Any, T]]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING
 
-import aiohttp
-
-from hartonomous import codec
 from hartonomous.clients.admission import Place
-from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError
+from hartonomous.clients.exchange import Exchange
+from hartonomous.clients.failures import FOREIGN, AnswerTooLargeError, BrokenOffError
 from hartonomous.core.trace import Value
 
 if TYPE_CHECKING:
@@ -22,71 +18,124 @@ class Opened:
     """A response whose headers are there and whose body is still to be read; errors are ours already.
 
     It holds a place at its address until the pool closes it. `is_whole`: it is read to its end before anybody uses it.
+    Before `first_by` and `end_by`, in the loop's time, its headers and its end must come.
     """
 
-    def __init__(self, pool: Pool, response: aiohttp.ClientResponse, place: Place, *, is_whole: bool) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        self.content_type = codec.media_type(response.headers.get("Content-Type"))
+    __slots__ = ("_pieces", "_pool", "_size", "exchange", "failure", "is_whole", "place")
+
+    def __init__(self, pool: Pool, place: Place, first_by: float, end_by: float, *, is_whole: bool) -> None:
         self.place = place
         self.is_whole = is_whole
         self.failure: BaseException | None = None
         """What broke the body, also where its reader has made something else of it."""
         self._pool = pool
-        self._response = response
-        if self.content_type == codec.SSE and response.connection is not None and response.connection.protocol:
-            # llama.cpp closes it after a stream, though it says Keep-Alive: the next call would meet it closing.
-            response.connection.protocol.force_close()
+        self._pieces: list[bytes] = []
+        self._size = 0
+        take = self._gather if is_whole else None
+        self.exchange = Exchange(pool.watch, first_by, end_by, pool.config.idle_timeout_s, take, self._began)
+
+    @property
+    def status(self) -> int:
+        """The status; 0 before there is one."""
+        return self.exchange.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, found by any spelling of their names."""
+        return self.exchange.headers
+
+    @property
+    def content_type(self) -> str:
+        """The media type, in small letters and without parameters; "" where there is none."""
+        return self.exchange.content_type
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes the body has; None where that is not said."""
+        headers = self.exchange.headers
+        told = headers.get("Content-Length", "")
+        return int(told) if told.isascii() and told.isdigit() and "Transfer-Encoding" not in headers else None
 
     async def pieces(self) -> AsyncGenerator[bytes]:
         """Yield the body as it comes; between two pieces the backend has `idle_timeout_s`.
 
         Raises BackendError, BackendUnavailableError, DeadlineExceededError.
         """
-        content, idle_s = self._response.content, self._pool.config.idle_timeout_s
         while True:
             try:
-                async with asyncio.timeout(idle_s) as idle:
-                    data = await content.readany()
+                data = await self.exchange.piece()
+            except FOREIGN as error:
+                raise self._failed(error) from error
             except BaseException as error:
-                # A stream that runs into the request's deadline says nothing about the backend.
-                is_blamed = True if idle.expired() else None if self.is_whole else False
-                self.failure = self._pool.translate(error, self.place, is_blamed)
-                if self.failure is error:
-                    raise
-                raise self.failure from error
+                self.failure = error
+                raise
             if not data:
                 return
             yield data
 
+    async def pour(self, take: Callable[[bytes], None]) -> None:
+        """Hand the body to `take` as it comes, in the callback of the connection; return at its end.
+
+        Raises as `pieces`, and what `take` raises, which ends it.
+        """
+        try:
+            await self.exchange.pour(take)
+        except FOREIGN as error:
+            raise self._failed(error) from error
+        except BaseException as error:
+            self.failure = error
+            raise
+        self._check_refusal()
+
+    def pause(self) -> None:
+        """Hand out nothing more, and let the backend wait, until `resume`."""
+        self.exchange.pause()
+
+    def resume(self) -> None:
+        """Go on after a `pause`."""
+        self.exchange.resume()
+
     async def read(self) -> bytes:
-        """Return the whole body; raises as `pieces`, and BackendError beyond `max_answer_bytes`."""
-        cap = self._pool.config.max_answer_bytes
-        body = bytearray()
-        async with aclosing(self.pieces()) as pieces:
-            async for data in pieces:
-                body += data
-                if len(body) > cap:
-                    raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
-        return bytes(body)
+        """Return the whole body, at once where it is there; raises as `pieces`, BackendError beyond `max_answer_bytes`.
+
+        It is to be called once.
+        """
+        if self.is_whole:
+            self._check_refusal()
+        else:
+            await self.pour(self._gather)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def blamed(self) -> bool | None:
+        """Whether the backend is to blame that it took too long; None: the time that it had tells."""
+        # A stream that runs into the request's deadline says nothing about the backend.
+        return True if self.exchange.is_idle else None if self.is_whole or not self.status else False
 
     def tells(self, said: Mapping[str, Value]) -> None:
         """Add what the body has said to the span of the call, where it is recorded."""
         if said and self.place.span is not None:
             self.place.span.set(said)
 
-    def abort(self) -> None:
-        """Let whoever reads the body fail at once."""
-        self._response.content.set_exception(aiohttp.ClientConnectionError("aborted"))
-
     def broken(self) -> BrokenOffError:
         """Return the error of a body that ended too early, which only its reader can tell."""
         self.failure = error = BrokenOffError(f"The {self._pool.name} service broke its stream off.")
         return error
 
-    def close(self) -> None:
-        """Give the connection back when the whole body was read, else close it."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+    def _began(self, status: int) -> None:
+        if status < 300:
+            self.place.answering(is_stream=not self.is_whole)
+
+    def _gather(self, data: bytes) -> None:
+        cap = self._pool.config.max_answer_bytes
+        self._size += len(data)
+        if self._size > cap:
+            raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
+        self._pieces.append(data)
+
+    def _check_refusal(self) -> None:
+        if self.exchange.refusal is not None:
+            raise self.exchange.refusal
+
+    def _failed(self, error: BaseException) -> BaseException:
+        self.failure = self._pool.translate(error, self.place, self.blamed())
+        return self.failure

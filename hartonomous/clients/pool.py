@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -25,6 +25,7 @@ from hartonomous.clients.admission import Admission, Place
 from hartonomous.clients.breaker import Breaker, State
 from hartonomous.clients.failures import (
     ANSWERED,
+    FOREIGN,
     OVERLOADED,
     AnswerTooLargeError,
     BrokenOffError,
@@ -36,8 +37,9 @@ from hartonomous.clients.failures import (
 from hartonomous.clients.guard import Guard, Request
 from hartonomous.clients.opened import Opened
 from hartonomous.clients.replica import Replica
-from hartonomous.clients.sessions import make_session, payload
+from hartonomous.clients.sessions import make_session, make_wires
 from hartonomous.clients.status import raise_for_status, retry_after_s
+from hartonomous.clients.watch import Watch
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, BackendUnavailableError
 from hartonomous.log import logger
@@ -50,7 +52,6 @@ _JSON_HEADERS = {"Content-Type": "application/json"}
 NONSENSE = (codec.NotJsonError, KeyError, IndexError, TypeError, ValueError, AttributeError)
 """What reading an answer raises that is not what it should be."""
 
-_FOREIGN = (TimeoutError, aiohttp.ClientError, ConnectionError)
 _POLLED_BYTES = 1024 * 1024
 _TOO_MANY = 429
 # What an answer's status tells better.
@@ -94,8 +95,9 @@ class Pool:
         self.admission = Admission(name, self.addresses.asked, config.queue, self._metrics)
         self._guard = Guard(self.admission, self.addresses.asked, self._metrics)
         self._aborted = False
-        self._open: set[Opened] = set()
-        self._session = make_session(config, socket_path, tls)
+        self.watch = Watch(asyncio.get_running_loop())
+        """The time limits of the calls under way."""
+        self._wires = make_wires(config, socket_path, tls)
         self._polls = make_session(config, socket_path, tls)
 
     def _replica(self, url: str) -> Replica:
@@ -184,19 +186,22 @@ class Pool:
             NotFoundError, ConflictError, InsufficientStorageError: see `clients.status`.
         """
         hedged = is_hedged and len(self.addresses.asked) > 1
-        request = Request(method, path, body, call, is_idempotent, hedged, is_lookup)
+        request = Request(method, path, body, call, is_idempotent, hedged, is_lookup, read, nonsense)
+        return await self._guard.run(request, self._ask)
 
-        async def send(place: Place, request: Request, may_repeat: bool) -> Any:
-            opened = await self._begin(place, request, may_repeat, is_whole=True)
-            with self._ending(opened, request.call):
-                answer = Answer(opened.status, await opened.read(), opened.headers)
-                raise_for_status(self.name, answer.status, answer.body, answer.headers)
-                try:
-                    return answer if read is None else read(answer)
-                except NONSENSE as error:
-                    raise BackendError(nonsense) from error
-
-        return await self._guard.run(request, send)
+    async def _ask(self, place: Place, request: Request, may_repeat: bool) -> Any:
+        """Send a request once, and return what its reader makes of the answer."""
+        opened = self._begin(place, request, may_repeat, is_whole=True)
+        try:
+            await self._send(opened, request)
+            answer = Answer(opened.status, await opened.read(), opened.headers)
+            raise_for_status(self.name, answer.status, answer.body, answer.headers)
+            made = answer if request.read is None else _read(request, answer)
+        except BaseException as error:
+            self._end(opened, request.call, self._found(opened, request.call, error))
+            raise
+        self._end(opened, request.call, None)
+        return made
 
     async def poll(self, path: str, replica: Replica, call: Call, body: bytes | None = None) -> Answer:
         """GET `path` of one address, or POST `body` there, for the health monitor.
@@ -220,30 +225,41 @@ class Pool:
                     content += piece
                     if len(content) > _POLLED_BYTES:
                         raise AnswerTooLargeError(f"The {self.name} service's health poll has no end.")
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise self.translate(error, None) from error
         raise_for_status(self.name, response.status, bytes(content), response.headers)
         return Answer(response.status, bytes(content), response.headers)
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, method: str, path: str, call: Call, body: bytes, *, is_idempotent: bool = False
-    ) -> AsyncIterator[Opened]:
+    ) -> AbstractAsyncContextManager[Opened]:
         """Send one request, and hand out its response as soon as its headers are there; it is not sent again then.
 
         They have `first_byte_timeout_s` to come, the body has until the deadline. The status is the caller's to look
         at. Of an idempotent request the 5xx raise, and a first 429 that says when to come again. Leaving the block
         before the end of the body closes the connection.
         """
-        opened = await self._guard.run(Request(method, path, body, call, is_idempotent), self._open_stream)
-        with self._ending(opened, call):
-            yield opened
+        return _Opening(self, Request(method, path, body, call, is_idempotent))
 
-    async def _open_stream(self, place: Place, request: Request, may_repeat: bool) -> Opened:
-        opened = await self._begin(place, request, may_repeat, is_whole=False)
-        if request.is_idempotent and (_fails(opened.status) or (may_repeat and _is_worth_a_wait(opened, request))):
-            with self._ending(opened, request.call):
+    async def opened(self, request: Request) -> Opened:
+        """Send a request; return when its headers are there. It is to be ended by `end`."""
+        return await self._guard.run(request, self._open)
+
+    def end(self, opened: Opened, call: Call, error: BaseException | None) -> None:
+        """Close a response, and say what came of it: with what ended the block that read it, if anything did."""
+        failure = error or opened.failure
+        self._end(opened, call, _of_status(opened.status) if failure is None else self._found(opened, call, failure))
+
+    async def _open(self, place: Place, request: Request, may_repeat: bool) -> Opened:
+        """Send a request once; a status that another attempt may mend raises."""
+        opened = self._begin(place, request, may_repeat, is_whole=False)
+        try:
+            await self._send(opened, request)
+            if request.is_idempotent and (_fails(opened.status) or (may_repeat and _is_worth_a_wait(opened, request))):
                 raise_for_status(self.name, opened.status, await opened.read(), opened.headers)
+        except BaseException as error:
+            self._end(opened, request.call, self._found(opened, request.call, error))
+            raise
         return opened
 
     def set_slots(self, replica: Replica, slots: int) -> None:
@@ -271,77 +287,61 @@ class Pool:
         """End every call under way with a BackendUnavailableError, and let no other begin: the server stops."""
         self._aborted = True
         self.admission.close(self._shutting_down)
-        # Closing the session wakes those that wait for an answer's headers, but not those that read a body.
-        for opened in self._open:
-            opened.abort()
-        await self._session.close()
+        for exchange in self.watch:
+            exchange.abort(aiohttp.ClientConnectionError("aborted"))
+        await self._wires.close()
 
     async def close(self) -> None:
         """Close every connection."""
         self.addresses.close()
-        await self._session.close()
+        self.watch.close()
+        await self._wires.close()
         await self._polls.close()
 
-    async def _begin(self, place: Place, request: Request, may_repeat: bool, *, is_whole: bool) -> Opened:
-        """Send a request to the address of a place; return when the headers are there. Gives the place back if not."""
-        call, service = request.call, self.config
-        remaining_s = call.deadline.remaining
-        first_byte_s = min(service.first_byte_timeout_s, remaining_s)
+    def _begin(self, place: Place, request: Request, may_repeat: bool, *, is_whole: bool) -> Opened:
+        """Begin a call to the address of a place, within the limits of its time. It is to be ended."""
+        service = self.config
+        remaining_s = request.call.deadline.remaining
+        total_s = min(service.timeout_s, remaining_s) if is_whole else remaining_s
+        first_byte_s = min(service.first_byte_timeout_s, total_s)
         if may_repeat and request.is_idempotent:
-            first_byte_s = self.admission.service_time.first_byte_limit(service.first_byte_timeout_s, remaining_s)
+            first_byte_s = min(total_s, self.admission.service_time.first_byte_limit(first_byte_s, remaining_s))
         self._metrics.in_flight.inc()
-        try:
-            if self._aborted:
-                raise self._shutting_down()
-            async with asyncio.timeout(first_byte_s):
-                response = await self._session.request(
-                    request.method,
-                    place.replica.url + request.path,
-                    data=payload(request.body),
-                    headers={**_JSON_HEADERS, **attempts.begin(request, place, self.name, service)},
-                    allow_redirects=False,
-                    timeout=self._timeout(min(service.timeout_s, remaining_s) if is_whole else remaining_s),
-                )
-        except BaseException as error:
-            ours = self.translate(error, place)
-            found = verdict(self.translate(TimeoutError(), place) if _is_late(error, call) else ours)
-            self._leave(call, place, None, found)
-            if ours is error:
-                raise
-            raise ours from error
-        if response.status < 300:
-            place.answering(is_stream=not is_whole)
-        opened = Opened(self, response, place, is_whole=is_whole)
-        self._open.add(opened)
-        return opened
+        now = self.watch.loop.time()
+        return Opened(self, place, now + first_byte_s, now + total_s, is_whole=is_whole)
 
-    @contextmanager
-    def _ending(self, opened: Opened, call: Call) -> Iterator[None]:
-        """Close a response at the end of the block, and say what came of it."""
-        found: Verdict | None = None
+    async def _send(self, opened: Opened, request: Request) -> None:
+        """Send a request; return when the headers are there, of what is wanted whole the answer. Errors are ours."""
+        if self._aborted:
+            raise self._shutting_down()
+        place = opened.place
+        headers = attempts.begin(request, place, self.name, self.config)
         try:
-            yield
-            found = verdict(opened.failure) if opened.failure is not None else _of_status(opened.status)
-        except BaseException as error:
-            late = opened.is_whole and _is_late(error, call)
-            found = verdict(self.translate(TimeoutError(), opened.place) if late else error)
-            raise
-        finally:
-            self._open.discard(opened)
-            opened.close()
-            self._leave(call, opened.place, opened, found)
+            await self._wires.send(
+                opened.exchange, request.method, place.replica.url, request.path, headers, request.body
+            )
+        except FOREIGN as error:
+            raise self.translate(error, place, opened.blamed()) from error
 
-    def _leave(self, call: Call, place: Place, opened: Opened | None, found: Verdict | None) -> None:
-        self._metrics.in_flight.dec()
-        self._metrics.latency.observe(time.perf_counter() - place.started, call.exemplar)
+    def _found(self, opened: Opened, call: Call, error: BaseException) -> Verdict:
+        """Return what follows from what ended a call."""
+        late = (opened.is_whole or not opened.status) and _is_late(error, call)
+        return verdict(self.translate(TimeoutError(), opened.place) if late else error)
+
+    def _end(self, opened: Opened, call: Call, found: Verdict | None) -> None:
+        """Give back what a call has taken, and count it."""
+        opened.exchange.close()
+        place, metrics = opened.place, self._metrics
+        metrics.in_flight.dec()
+        metrics.latency.observe(time.perf_counter() - place.started, call.exemplar)
         outcome = "2xx" if found is None else found.kind
-        if opened is not None and outcome in _BY_STATUS:
+        if opened.status and outcome in _BY_STATUS:
             outcome = f"{opened.status // 100}xx"
-        self._metrics.count(outcome).inc()
+        metrics.count(outcome).inc()
         if outcome == "cancelled":
-            self._metrics.saved("running" if opened is None or opened.is_whole else "streaming").inc()
+            metrics.saved("running" if opened.is_whole or not opened.status else "streaming").inc()
         if place.span is not None:
-            attempts.end(place.span, outcome, None if opened is None else opened.status, found)
+            attempts.end(place.span, outcome, opened.status or None, found)
         place.leave(found)
 
     def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
@@ -353,7 +353,7 @@ class Pool:
 
         `is_blamed` says of a timeout whether the backend is to blame; without it the time that it had decides.
         """
-        if not isinstance(error, _FOREIGN):
+        if not isinstance(error, FOREIGN):
             return error
         if self._aborted and place is not None:
             return self._shutting_down()
@@ -372,6 +372,31 @@ class Pool:
     @staticmethod
     def _shutting_down() -> BackendUnavailableError:
         return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
+
+
+class _Opening:
+    """The block of `Pool.open`."""
+
+    __slots__ = ("_opened", "_pool", "_request")
+
+    def __init__(self, pool: Pool, request: Request) -> None:
+        self._pool = pool
+        self._request = request
+
+    async def __aenter__(self) -> Opened:
+        self._opened = await self._pool.opened(self._request)
+        return self._opened
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._pool.end(self._opened, self._request.call, error)
+
+
+def _read(request: Request, answer: Answer) -> Any:
+    assert request.read is not None
+    try:
+        return request.read(answer)
+    except NONSENSE as error:
+        raise BackendError(request.nonsense) from error
 
 
 def _weights(urls: Sequence[str | Address]) -> dict[str, int]:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import io
+import asyncio
 import ssl
+from functools import partial
 
 import aiohttp
 
 from hartonomous.clients.resolver import Resolver
+from hartonomous.clients.wire import Wire, Wires
 from hartonomous.services import Service
 
 # llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
 _KEEPALIVE_S = 4.0
 _RESOLVED_FOR_S = 10
-_IN_ONE = 512 * 1024
 
 
 def make_session(config: Service, socket_path: str | None, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
     """Return a session towards a service, over TCP or a unix socket; `tls` is for its addresses over TLS."""
+    return _session(config, _connector(config, socket_path, tls))
+
+
+def make_wires(config: Service, socket_path: str | None, tls: ssl.SSLContext | None = None) -> Wires:
+    """Return the connections of such a session for the calls, which go over it without the session's own requests."""
+    connector = _connector(config, socket_path, tls)
+    # There is no public way to have connections of one's own class.
+    connector._factory = partial(Wire, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # `partial` is invariant
+    return Wires(_session(config, connector), config.connect_timeout_s)
+
+
+def _session(config: Service, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=_connector(config, socket_path, tls),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         headers=_headers(config),
         skip_auto_headers=("User-Agent",),
     )
-
-
-def payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    """Return what aiohttp sends: a large body piece by piece, because in one it would hold the loop."""
-    return body if body is None or len(body) <= _IN_ONE else io.BytesIO(body)
 
 
 def _connector(config: Service, socket_path: str | None, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:

@@ -1,0 +1,301 @@
+"""One request and its response over a connection of aiohttp's, moved on by what the connection tells.
+
+aiohttp reads a response in tasks: one waits for its headers, then for each piece of its body, with a timer around each.
+Here the connection says that something came in the callback in which it came, so that a whole answer costs one change
+of tasks and a piece of a stream none. aiohttp's parser reads the bytes, and its flow control holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDict
+
+from hartonomous import codec
+from hartonomous.clients.watch import Watch
+from hartonomous.clients.wire import Wire
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from aiohttp.http import RawResponseMessage
+
+Take = Callable[[bytes], None]
+
+_SWITCHING_PROTOCOLS = 101
+_NO_HEADERS: Mapping[str, str] = CIMultiDict()
+
+
+class Exchange:
+    """A request and its response.
+
+    Its headers must come by `first_by` and its end by `end_by`, in the loop's time, and a body that is waited for may
+    pause for `idle_s` seconds. With a `take` the answer is waited for as a whole, and its body handed to that as it
+    comes; without one it is there with its headers, and its body is read by `piece` or `pour`. `told` is called with
+    its status when its headers come.
+    """
+
+    __slots__ = (
+        "_by",
+        "_connecting",
+        "_connection",
+        "_content",
+        "_end_by",
+        "_error",
+        "_heard_at",
+        "_idle_s",
+        "_is_flowing",
+        "_is_held",
+        "_is_whole",
+        "_loop",
+        "_size",
+        "_take",
+        "_told",
+        "_waiter",
+        "_watch",
+        "_wire",
+        "_writing",
+        "content_type",
+        "headers",
+        "is_idle",
+        "refusal",
+        "status",
+    )
+
+    def __init__(
+        self,
+        watch: Watch,
+        first_by: float,
+        end_by: float,
+        idle_s: float,
+        take: Take | None,
+        told: Callable[[int], None],
+    ) -> None:
+        self.status = 0
+        """0 until the headers are there."""
+        self.headers = _NO_HEADERS
+        self.content_type = ""
+        self.is_idle = False
+        """Whether it failed because nothing came of its body for too long."""
+        self.refusal: Exception | None = None
+        """What `take` has raised, which was given no more then."""
+        self._watch, self._loop, self._told = watch, watch.loop, told
+        self._by, self._end_by, self._idle_s = first_by, end_by, idle_s
+        self._heard_at = 0.0
+        self._content: StreamReader = EMPTY_PAYLOAD
+        self._connection: Connection | None = None
+        self._wire: Wire | None = None
+        self._connecting: asyncio.Task[object] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._take, self._is_whole = take, take is not None
+        self._size = 0
+        self._is_flowing = self._is_held = False
+        watch.add(self, first_by)
+
+    async def connected(self, connecting: Coroutine[object, object, Connection]) -> Connection:
+        """Return the connection that is found or made, in the time that there is for it."""
+        self._connecting = task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        try:
+            return await connecting
+        except asyncio.CancelledError:
+            if self._error is not None and task.uncancel() <= before:
+                raise self._error from None
+            raise
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError("not connected in time") from error
+        finally:
+            self._connecting = None
+
+    def attach(self, connection: Connection, *, is_without_body: bool = False) -> asyncio.Transport:
+        """Go on over this connection; return what the request is to be written to. The response has no body to HEAD.
+
+        Raises aiohttp.ClientConnectionResetError when it is closed.
+        """
+        self._connection = connection
+        wire = connection.protocol
+        assert isinstance(wire, Wire)
+        if wire.transport is None or wire.transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("closed meanwhile")
+        wire.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
+        self._wire, wire.exchange = wire, self
+        return wire.transport
+
+    def writing(self, task: asyncio.Task[None]) -> None:
+        """Have the rest of the request written by a task, which ends with the exchange."""
+        self._writing = task
+
+    def begin_again(self) -> None:
+        """Forget the connection, which was lost before anything came."""
+        self._leave(is_whole=False)
+        self._error = None
+
+    def began(self, message: RawResponseMessage, content: StreamReader) -> bool:
+        """Take over the headers of the response; return whether they were expected."""
+        status = message.code
+        if status < 200 and status != _SWITCHING_PROTOCOLS:
+            return True
+        if self.status:
+            return False
+        self.status, self.headers, self._content = status, message.headers, content
+        self.content_type = codec.media_type(message.headers.get("Content-Type"))
+        self._by = self._end_by
+        if self.content_type == codec.SSE and not content.is_eof() and self._wire is not None:
+            # llama.cpp closes it after a stream, though it says Keep-Alive: the next call would meet it closing.
+            self._wire.force_close()
+        self._told(status)
+        self._waits()
+        return True
+
+    async def answered(self) -> None:
+        """Wait for the headers, or the whole answer; raises what aiohttp raises, and TimeoutError."""
+        while not self.status or (self._is_whole and not self._is_over):
+            await self._wait()
+
+    async def piece(self) -> bytes:
+        """Return what has come of the body, as soon as anything has; nothing at its end. Raises as `answered`."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            data = self._content.read_nowait()
+            self._release_at_end()
+            if data or self._content.is_eof():
+                return data
+            self._waits()
+            await self._wait()
+
+    async def pour(self, take: Take) -> None:
+        """Hand the body to `take` as it comes, until its end or a `refusal`. Raises as `answered`."""
+        self._take = take
+        self._waits()
+        try:
+            self.flow()
+            while not self._is_over:
+                await self._wait()
+        finally:
+            self._take = None
+
+    def pause(self) -> None:
+        """Hand out no more of the body, and let the backend wait."""
+        self._is_held = True
+        if self._wire is not None and self._wire.connected:
+            self._wire.pause_reading()
+
+    def resume(self) -> None:
+        """Go on after a `pause`."""
+        self._is_held = False
+        self._waits()
+        if self._wire is not None and self._wire.connected:
+            self._wire.resume_reading()
+        self.flow()
+
+    def flow(self) -> None:
+        """Go on with what has come."""
+        if not self.status:
+            return
+        if self._take is None:
+            self._wake()
+        elif not self._is_flowing:  # what is read may let more come, which is then for the loop below
+            self._is_flowing = True
+            self._heard_at = self._loop.time()
+            try:
+                self._hand_over(self._take)
+            finally:
+                self._is_flowing = False
+            self._release_at_end()
+            if self._is_over:
+                self._wake()
+
+    def lost(self, error: BaseException) -> None:
+        """The connection is lost: the end of a body whose length nobody told, the failure of anything else."""
+        if self.status and self._content.is_eof():
+            self.flow()
+            return
+        if isinstance(error, HttpProcessingError):
+            error = aiohttp.ClientPayloadError(str(error))
+        self.abort(self._content.exception() or error)
+
+    def abort(self, error: BaseException) -> None:
+        """Let whoever waits for the response, or reads on, fail with this error."""
+        if self._error is None:
+            self._error = error
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._wake()
+
+    def look(self, now: float) -> float:
+        """Fail if the time is over; return when it may be next."""
+        by, is_idle = self._by, False
+        if self.status and self._waiter is not None and not self._is_held:
+            idle_by = self._heard_at + self._idle_s
+            by, is_idle = min(by, idle_by), idle_by < by
+        if now < by:
+            return by
+        if self._error is None:
+            self.is_idle = is_idle
+            self.abort(TimeoutError())
+        return float("inf")
+
+    def close(self) -> None:
+        """End it: the connection is closed, but where the whole answer has come: then it was given back."""
+        self._watch.discard(self)
+        self._leave(is_whole=False)
+        self._error = None  # whose traceback leads here
+
+    def _hand_over(self, take: Take) -> None:
+        """Give out what is there of the body."""
+        content = self._content
+        while self._size < content.total_bytes and not self._is_held and self.refusal is None:
+            data = content.read_nowait()
+            self._size += len(data)
+            try:
+                take(data)
+            except Exception as error:  # noqa: BLE001 - told to who waits for the end
+                self.refusal = error
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing more is to be handed out."""
+        return self._error is not None or self.refusal is not None or self._content.at_eof()
+
+    def _waits(self) -> None:
+        """From now on the body is waited for."""
+        self._heard_at = now = self._loop.time()
+        self._watch.look_by(now + self._idle_s)
+
+    async def _wait(self) -> None:
+        if self._error is None:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._error is not None:
+            raise self._error
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _release_at_end(self) -> None:
+        if self.status and self._content.at_eof():
+            self._leave(is_whole=True)
+
+    def _leave(self, *, is_whole: bool) -> None:
+        """Let the connection go; with the request and the answer it may serve again."""
+        connection, self._connection = self._connection, None
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.exchange = None
+        if self._writing is not None and not self._writing.done():
+            self._writing.cancel()
+            is_whole = False
+        if connection is not None:
+            connection.release() if is_whole else connection.close()
