@@ -1,6 +1,6 @@
 """THE wiring: `create_app(config)` makes the application; everything it uses is made here or in `wiring`.
 
-A request falls through the middlewares in the order of `MIDDLEWARES` to a handler. Clients, pipelines and the monitor
+A request falls through the floors of `middleware.floors` to a handler. Clients, pipelines and the monitor
 are made at start-up inside one exit stack, so that a start that fails half-way closes what it had opened, in reverse
 order.
 """
@@ -29,20 +29,8 @@ from hartonomous.keys import GUARDS, METRICS, RELOAD, SERVING, STATE, TRAIL, Run
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
-from hartonomous.middleware.access import access
-from hartonomous.middleware.address_limit import address_limit
-from hartonomous.middleware.audit import audit
-from hartonomous.middleware.auth import auth
-from hartonomous.middleware.drain import drain, end_connection
-from hartonomous.middleware.errors import errors
-from hartonomous.middleware.expectation import end_uninvited, expectation
-from hartonomous.middleware.key_limit import key_limit
-from hartonomous.middleware.known_query import known_query
-from hartonomous.middleware.limited import add_limits
+from hartonomous.middleware.floors import Floors
 from hartonomous.middleware.reloads import reload_noted
-from hartonomous.middleware.request_id import add_request_id, request_id
-from hartonomous.middleware.scope import scope
-from hartonomous.middleware.trace import trace
 from hartonomous.monitor import Monitor
 from hartonomous.parts import Parts
 from hartonomous.pipelines.batch import BatchAnswerer
@@ -62,23 +50,6 @@ from hartonomous.wiring import (
     open_search,
     open_storage,
     open_traces,
-)
-
-# Limits by address come before `auth`, limits by key behind it, and before what its scopes refuse.
-MIDDLEWARES = (
-    request_id,
-    trace,
-    access,
-    audit,
-    errors,
-    drain,
-    cors.cors,
-    address_limit,
-    auth,
-    key_limit,
-    scope,
-    known_query,
-    expectation,
 )
 
 OPERATIONS = (
@@ -101,7 +72,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     Raises:
         ConfigError: a file that the configuration names is wrong.
     """
-    app = web.Application(middlewares=MIDDLEWARES)
+    app = web.Application()
     settings = complete(config)
     app[METRICS] = Metrics()
     app[TRAIL] = Trail(config.audit, app[METRICS], config.log.kept_records)
@@ -113,11 +84,10 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     reloader = _reloader(app, path, siblings)
     app[RELOAD] = reloader.reload
     add_routes(app.router, OPERATIONS, None if config.server.admin is None else app[STATE].operators)
-    app.on_response_prepare.append(add_request_id)
-    app.on_response_prepare.append(end_connection)
-    app.on_response_prepare.append(add_limits)
-    app.on_response_prepare.append(end_uninvited)
     cors.setup(app)
+    floors = Floors(app)
+    app.middlewares.append(floors.enter)
+    app.on_response_prepare.append(floors.prepare)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app
 

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hartonomous import log
@@ -69,7 +71,7 @@ class Trail:
         else:
             self._lost += 1
             self._metrics.audit_lost.inc()
-        self.kept.append(KeptRecord(now.timestamp(), 0, facts.get("request_id"), line.decode()))
+        self.kept.append(KeptRecord(now, 0, facts.get("request_id"), line.decode()))
 
     async def run(self) -> None:
         """Bring what was written to the disk, again and again."""
@@ -121,10 +123,9 @@ class Trail:
             facts["head"] = NO_HEAD
         return facts
 
-    def _line(self, event: str, facts: dict[str, Any]) -> tuple[bytes, datetime]:
-        now = datetime.now(UTC)
-        said = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        first = {"time": said, "seq": self._link.seq + 1, "event": event}
+    def _line(self, event: str, facts: dict[str, Any]) -> tuple[bytes, float]:
+        now = time.time()
+        first = {"time": _stamp(now), "seq": self._link.seq + 1, "event": event}
         fields = log.encoded({**first, **facts, "pid": os.getpid(), "prev": self._link.digest})
         return sealed(fields.encode()), now
 
@@ -141,3 +142,14 @@ class Trail:
                 logger.bind(cause=error.strerror).error("the audit trail cannot be written: lines are lost")
         self._link = self._files.link
         return taken
+
+
+def _stamp(now: float) -> str:
+    """Return a Unix time in UTC, to the millisecond."""
+    second = int(now)
+    return f"{_second(second)}.{int((now - second) * 1000):03}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

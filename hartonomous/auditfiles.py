@@ -83,7 +83,8 @@ class Files:
             self._torn.add(line[:taken])
             self.link = Link(self.link.seq, self._torn.digest)
         else:
-            self._torn = Torn()
+            if self._torn.count:
+                self._torn = Torn()
             self._whole = self.link = Link(self.link.seq + 1, digest(line))
             self.is_changed = self.is_headless = False
         self.is_dirty = True

@@ -100,15 +100,10 @@ class Tenure:
         self._ended = asyncio.Event()
         self._retired = False
 
-    @contextmanager
-    def used(self) -> Iterator[Runtime]:
-        """Count a user of the runtime."""
-        self.users += 1
-        try:
-            yield self.runtime
-        finally:
-            self.users -= 1
-            self._look()
+    def leave(self) -> None:
+        """Count a user of the runtime less."""
+        self.users -= 1
+        self._look()
 
     async def retire(self) -> None:
         """Close the runtime as soon as nobody uses it any more; nobody begins to."""
@@ -150,18 +145,20 @@ class State:
         self.idle = asyncio.Event()
         self.idle.set()
 
-    @contextmanager
-    def working(self) -> Iterator[Runtime]:
-        """Count a request as under way, with the runtime that is its own to the end; `idle` is set while none is."""
+    def begin(self) -> Tenure:
+        """Count a request as under way, until `end`, with the runtime that is its own; `idle` is set while none is."""
+        tenure = self._current
+        tenure.users += 1
         self.active += 1
         self.idle.clear()
-        try:
-            with self._current.used() as runtime:
-                yield runtime
-        finally:
-            self.active -= 1
-            if not self.active:
-                self.idle.set()
+        return tenure
+
+    def end(self, tenure: Tenure) -> None:
+        """Count the request less."""
+        tenure.leave()
+        self.active -= 1
+        if not self.active:
+            self.idle.set()
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
@@ -241,6 +238,11 @@ SPEAKING = web.RequestKey("SPEAKING", bool)
 NOTES: web.RequestKey[dict[str, Any]] = web.RequestKey("NOTES")
 # There as long as the client of a stream need not read: the server has its hands full.
 HELD = web.RequestKey("HELD", bool)
+
+
+def guard_of(request: web.Request) -> Guard | None:
+    """Return what a caller needs for what the request leads to; None where it leads nowhere."""
+    return request.app[GUARDS].get(request.match_info.handler)
 
 
 def exemplar_of(request: web.Request) -> dict[str, str] | None:

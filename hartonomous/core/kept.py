@@ -44,7 +44,8 @@ class Kept:
             self.total += 1
             self._records.append(record)
             self._bytes += len(record.line)
-            self._shrink()
+            if len(self._records) > self._count or self._bytes > self._max_bytes:
+                self._shrink()
 
     def resize(self, count: int) -> None:
         """Keep so many from now on."""

@@ -58,15 +58,18 @@ class MemoryStore:
         """Let a request in, or say what it has reached; one that is refused uses nothing."""
         now, usage = self._clock(), self._usage(name)
         levels: list[float] = []
+        buckets: list[Bucket] = []
         for kind, rate, cost in asked.costs:
-            level = usage.bucket(kind, rate).look(rate, now)
+            bucket = usage.bucket(kind, rate)
+            level = bucket.look(rate, now)
             if not rate.admits(level, cost):
                 return asked.refusal(len(levels), level)
             levels.append(level + cost)
+            buckets.append(bucket)
         if asked.concurrent is not None and usage.held >= asked.concurrent:
             return asked.refusal(len(levels), 0.0)
-        for kind, rate, cost in asked.costs:
-            usage.buckets[kind][0].debit(rate, cost, now)
+        for bucket, level in zip(buckets, levels, strict=True):
+            bucket.level = level
         if asked.concurrent is None:
             return Entry(asked, levels)
         self._hold(name, usage)

@@ -46,6 +46,11 @@ class Meter:
         self._taken = 0 if policy.bytes is None else body_bytes or 0
 
     @property
+    def has_place(self) -> bool:
+        """Whether it is among the requests of which there may be so many at once, until `close`."""
+        return self._policy.concurrent is not None
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether it matters how many tokens are used."""
         return self._policy.tokens is not None

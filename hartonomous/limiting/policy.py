@@ -168,13 +168,15 @@ class Entry:
 
     def quota(self) -> Quota | None:
         """Return the limit of which the smallest part is left."""
-        costs, concurrent = self.asked.costs, self.asked.concurrent
-        if len(costs) == 1 and concurrent is None:
-            return _quota(costs[0][1], self.levels[0])
-        quotas = [_quota(rate, level) for (_, rate, _), level in zip(costs, self.levels, strict=True)]
-        if concurrent is not None:
-            quotas.append(Quota(concurrent, max(0, concurrent - self.held), 0.0))
-        return min(quotas, key=lambda quota: quota.remaining / quota.limit, default=None)
+        concurrent, least = self.asked.concurrent, math.inf
+        tightest: tuple[Rate, float] | None = None
+        for (_, rate, _), level in zip(self.asked.costs, self.levels, strict=True):
+            part = rate.remaining(level) / math.floor(rate.burst)
+            if part < least:
+                least, tightest = part, (rate, level)
+        if concurrent is not None and (free := max(0, concurrent - self.held)) / concurrent < least:
+            return Quota(concurrent, free, 0.0)
+        return None if tightest is None else _quota(*tightest)
 
 
 def _quota(rate: Rate, level: float) -> Quota:

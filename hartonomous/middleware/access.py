@@ -7,12 +7,13 @@ complete, also when the caller left (status 499, as nginx counts it).
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from hartonomous import log
-from hartonomous.keys import CALLER, METRICS, REQUEST_ID, STARTED, exemplar_of
+from hartonomous.core.access import NOBODY
+from hartonomous.keys import CALLER, REQUEST_ID, STARTED, exemplar_of
+from hartonomous.metrics import Metrics
 from hartonomous.middleware.limited import address_of
 
 CLIENT_LEFT = 499
@@ -21,40 +22,33 @@ CLIENT_LEFT = 499
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
-@web.middleware
-async def access(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Count and log the request."""
-    metrics = request.app[METRICS]
-    started = request[STARTED] = time.perf_counter()
-    status = CLIENT_LEFT
+def begin(request: web.Request, metrics: Metrics) -> None:
+    """Count the request as under way."""
+    request[STARTED] = time.perf_counter()
     metrics.in_flight.inc()
-    try:
-        response = await handler(request)
-        if request.transport is not None:
-            status = response.status
-        return response
-    finally:
-        took = time.perf_counter() - started
-        metrics.in_flight.dec()
-        route, method, caller = template_of(request), method_of(request), request.get(CALLER)
-        metrics.route_latency(route).observe(took, exemplar_of(request))
-        metrics.route_requests(route, method, str(status)).inc()
-        if status >= 500:
-            metrics.failure(str(status)).inc()
-        if caller is not None and (tenant := metrics.tenants.of_key(caller.key_id)) is not None:
-            tenant.requests[f"{status // 100}xx"] += 1
-        fields = {
-            "request_id": request[REQUEST_ID],
-            "method": method,
-            "route": route,
-            "status": status,
-            "duration_ms": round(took * 1000, 2),
-            "remote": address_of(request),
-            "key": None if caller is None else caller.key_id,
-        }
-        log.told(__name__, "request", fields)
+
+
+def record(request: web.Request, status: int, metrics: Metrics) -> None:
+    """Count and log the request, which has ended."""
+    took = time.perf_counter() - request[STARTED]
+    metrics.in_flight.dec()
+    route, method, key_id = template_of(request), method_of(request), request.get(CALLER, NOBODY).key_id
+    metrics.route_latency(route).observe(took, exemplar_of(request))
+    metrics.route_requests(route, method, str(status)).inc()
+    if status >= 500:
+        metrics.failure(str(status)).inc()
+    if (tenant := metrics.tenants.of_key(key_id)) is not None:
+        tenant.requests[f"{status // 100}xx"] += 1
+    fields = {
+        "request_id": request[REQUEST_ID],
+        "method": method,
+        "route": route,
+        "status": status,
+        "duration_ms": round(took * 1000, 2),
+        "remote": address_of(request),
+        "key": key_id,
+    }
+    log.told(__name__, "request", fields)
 
 
 def method_of(request: web.Request) -> str:

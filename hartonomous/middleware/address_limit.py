@@ -6,36 +6,28 @@ whoever tries must not lock the neighbours out who share the address. A request 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 
-from hartonomous.errors import AuthenticationError
-from hartonomous.keys import STATE
-from hartonomous.limiting.limiter import name_of
+from hartonomous.limiting.limiter import Limiter, name_of
+from hartonomous.limiting.meter import Meter
 from hartonomous.middleware.auth import key_of
-from hartonomous.middleware.limited import address_of, within
+from hartonomous.middleware.limited import address_of
 
 _NEVER = frozenset(("/health", "/ready"))
 
 
-@web.middleware
-async def address_limit(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Hold the request against what its address may do.
+async def enter_by_address(request: web.Request, limiter: Limiter) -> Meter | None:
+    """Hold the request against what its address may do; None where that is not limited.
 
     Raises:
-        RateLimitedError: it does too much, or has tried too many wrong keys.
+        RateLimitedError: it does too much.
     """
-    limiter = request.app[STATE].current.limiter
-    try:
-        if not limiter.limits_addresses or request.path in _NEVER:
-            return await handler(request)
-        policy = limiter.address
-        meter = await limiter.enter(name_of(address_of(request)), policy, None)
-        return await (handler(request) if policy.concurrent is None else within(request, handler, meter, policy))
-    except AuthenticationError:
-        if key_of(request):
-            await limiter.failed(address_of(request))
-        raise
+    if not limiter.limits_addresses or request.path in _NEVER:
+        return None
+    return await limiter.enter(name_of(address_of(request)), limiter.address, None)
+
+
+async def count_failed(request: web.Request, limiter: Limiter) -> None:
+    """Count a key that was none. Raises RateLimitedError: the address has tried too many."""
+    if key_of(request):
+        await limiter.failed(address_of(request))

@@ -6,35 +6,19 @@ names, ids and counts, never a text of a prompt or a document.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
+from hartonomous.audit import Trail
 from hartonomous.core.denied import note_collection
 from hartonomous.errors import HartonomousError, PermissionDeniedError
-from hartonomous.keys import CALLER, GUARDS, NOTES, REQUEST_ID, TRACE, TRAIL
-from hartonomous.middleware.access import CLIENT_LEFT, method_of, template_of
+from hartonomous.keys import CALLER, NOTES, REQUEST_ID, TRACE, TRAIL, Guard, guard_of
+from hartonomous.middleware.access import method_of, template_of
 from hartonomous.middleware.limited import address_of
 
 _DENIED = frozenset((401, 403, 429))
 _REFUSALS = {401: "authentication_failed", 403: "permission_denied"}
-
-
-@web.middleware
-async def audit(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Note the request, if it is of those that are noted."""
-    request[NOTES] = {}
-    status = CLIENT_LEFT
-    try:
-        response = await handler(request)
-        if request.transport is not None:
-            status = response.status
-        return response
-    finally:
-        tell(request, status)
 
 
 def note(request: web.Request, **facts: Any) -> None:
@@ -53,12 +37,17 @@ def note_error(request: web.Request, error: HartonomousError) -> None:
 
 def tell(request: web.Request, status: int) -> None:
     """Write the line of a request, the first time that it is called for it; for an answer without end at its start."""
+    tell_of(request, status, guard_of(request), request.app[TRAIL])
+
+
+def tell_of(request: web.Request, status: int, guard: Guard | None, trail: Trail) -> None:
+    """The same, for a request that needs what `guard` says."""
     notes = request[NOTES]
-    event = _event(request, status)
+    event = _event(request, status, guard)
     if event is None or notes.get("is_told"):
         return
     caller, outcome = request.get(CALLER), _outcome(status, notes)
-    request.app[TRAIL].write(
+    trail.write(
         event,
         key=None if caller is None else caller.key_id,
         remote=address_of(request),
@@ -73,7 +62,7 @@ def tell(request: web.Request, status: int) -> None:
     notes["is_told"] = True
 
 
-def _event(request: web.Request, status: int) -> str | None:
+def _event(request: web.Request, status: int, guard: Guard | None) -> str | None:
     """Return the word for what happened; None when it is none of the trail's business.
 
     Who was turned away before it was known who that is (429) does not fill the trail.
@@ -82,8 +71,7 @@ def _event(request: web.Request, status: int) -> str | None:
         return _REFUSALS[status]
     if request[NOTES].get("denied"):
         return "permission_denied"
-    guard = request.app[GUARDS].get(request.match_info.handler)
-    return None if guard is None or CALLER not in request else guard.event
+    return None if guard is None or guard.event is None or CALLER not in request else guard.event
 
 
 def _outcome(status: int, notes: dict[str, Any]) -> str:

@@ -6,14 +6,12 @@ there is not needs a key as well, so that nobody can look around.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import hdrs, web
 
 from hartonomous.core import apikey
 from hartonomous.core.access import LOCAL, NOBODY, Caller
 from hartonomous.errors import AuthenticationError, InvalidRequestError
-from hartonomous.keys import CALLER, GUARDS, STATE, Guard
+from hartonomous.keys import CALLER, GUARDS, STATE, Guard, State, guard_of
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.local import check_local, is_local
 
@@ -22,10 +20,7 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _OPEN = Guard(None)
 
 
-@web.middleware
-async def auth(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+def know(request: web.Request, state: State, guard: Guard | None) -> Caller:
     """Know who comes in.
 
     Raises:
@@ -35,29 +30,34 @@ async def auth(
     """
     # What holds now, not when the request began: a key that was revoked is dead at once.
     try:
-        request[CALLER] = identified(request)
+        caller = request[CALLER] = _identified(request, state, guard)
     except AuthenticationError:
         note(request, claimed_key=apikey.id_of(key_of(request)))
         raise
-    return await handler(request)
+    return caller
 
 
 def identified(request: web.Request) -> Caller:
-    """Return whose request it is now. Raises what `auth` raises."""
-    state = request.app[STATE]
-    runtime = state.current
+    """Return whose request it is now. Raises what `know` raises."""
+    return _identified(request, request.app[STATE], guard_of(request))
+
+
+def _identified(request: web.Request, state: State, guard: Guard | None) -> Caller:
     if not state.needs_keys:
         check_local(request)
         return LOCAL
-    guard = request.app[GUARDS].get(request.match_info.handler) or _guard_of_error(request)
-    if guard is not None and guard.scope is None:
-        return NOBODY
-    if guard is not None and guard.scope == "metrics" and runtime.config.auth.metrics_on_loopback and is_local(request):
+    if guard is None:
+        guard = _guard_of_error(request)
+    if guard is not None and (guard.scope is None or (guard.scope == "metrics" and _is_open_here(request, state))):
         return NOBODY
     caller = state.caller(key_of(request))
     if caller is None:
         raise AuthenticationError("A valid API key is required.", headers=_CHALLENGE)
     return caller
+
+
+def _is_open_here(request: web.Request, state: State) -> bool:
+    return state.current.config.auth.metrics_on_loopback and is_local(request)
 
 
 def _guard_of_error(request: web.Request) -> Guard | None:
@@ -78,12 +78,15 @@ def _guard_of_error(request: web.Request) -> Guard | None:
 def key_of(request: web.Request) -> str:
     """Return the key that the request carries, "" without one. An `Authorization` of another scheme has none."""
     headers = request.headers
-    authorizations, given = headers.getall(hdrs.AUTHORIZATION, ()), set(headers.getall(_KEY_HEADER, ()))
-    for value in authorizations:
-        scheme, _, key = value.partition(" ")
-        if scheme.lower() == "bearer":
-            given.add(key.strip())
-    given.discard("")
+    authorizations = headers.getall(hdrs.AUTHORIZATION, ())
+    if len(authorizations) == 1 and _KEY_HEADER not in headers:
+        return _bearers(authorizations[0])
+    given = {*map(_bearers, authorizations), *headers.getall(_KEY_HEADER, ())} - {""}
     if len(given) > 1 or len(set(authorizations)) > 1:
         raise InvalidRequestError("The request carries different keys.", code="different_keys")
     return given.pop() if given else ""
+
+
+def _bearers(authorization: str) -> str:
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

@@ -12,34 +12,29 @@ the browser keeps the answer from them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import hdrs, web
 from aiohttp_cors import CorsConfig
 
 from hartonomous.errors import PermissionDeniedError
-from hartonomous.middleware.origins import PREFLIGHT, EveryPath, cors_of, is_closed, preflighted
+from hartonomous.middleware.origins import ALLOWED, PREFLIGHT, EveryPath, cors_of, is_closed, preflighted
 
 _PRIVATE_NETWORK = "Access-Control-{}-Private-Network"
 
 
 def setup(app: web.Application) -> None:
-    """Let the application's answers say what browsers need; `cors` belongs among its middlewares."""
+    """Let the application's answers say what browsers need; `preflight` and `add_allowed` say it."""
     CorsConfig(app, router_adapter=EveryPath(app)).add(app.router)
-    app.on_response_prepare.append(_vary)
+    app[ALLOWED] = app.on_response_prepare.pop()  # which it has just put there; `add_allowed` asks it
 
 
-@web.middleware
-async def cors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Answer a preflight.
+async def preflight(request: web.Request) -> web.StreamResponse | None:
+    """Answer a preflight; None for whatever else it is.
 
     Raises:
         PermissionDeniedError: the origin, the method or a header is none that is allowed.
     """
     if not await _is_for_us(request):
-        return await handler(request)
+        return None
     try:
         response = await request.app[PREFLIGHT](request)
     except web.HTTPForbidden as error:
@@ -60,10 +55,9 @@ async def _is_for_us(request: web.Request) -> bool:
     return not is_closed(request, await request.app.router.resolve(request.clone(method=method)))
 
 
-async def _vary(request: web.Request, response: web.StreamResponse) -> None:
-    """Say that the answer is another one for another origin: a signal handler for `on_response_prepare`."""
-    if not cors_of(request).origins:
-        return
+async def add_allowed(request: web.Request, response: web.StreamResponse) -> None:
+    """Say what a page of a configured origin may see, and that the answer is another one for another origin."""
+    await request.app[ALLOWED](request, response)
     named = [name.strip() for value in response.headers.getall(hdrs.VARY, ()) for name in value.split(",")]
     if "*" not in named and hdrs.ORIGIN.lower() not in map(str.lower, named):
         response.headers[hdrs.VARY] = ", ".join([*named, hdrs.ORIGIN])

@@ -7,39 +7,35 @@ answered on a connection for which there was no room (`hartonomous.listening`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 
 from hartonomous.errors import BackendUnavailableError
-from hartonomous.keys import RUNTIME, STATE
+from hartonomous.keys import RUNTIME, State, Tenure
 
 _ALWAYS = frozenset(("/health", "/ready", "/metrics"))
 
 
-@web.middleware
-async def drain(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+def begin(request: web.Request, state: State) -> Tenure | None:
     """Let the request in, unless the server is shutting down or has too many connections.
+
+    Return what it takes part in until `state.end`; None for what always goes.
 
     Raises:
         BackendUnavailableError: it is, or has.
     """
     if request.path in _ALWAYS:
-        return await handler(request)
-    state = request.app[STATE]
+        return None
     if state.draining:
         raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
     if request.protocol in state.surplus:
         raise BackendUnavailableError("There are too many connections.", code="too_many_connections", retry_after=1)
-    with state.working() as request[RUNTIME]:
-        return await handler(request)
+    tenure = state.begin()
+    request[RUNTIME] = tenure.runtime
+    return tenure
 
 
-async def end_connection(request: web.Request, response: web.StreamResponse) -> None:
+def end_connection(request: web.Request, response: web.StreamResponse, state: State) -> None:
     """Say with the answer that the connection closes, where another request on it would find nobody."""
-    state = request.app[STATE]
     if state.stopping or request.protocol in state.surplus:
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has made up its mind about the header before

@@ -7,8 +7,6 @@ begun nothing can be said any more, so the error goes up and the connection is c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -26,17 +24,9 @@ from hartonomous.log import logger
 from hartonomous.middleware.audit import note_error
 
 
-@web.middleware
-async def errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+def answer_to(request: web.Request, error: Exception) -> web.Response:
     """Turn an exception into an error response."""
-    try:
-        return await handler(request)
-    except Exception as error:
-        if request.writer.output_size:
-            raise
-        return _answer(request, _ours(request, error))
+    return _answer(request, _ours(request, error))
 
 
 def _ours(request: web.Request, error: Exception) -> HartonomousError:

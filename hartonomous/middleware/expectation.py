@@ -7,8 +7,6 @@ then never sends it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import HttpVersion11, hdrs, web
 
 from hartonomous.errors import ExpectationFailedError
@@ -21,16 +19,12 @@ async def unanswered(_request: web.Request) -> None:
     """Say nothing yet: the expect handler of every route."""
 
 
-@web.middleware
-async def expectation(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+def check_expectation(request: web.Request) -> None:
     """Raise ExpectationFailedError where something is expected that no server knows."""
     if hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
         for expected in request.headers.getall(hdrs.EXPECT):
             if expected.lower() != _CONTINUE:
                 raise ExpectationFailedError(f"{_CONTINUE} is all that can be expected.")
-    return await handler(request)
 
 
 async def invite(request: web.Request) -> None:
@@ -41,10 +35,10 @@ async def invite(request: web.Request) -> None:
         request.writer.output_size = 0  # the answer has not begun
 
 
-async def end_uninvited(request: web.Request, response: web.StreamResponse) -> None:
+def end_uninvited(request: web.Request, response: web.StreamResponse) -> None:
     """Say that the connection closes where the body is not wanted any more: whether it comes cannot be known.
 
-    A signal handler for `on_response_prepare`; see RFC 9110, section 10.1.1.
+    See RFC 9110, section 10.1.1.
     """
     if _waits(request):
         response.force_close()

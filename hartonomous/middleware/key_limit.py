@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 
-from hartonomous.keys import CALLER, METER, STATE
-from hartonomous.middleware.limited import body_bytes, within
+from hartonomous.core.access import Caller
+from hartonomous.keys import METER
+from hartonomous.limiting.limiter import Limiter
+from hartonomous.limiting.meter import Meter
+from hartonomous.middleware.limited import body_bytes
 
 
-@web.middleware
-async def key_limit(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def enter_by_key(request: web.Request, limiter: Limiter, caller: Caller) -> Meter | None:
     """Hold the request against what its key may use; callers without a key have the limits of their address alone.
 
     Raises:
         RateLimitedError: a limit of the key is reached.
     """
-    limiter = request.app[STATE].current.limiter
-    limited = limiter.of_key(request[CALLER].key_id)
+    limited = limiter.of_key(caller.key_id)
     if limited is None:
-        return await handler(request)
+        return None
     name, policy = limited
     meter = request[METER] = await limiter.enter(name, policy, body_bytes(request))
-    return await within(request, handler, meter, policy)
+    return meter

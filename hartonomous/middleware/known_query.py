@@ -5,29 +5,22 @@ What paths know stands in their `Guard`; those of OpenAI's contract ignore what 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 
 from hartonomous.errors import ValidationFailedError
 from hartonomous.handlers.body import shown
-from hartonomous.keys import GUARDS
+from hartonomous.keys import Guard
 
 
-@web.middleware
-async def known_query(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+def check_query(request: web.Request, guard: Guard | None) -> None:
     """Let the request through when each of its parameters is known, and there once.
 
     Raises:
         ValidationFailedError: one is not; `param` is its name.
     """
-    guard = request.app[GUARDS].get(request.match_info.handler)
-    if guard is not None and guard.parameters is not None:
+    if guard is not None and guard.parameters is not None and "?" in request.raw_path:
         for name in request.query:
             if name not in guard.parameters:
                 raise ValidationFailedError(f"{shown(name)} is not a known parameter.", param=shown(name))
             if len(request.query.getall(name)) > 1:
                 raise ValidationFailedError(f"{shown(name)} is given twice.", param=shown(name))
-    return await handler(request)

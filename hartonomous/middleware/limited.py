@@ -1,8 +1,7 @@
-"""What both limiting floors share: the caller's address, and a request within limits from its beginning to its end."""
+"""What both limiting floors share: the caller's address, an answer that is sent within limits, what is said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from aiohttp import web
@@ -10,8 +9,7 @@ from aiohttp import web
 from hartonomous.core.addresses import Proxies
 from hartonomous.errors import RateLimitedError
 from hartonomous.keys import ADDRESS, METER, STATE
-from hartonomous.limiting.meter import Meter
-from hartonomous.limiting.policy import LIMIT, Policy
+from hartonomous.limiting.policy import LIMIT
 
 _FORWARDED_FOR = "X-Forwarded-For"
 
@@ -31,26 +29,15 @@ def body_bytes(request: web.Request) -> int | None:
     return (request.content_length or 0) if request.body_exists else None
 
 
-async def within(
-    request: web.Request,
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    meter: Meter,
-    policy: Policy,
-) -> web.StreamResponse:
-    """Answer a request that was let in, and close its meter when the answer has been sent, or will not be."""
-    try:
-        response = await handler(request)
-        if policy.concurrent is not None:
-            with suppress(ConnectionError):  # aiohttp finds out itself
-                await response.prepare(request)
-                await response.write_eof()
-        return response
-    finally:
-        meter.close()
+async def sent(request: web.Request, response: web.StreamResponse) -> None:
+    """Send an answer, where the place of its request is to be held as long as that takes."""
+    with suppress(ConnectionError):  # aiohttp finds out itself
+        await response.prepare(request)
+        await response.write_eof()
 
 
-async def add_limits(request: web.Request, response: web.StreamResponse) -> None:
-    """Tell a key's holder how much is left: a signal handler for `on_response_prepare`."""
+def add_limits(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell a key's holder how much is left."""
     meter = request.get(METER)
     if meter is not None and not (response.status == RateLimitedError.status and LIMIT in response.headers):
         response.headers.update(meter.headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 from aiohttp_cors import ResourceOptions
@@ -14,6 +14,7 @@ from hartonomous.keys import GUARDS, STATE, Handler
 from hartonomous.security import Cors
 
 PREFLIGHT: web.AppKey[Handler] = web.AppKey("PREFLIGHT")
+ALLOWED: web.AppKey[Callable[[web.Request, web.StreamResponse], Awaitable[object]]] = web.AppKey("ALLOWED")
 
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 # The last five are those of OpenAI's and Cohere's own clients.

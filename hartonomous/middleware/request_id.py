@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -26,29 +25,28 @@ TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 
-@web.middleware
-async def request_id(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Give the request its id and its trace, and both to what the log says of it."""
-    request[REQUEST_ID] = _id_of(request)
-    facts = {"request_id": request[REQUEST_ID]}
-    found = trace.read(request.headers.getall(trace.PARENT, ()), request.headers.getall(trace.STATE, ()))
-    if found is not None:
+def identify(request: web.Request) -> None:
+    """Give the request its id and its trace, and both to what the log says of it: a request has a task of its own."""
+    request[REQUEST_ID] = name = _id_of(request)
+    headers = request.headers
+    found = None
+    if trace.PARENT in headers:
+        found = trace.read(headers.getall(trace.PARENT), headers.getall(trace.STATE, ()))
+    if found is None:
+        log.begin_about(request_id=name)
+    else:
         request[TRACE] = found
-        facts |= found.facts
-    with log.about(**facts):
-        return await handler(request)
+        log.begin_about(request_id=name, **found.facts)
 
 
-async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the id on a response: a signal handler for `on_response_prepare`."""
+def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the id on a response."""
     response.headers[HEADER] = request[REQUEST_ID]
 
 
 def _id_of(request: web.Request) -> str:
-    given = request.headers.get(HEADER, "")
-    return given if _WELL_FORMED.match(given) else os.urandom(16).hex()
+    given = request.headers.get(HEADER)
+    return given if given is not None and _WELL_FORMED.match(given) else os.urandom(16).hex()
 
 
 def call_of(request: web.Request) -> Call:

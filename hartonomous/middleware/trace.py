@@ -16,21 +16,22 @@ from aiohttp import web
 
 from hartonomous import log, tracing
 from hartonomous.core.trace import Span, Value
-from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, STATE, TRACE, is_somebodys
+from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, TRACE, is_somebodys
 from hartonomous.middleware.access import method_of, template_of
 from hartonomous.middleware.limited import address_of
 
 _POLLED = frozenset(("/health", "/ready", "/metrics"))
 
 
-@web.middleware
-async def trace(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+def is_polled(request: web.Request) -> bool:
+    """Whether it asks whether the server is well, which is not recorded."""
+    return request.path in _POLLED
+
+
+async def traced(
+    request: web.Request, tracer: tracing.Tracer, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Record the request."""
-    tracer = request.app[STATE].current.tracer
-    if tracer is None or request.path in _POLLED:
-        return await handler(request)
     place, span = tracer.begin(_name(request), request.get(TRACE), _asked(request))
     request[TRACE] = place
     with log.about(**place.facts):
