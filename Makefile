@@ -6,6 +6,7 @@
 # make monitoring  ten minutes of load that a real Prometheus watches: what each panel and rule shows (SECONDS as above)
 # make bench  what it costs: throughput, latency and memory against bare programs that do the same, as a table (some minutes;
 #             wants wrk and nginx). make bench-quick: the same, rougher, in 90 seconds
+# make soak   half an hour of mixed load in which memory, tasks, sockets and files stay as they are (SECONDS=N, SEED=N)
 # make audit  known vulnerabilities in what is locked, and patterns of our own (asks the network)
 # make lock   etc/*.lock anew for setup.cfg: what is locked stays unless it must change (UPGRADE=1: the newest)
 # make contract  ten minutes of requests made from /openapi.json, with the keys of three tenants (SEED and SECONDS as above)
@@ -29,7 +30,7 @@ SYSCONFDIR ?= /etc
 DESTDIR ?=
 OTLP ?=
 
-.PHONY: run test tests coverage clients chaos monitoring contract bench bench-quick systemd unit lint types audit lock install uninstall clean
+.PHONY: run test tests coverage clients chaos monitoring contract bench bench-quick soak systemd unit lint types audit lock install uninstall clean
 
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
@@ -63,6 +64,9 @@ bench: $(VENV)/.dev
 
 bench-quick: $(VENV)/.dev
 	@$(BIN)/python -m tests.bench --quick
+
+soak: $(VENV)/.dev
+	@$(BIN)/python -m tests.soak $(if $(filter file,$(origin SECONDS)),,--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 systemd: $(VENV)/.dev
 	HARTONOMOUS_TEST_MACHINE=$(abspath var/machine) $(BIN)/python -m pytest tests/systemd -q $(PYTEST_ARGS)

@@ -34,7 +34,7 @@ class Usage:
 
 
 class Server:
-    """The application on a port of its own. `kills` counts how often it was killed."""
+    """The application on a port of its own, configured by a file. `kills` counts how often it was killed."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self.port = free_port()
@@ -42,14 +42,14 @@ class Server:
         self.log = folder / "server.log"
         self.kills = 0
         self._here = asyncio.Event()
-        self._config = folder / "hartonomous.yaml"
+        self.config = folder / "hartonomous.yaml"
         own = {"host": "127.0.0.1", "port": self.port, **config.get("server", {})}
-        self._config.write_text(yaml.safe_dump({**config, "server": own}), encoding="utf-8")
+        self.config.write_text(yaml.safe_dump({**config, "server": own}), encoding="utf-8")
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start it and wait until it answers; it need not be ready."""
-        command = child.command(sys.executable, "-m", "tests.chaos.serve", "serve", "--config", str(self._config))
+        command = child.command(sys.executable, "-m", "tests.chaos.serve", "serve", "--config", str(self.config))
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(*command, stderr=log)
         await self.until("/health", _START_S)
