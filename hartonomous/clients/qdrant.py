@@ -28,7 +28,8 @@ from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, ValidationFailedError
 
-_NUMBERS = (int, float)
+_NUMBERS = {int, float}
+_TEXT = {str}
 _BATCH_POINTS = 256
 # Qdrant takes 32 MiB; aiohttp sends no more than 1 MiB without holding the loop, and the store stalls for less.
 _BATCH_BYTES = 896 * 1024
@@ -39,6 +40,9 @@ were written (by default Qdrant scores scalar ones as they are). It changes noth
 _PARAMS = dict(RESCORED)
 
 Vector = Sequence[float] | tuple[list[int], list[float]]
+
+_Chunks = dict[str, tuple[object, StoredChunk]]
+"""Chunks by their points' ids, each with the payload that it was read from."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -144,21 +148,32 @@ def _numbers(vector: Vector) -> list[Any]:
     return vector.tolist() if isinstance(vector, array) else list(vector)
 
 
-def hits(answer: Any, collection: str) -> list[Hit]:
-    """Read one ranking, best first.
+def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
+    """Read the rankings of a batch, each best first; a chunk that is in several of them is read once.
 
-    Raises BackendError when it is none, or has a score that is not finite or a point of another collection.
+    Raises BackendError when one is none, or has a score that is not finite or a point of another collection.
     """
+    known: _Chunks = {}
+    return [_ranking(answer, collection, known) for answer in answers]
+
+
+def _ranking(answer: Any, collection: str, known: _Chunks) -> list[Hit]:
     try:
-        points = [(point["id"], point["payload"], point["score"]) for point in answer["points"]]
+        points = answer["points"]
+        ids, payloads, scores = ([point[name] for point in points] for name in ("id", "payload", "score"))
     except (TypeError, KeyError):
         nonsense()
-    refuse_others(collection, [payload for _, payload, _ in points])
+    refuse_others(collection, payloads)
+    if not (_NUMBERS.issuperset(map(type, scores)) and all(map(math.isfinite, scores))):
+        nonsense()
+    if not _TEXT.issuperset(map(type, ids)):
+        nonsense()
     ranking = []
-    for point_id, payload, score in points:
-        if type(score) not in _NUMBERS or not math.isfinite(score):
-            nonsense()
-        ranking.append(Hit(StoredChunk.from_payload(point_id, payload), float(score)))
+    for point_id, payload, score in zip(ids, payloads, scores, strict=True):
+        seen = known.get(point_id)
+        if seen is None or seen[0] != payload:  # replaced between the two searches
+            seen = known[point_id] = payload, StoredChunk.from_payload(point_id, payload)
+        ranking.append(Hit(seen[1], float(score)))
     # Qdrant's own order, and stable where scores are equal.
     ranking.sort(key=attrgetter("score"), reverse=True)
     return ranking

@@ -24,10 +24,10 @@ from hartonomous.clients.qdrant import (
     decode_cursor,
     dense_vectors,
     encode_cursor,
-    hits,
     is_empty,
     match,
     nonsense,
+    rankings_of,
     search_json,
 )
 from hartonomous.clients.reach import name_of
@@ -69,8 +69,9 @@ class VectorClient(Versions):
         answers = await self._post(collection, "query/batch", {"searches": wanted}, call)
         if not isinstance(answers, list) or len(answers) != len(wanted):
             nonsense()
-        for index, answer in zip(asked, answers, strict=False):
-            rankings[index] = hits(answer, name)
+        found = rankings_of(answers[: len(asked)], name)
+        for index, ranking in zip(asked, found, strict=True):
+            rankings[index] = ranking
         vectors = [
             dense_vectors(answer, one.dimension) for answer, one in zip(answers[len(asked) :], best, strict=True)
         ]

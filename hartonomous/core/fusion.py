@@ -46,10 +46,14 @@ def reciprocal_rank(
     """
     if k < 0:
         raise ValueError(f"k must not be negative, not {k!r}")
-    return _sum(
-        [{name: (k + 1) / (k + rank) for rank, name in enumerate(dict.fromkeys(ranking), 1)} for ranking in rankings],
-        weights,
-    )
+    once = [dict.fromkeys(names) for names in rankings]
+    return _sum([dict(zip(names, _reciprocals(k, len(names)), strict=True)) for names in once], weights)
+
+
+@lru_cache(64)
+def _reciprocals(k: int, count: int) -> list[float]:
+    """Return what the first `count` ranks add."""
+    return [(k + 1) / (k + rank) for rank in range(1, count + 1)]
 
 
 def relative_score(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[str, float]]:

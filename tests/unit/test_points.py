@@ -154,28 +154,29 @@ def test_the_points_that_feedback_asks_for_are_those_of_the_collection_as_well()
 
 def test_a_hit_that_says_that_it_is_another_collections_is_refused() -> None:
     answer = {"points": [{"id": _ID, "payload": _payload(), "score": 0.5}]}
-    assert len(qdrant.hits(answer, "docs")) == 1
+    assert len(qdrant.rankings_of([answer], "docs")[0]) == 1
     with pytest.raises(BackendError) as caught:
-        qdrant.hits(answer, "other")
+        qdrant.rankings_of([answer], "other")
     assert caught.value.error_code == "foreign_points"
 
 
 @pytest.mark.parametrize("older", [{}, {"collection": None}])
 def test_a_hit_that_does_not_say_whose_it_is_is_taken(older: dict[str, Any]) -> None:
     payload = {name: value for name, value in _payload().items() if name != "collection"} | older
-    assert len(qdrant.hits({"points": [{"id": _ID, "payload": payload, "score": 0.5}]}, "docs")) == 1
+    [ranking] = qdrant.rankings_of([{"points": [{"id": _ID, "payload": payload, "score": 0.5}]}], "docs")
+    assert len(ranking) == 1
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, None, "1", True])
 def test_a_score_that_is_no_finite_number_is_a_backend_error(score: object) -> None:
     with pytest.raises(BackendError):
-        qdrant.hits({"points": [{"id": _ID, "payload": _payload(), "score": score}]}, "docs")
+        qdrant.rankings_of([{"points": [{"id": _ID, "payload": _payload(), "score": score}]}], "docs")
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"points": [{}]}, {"points": 5}])
 def test_an_answer_of_another_shape_is_a_backend_error(answer: object) -> None:
     with pytest.raises(BackendError):
-        qdrant.hits(answer, "docs")
+        qdrant.rankings_of([answer], "docs")
 
 
 @pytest.mark.parametrize(
