@@ -95,7 +95,7 @@ class _Relayed:
         headers = _headers(opened)
         async with aclosing(opened.pieces()) as pieces:
             data = await anext(pieces, b"")
-            if str(len(data)) == opened.headers.get(hdrs.CONTENT_LENGTH):
+            if len(data) == opened.length:
                 # A small one is there at once, and goes out at once: headers and all in one write.
                 self.tokens.whole(data)
                 self.response = web.Response(status=opened.status, headers=headers, body=data)
@@ -111,24 +111,12 @@ class _Relayed:
         """Take a stream of events; one that breaks, or ends without `[DONE]`, ends with an error event instead."""
         client = await self._begin(opened, _headers(opened))
         try:
-            await self._pass_events(client, opened)
+            await Events(self._request, client, opened, self.tokens).relay()
         except HartonomousError as error:
             tracing.broken_off(self._call, error)
             logger.bind(request_id=self._call.request_id, code=error.error_code).warning("a stream broke off")
             await client.write(b"data: " + codec.error_body(error, self._call.request_id) + b"\n\n")
         await client.finish()
-
-    async def _pass_events(self, client: ClientStream, opened: Opened) -> None:
-        """Pass whole events on as they come; raise what breaks the stream, BackendError when `[DONE]` is missing."""
-        events = Events(self._request, client, self.tokens)
-        async with aclosing(opened.pieces()) as pieces:
-            async for data in pieces:
-                events.take(data)
-                if client.is_full:
-                    await client.drained()
-        if not events.are_done:
-            raise opened.broken()
-        await client.write(events.rest)
 
     async def _begin(self, opened: Opened, headers: dict[str, str]) -> ClientStream:
         self.response = web.StreamResponse(status=opened.status, headers=headers)
