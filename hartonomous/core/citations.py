@@ -28,7 +28,7 @@ from typing import Literal
 from hartonomous.core import codespans
 from hartonomous.core.codespans import Code, read_code
 from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
-from hartonomous.core.markers import EMPHASIS, OPENERS, UNDECIDED, Marker, Undecided, read_marker, show_markers
+from hartonomous.core.markers import EMPHASIS, OPENERS, UNDECIDED, Undecided, read_marker, show_markers
 from hartonomous.core.sentences import CLOSERS, ends_sentence
 
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
@@ -41,11 +41,14 @@ _MARKS = re.escape(CLOSERS)
 _LETTERS = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]+"
 _WORD = re.compile(_LETTERS)
 _PLAIN = re.compile(rf"(?:{_LETTERS}|[.': ](?=[^\W_])|_(?=\w))+")
-# Emphasis for itself, since it may belong to a marker; all in small parts, since small models repeat marks for ever.
-_CLOSING = re.compile(rf"(?:(?![{EMPHASIS}])[{_MARKS}]){{1,40}}|[{EMPHASIS}]{{1,5}}")
-_SPACED_CLOSING = re.compile(rf"[ \u00a0\u202f][!?»](?:(?![{EMPHASIS}])[{_MARKS}]){{0,40}}")
+# Marks, with a blank before some of them, or blanks. Emphasis for itself, since it may belong to a marker; all in small
+# parts, since small models repeat marks for ever.
+_MARKS_OR_GAP = re.compile(
+    rf"[ \u00a0\u202f][!?»](?:(?![{EMPHASIS}])[{_MARKS}]){{0,40}}"
+    rf"|(?:(?![{EMPHASIS}])[{_MARKS}]){{1,40}}|[{EMPHASIS}]{{1,5}}|(?P<gap>\s+)"
+)
 _CELL_END = re.compile(r"[ \t]*\|")
-_GAP = re.compile(r"\s+")
+_MARKER_STARTS = frozenset(OPENERS + EMPHASIS)
 _OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
 _DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
@@ -60,25 +63,27 @@ class SentenceGrounding:
     support: float
 
 
-@dataclass(slots=True)
 class _Tail:
     """What stands between two words: marks and blanks (text) and groups of markers, in order."""
 
-    parts: list[str | list[int]]
-    end: int
-    following: str
+    __slots__ = ("end", "following", "gap", "parts")
+
+    def __init__(self, at: int) -> None:
+        self.parts: list[str | list[int]] = []
+        self.gap = ""  # the blanks before the next word
+        self.end = at
+        self.following = ""
+
+    def add(self, part: str | list[int], end: int, gap: str = "") -> None:
+        """Add what ends at `end`; `gap` is the part where it is all blanks."""
+        self.parts.append(part)
+        self.end = end
+        self.gap = gap
 
     @property
     def closing(self) -> str:
         """The marks without the blanks around markers."""
-        texts = [part for part in self.parts if isinstance(part, str) and part.strip()]
-        return "".join(texts)
-
-    @property
-    def gap(self) -> str:
-        """The blanks before the next word."""
-        last = self.parts[-1] if self.parts else ""
-        return last if isinstance(last, str) and not last.strip() else ""
+        return "".join([part for part in self.parts if isinstance(part, str) and not part.isspace()])
 
     @property
     def markers(self) -> list[int]:
@@ -231,20 +236,21 @@ class AnswerBuilder:
         if tail.end == at:  # a bracket that is no marker, or a bar
             self._put(self._buffer[at])
             return at + 1
-        if self._sentence.plain.strip() and (fence or self._ends(tail)):
-            self._end_sentence(tail.closing, tail.gap, tail.markers)
+        closing = tail.closing
+        if self._sentence.plain.strip() and (fence or self._ends(tail, closing)):
+            self._end_sentence(closing, tail.gap, tail.markers)
         else:
             self._go_on(tail)
         return tail.end
 
-    def _ends(self, tail: _Tail) -> bool:
+    def _ends(self, tail: _Tail, closing: str) -> bool:
         """Tell whether the sentence ends there; not at a line's end within brackets: they would get its markers."""
         plain = self._sentence.plain
         if len(plain) > _LONGEST:
             return True
         if "\n" in tail.gap and _OPEN_BRACKET.search(plain[-50:]):
             return False
-        return ends_sentence(plain, tail.closing, tail.gap, tail.following)
+        return ends_sentence(plain, closing, tail.gap, tail.following)
 
     def _opens_fence(self, at: int, final: bool) -> bool | Literal[Undecided.UNDECIDED]:
         """Tell whether a code block begins at `at`."""
@@ -255,47 +261,48 @@ class AnswerBuilder:
 
     def _tail(self, at: int, final: bool) -> _Tail | None:
         """Collect marks, markers and blanks from `at` on; None when what comes next could still belong to them."""
-        tail = _Tail([], at, "")
+        tail, buffer = _Tail(at), self._buffer
+        size, cells = len(buffer), self._sentence.plain.startswith("|")
         # What begins a line belongs to the next sentence, a marker too.
-        while tail.end < len(self._buffer) and "\n" not in tail.gap and len(tail.parts) < _MOST_PARTS:
-            bracket = self._bracket(tail, final) if self._buffer[tail.end] in OPENERS + EMPHASIS else None
-            if bracket is UNDECIDED:
-                return None
-            if isinstance(bracket, tuple):
-                tail.parts.append(bracket[0])
-                tail.end = bracket[1]
-            elif not self._take_text(tail):
+        while tail.end < size and "\n" not in tail.gap and len(tail.parts) < _MOST_PARTS:
+            if buffer[tail.end] in _MARKER_STARTS:
+                before = "" if tail.parts else self._sentence.plain
+                marker = read_marker(buffer, tail.end, final=final, before=before)
+                if marker is UNDECIDED:
+                    return None
+                if marker is not None:
+                    tail.add(*marker)
+                    continue
+            if not (cells and self._take_cell(tail)) and not self._take_text(tail):
                 break
-        if tail.end == len(self._buffer) and not final:
+        if tail.end == size and not final:
             return None
-        tail.following = self._buffer[tail.end : tail.end + 1]
+        tail.following = buffer[tail.end : tail.end + 1]
         return tail
 
-    def _bracket(self, tail: _Tail, final: bool) -> Marker:
-        before = "" if tail.parts else self._sentence.plain
-        return read_marker(self._buffer, tail.end, final=final, before=before)
+    def _take_cell(self, tail: _Tail) -> bool:
+        """Take the bar that ends a table's cell, with the blanks before it; return whether there was one."""
+        cell = _CELL_END.match(self._buffer, tail.end)
+        if cell is None:
+            return False
+        before = tail.gap
+        if before:
+            tail.parts.pop()
+        tail.add(before + cell[0], cell.end())
+        return True
 
     def _take_text(self, tail: _Tail) -> bool:
-        """Take marks or blanks; return whether there were any that belong to this tail."""
-        gap = tail.gap
-        cell = _CELL_END.match(self._buffer, tail.end) if self._sentence.plain.startswith("|") else None
-        spaced = None if gap else _SPACED_CLOSING.match(self._buffer, tail.end)
-        closing = None if gap else _CLOSING.match(self._buffer, tail.end)
-        found = cell or spaced or closing or (None if gap else _GAP.match(self._buffer, tail.end))
+        """Take marks or blanks, not twice blanks; return whether there were any."""
+        found = None if tail.gap else _MARKS_OR_GAP.match(self._buffer, tail.end)
         if found is None:
             return False
-        if gap and cell:
-            tail.parts.pop()
-            tail.parts.append(gap + found[0])
-        else:
-            tail.parts.append(found[0])
-        tail.end = found.end()
+        tail.add(found[0], found.end(), found["gap"] or "")
         return True
 
     def _go_on(self, tail: _Tail) -> None:
         """Write what stands between two words of one sentence, with the markers that hold."""
         text = ""
-        begun = any(char.isalnum() for char in self._sentence.plain)
+        begun = _has_words(self._sentence.plain)
         after_marker = False
         for part in tail.parts:
             if isinstance(part, list):
@@ -367,8 +374,12 @@ class AnswerBuilder:
         end = self._length + len(text.rstrip())
         self._length += len(text)
         self._cited.update(dict.fromkeys(used))
-        if any(char.isalnum() for char in text):
+        if _has_words(text):
             self.grounding.append(SentenceGrounding(start, end, row[0], round(row[1], 4)))
+
+
+def _has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 def _still_open(text: str) -> int:

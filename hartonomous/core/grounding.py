@@ -94,8 +94,12 @@ class Grounding:
         """Weigh one sentence (without markers) against the sources."""
         found, at = laid_out(sentence)
         listed = self._places.settled(found)
-        wanted, places = self._agreeing(list({term.forms: term for term in listed}.values()))
-        places = self._in_their_roles(wanted, places, listed, at)
+        wanted = list({term.forms: term for term in listed}.values())
+        places = [self._places.holding(term) for term in wanted]
+        wanted = self._with_replaced_names(wanted, places)
+        if True in [term.hard for term in wanted]:  # else there is nothing that could contradict
+            places = self._agreeing(wanted, places)
+            places = self._in_their_roles(wanted, places, listed, at)
         support = Support(wanted, places, self._places.owners, self._count)
         by_source, hard = support.by_source, support.holders()
         # "It does not cover pens" is no "I don't know" when it stands so in a source.
@@ -108,20 +112,17 @@ class Grounding:
         share, chosen = support.choose() if claims else (0.0, ())
         return Verdict(share, chosen, by_source, not all(hard), claims, admits, hard)
 
-    def _agreeing(self, wanted: Sequence[Term]) -> tuple[list[Term], list[list[int]]]:
-        """Return the terms, and for each the places that have it and speak of what the sentence speaks of."""
-        places = [self._places.holding(term) for term in wanted]
-        wanted = self._with_replaced_names(wanted, places)
-        if not any(term.hard for term in wanted):
-            return wanted, places
+    def _agreeing(self, wanted: Sequence[Term], places: Sequence[list[int]]) -> list[list[int]]:
+        """Return for each term the places that have it and speak of what the sentence speaks of."""
         forms = {form for term in wanted for form in term.forms}
         names = _spoken_of(wanted)
+        agreeing = list(places)
         for index, (term, found) in enumerate(zip(wanted, places, strict=True)):
             if term.hard and found:
                 own = set(term.forms) | {form for other in wanted if _is_one_name(other, term) for form in other.forms}
                 others = forms - own
-                places[index] = [place for place in found if not self._places.contradicts(place, names, others, own)]
-        return wanted, places
+                agreeing[index] = [place for place in found if not self._places.contradicts(place, names, others, own)]
+        return agreeing
 
     def _in_their_roles(
         self, wanted: Sequence[Term], places: list[list[int]], listed: Sequence[Term], at: Sequence[int]
@@ -143,14 +144,18 @@ class Grounding:
                         found[index] = [place for place in found[index] if self._places.owners[place] != source]
         return found
 
-    def _with_replaced_names(self, wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> list[Term]:
+    def _with_replaced_names(self, wanted: list[Term], places: Sequence[Sequence[int]]) -> list[Term]:
         """Return the terms; a word that may be a name is one where the best place has another name instead of it."""
         doubtful = [
-            index for index, term in enumerate(wanted) if (term.after and not term.hard) or self._is_unknown(term)
+            index
+            for index, term in enumerate(wanted)
+            if (term.after and not term.hard) or (term.lead and self._is_unknown(term))
         ]
-        counts = Counter(place for found in places for place in found) if doubtful else None
+        if not doubtful:
+            return wanted
+        counts = Counter(place for found in places for place in found)
         if not counts:
-            return list(wanted)
+            return wanted
         best = max(counts, key=lambda place: (counts[place], -place))
         forms = {form for term in wanted for form in term.forms}
         replaced = [

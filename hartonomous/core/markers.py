@@ -43,6 +43,8 @@ _MARKER = re.compile(
 _MAYBE_MARKER = re.compile(r"[0-9A-Za-z\s,;&^#.:=_\u2013\u3001-]*(?:\u2020.*)?", re.DOTALL)
 _PAGES = re.compile(rf"(?<=[0-9])\s*[,;:]?\s*\b(?!s[0-9]){_PAGE_NUMBERS}|\u2020.*", re.IGNORECASE | re.DOTALL)
 _RANGE = re.compile(r"([0-9]+)(?:\s*[-\u2013]\s*([0-9]+))?")
+# What nearly every marker is, and nothing else; no link follows.
+_SIMPLE = re.compile(r"\[([1-9][0-9]{0,2})\](?=[^(])")
 _OPENING = re.compile(rf"(\\?)([{re.escape(''.join(_CLOSER))}])(?:\\?\[)?")
 _EMPHASIS = re.compile(r"[*_]{1,5}")
 _BETWEEN = re.compile(r"[ \t,;]*")
@@ -72,6 +74,9 @@ def read_marker(text: str, at: int, *, final: bool, before: str = "") -> Marker:
     None for a bracket that is no marker; `UNDECIDED` when the text, which may go on unless it is `final`, does not show
     it yet. `before` is what stands in front of the bracket.
     """
+    simple = _SIMPLE.match(text, at)
+    if simple:
+        return [int(simple[1])], simple.end()
     emphasis = _EMPHASIS.match(text, at)
     if emphasis:
         return _read_emphasized(text, emphasis, final=final)

@@ -33,9 +33,17 @@ june jun juni juin|july jul juli juillet|august aug août|september sep sept sep
 october oct oktober okt octobre|november nov novembre|december dec dezember dez décembre
 """
 _MONTHS = {name: month for month, names in enumerate(_MONTH_NAMES.split("|"), 1) for name in names.split()}
-_MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
+_INITIALS = "".join(sorted({name[0] for name in _MONTHS}))
+
+
+def _beginning(initial: str) -> str:
+    names = (name[1:] for name in sorted(_MONTHS, key=len, reverse=True) if name[0] == initial)
+    return rf"{initial}(?:{'|'.join(names)})"
+
+
+_MONTH = "|".join(map(_beginning, _INITIALS))  # by their first letters: of fifty names each is tried else
 _DATE = re.compile(
-    rf"\b(?:(?P<d1>[0-3]?[0-9])(?:st|nd|rd|th|er|\.)?\s+(?:of\s+)?(?P<m1>{_MONTH})\b\.?(?:,?\s+(?P<y1>[12][0-9]{{3}})\b)?"
+    rf"\b(?=[0-9{_INITIALS}])(?:(?P<d1>[0-3]?[0-9])(?:st|nd|rd|th|er|\.)?\s+(?:of\s+)?(?P<m1>{_MONTH})\b\.?(?:,?\s+(?P<y1>[12][0-9]{{3}})\b)?"
     rf"|(?P<m2>{_MONTH})\b\.?\s+(?P<d2>[0-3]?[0-9])(?:st|nd|rd|th)?\b(?:,?\s+(?P<y2>[12][0-9]{{3}})\b)?"
     rf"|(?P<m3>{_MONTH})\b\.?,?\s+(?P<y3>[12][0-9]{{3}})\b"
     r"|(?P<y4>[12][0-9]{3})-(?P<m4>[01][0-9])-(?P<d4>[0-3][0-9])(?![0-9-])"

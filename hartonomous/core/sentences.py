@@ -19,8 +19,9 @@ _WIDE = frozenset(WIDE_ENDS)
 
 # Each run of marks or of blanks is looked at once, from its beginning: a text of nothing but dots stays cheap.
 _MARKS = re.escape(CLOSERS)
+_END = re.compile(f"[{re.escape(ENDS)}]")
 _CANDIDATE = re.compile(rf"(?<![{_MARKS}])[{_MARKS}]++\s*+|(?<![^\S\n])[^\S\n]*+\n\s*+")
-_LAST_WORD = re.compile(r"[^\s(\[\"'“„«*_]*\Z")
+_WORD_BACKWARDS = re.compile(r"[^\s(\[\"'“„«*_]*")
 _ITEM = re.compile(r"\s*(?:[-*+>]\s+)?(?:\(?[0-9]{1,3}|\(?[A-Za-z])\Z")
 # "am 3. Mai", "der 2. Weltkrieg"
 _ORDINAL = re.compile(
@@ -48,24 +49,24 @@ def ends_sentence(before: str, closing: str, gap: str, following: str) -> bool:
         return False
     if "\n" in gap:
         return _ends_line(before, closing, gap, following)
-    first = next((index for index, mark in enumerate(closing) if mark in ENDS), None)
+    first = _END.search(closing)
     if first is None or following.islower():
         return False
-    return closing[first] != "." or not _is_abbreviated(before + closing[:first], following)
+    return first[0] != "." or not _is_abbreviated(before + closing[: first.start()], following)
 
 
 def _ends_line(before: str, closing: str, gap: str, following: str) -> bool:
     if gap.count("\n") > 1 or before.lstrip().startswith("#"):
         return True
-    return not following.islower() or any(mark in closing for mark in ENDS)
+    return not following.islower() or _END.search(closing) is not None
 
 
 def _is_abbreviated(before: str, following: str) -> bool:
     """Tell whether a full stop after `before` belongs to its last word: "Dr. No", "No. 5", "1. Open", "am 3. Mai"."""
-    if _ITEM.match(before) or _ORDINAL.search(before[-32:]):
+    if _ITEM.match(before) or (before[-1:].isdigit() and _ORDINAL.search(before[-32:])):
         return True
-    last = _LAST_WORD.search(before[-32:])
-    word = last[0] if last else ""
+    last = _WORD_BACKWARDS.match(before[:-33:-1])
+    word = last[0][::-1] if last else ""
     if _INITIALS.fullmatch(word):
         # "I" ends sentences as well as any word; a letter in front of a capital is mostly an initial.
         return word != "I"

@@ -27,33 +27,29 @@ class Support:
     `owners` is each place's source (from 0), of which there are `count`. `by_source` is each one's own support.
     """
 
-    __slots__ = ("_all", "_hard", "_held", "_places", "_wanted", "by_source")
+    __slots__ = ("_all", "_hard", "_held", "_owners", "_places", "_wanted", "by_source")
 
     def __init__(
         self, wanted: Sequence[Term], places: Sequence[Sequence[int]], owners: Sequence[int], count: int
     ) -> None:
         self._wanted = wanted
-        self._places: dict[int, int] = {}
-        self._hard = 0
-        bit = 1
-        for term, found in zip(wanted, places, strict=True):
-            if term.hard:
-                self._hard |= bit
-            for place in found:
-                self._places[place] = self._places.get(place, 0) | bit
-            bit <<= 1
-        self._all = bit - 1
+        self._owners = owners
+        self._places, self._hard, self._all = _laid_out(wanted, places)
         self._held = [0] * count
         for place, terms in self._places.items():
             self._held[owners[place]] |= terms
         total = self._weight(self._all) or 1
-        best = self._best(owners, count)
         self.by_source = tuple(
-            [(0.75 * place + 0.25 * self._weight(held)) / total for place, held in zip(best, self._held, strict=True)]
+            [
+                (0.75 * best + 0.25 * self._weight(held)) / total
+                for best, held in zip(self._best(), self._held, strict=True)
+            ]
         )
 
     def holders(self) -> tuple[frozenset[int], ...]:
         """Return the sources of each hard term."""
+        if not self._hard:
+            return ()
         return tuple(
             frozenset(source for source, held in enumerate(self._held) if held >> at & 1)
             for at, term in enumerate(self._wanted)
@@ -90,18 +86,22 @@ class Support:
         """Return what some terms weigh: hard ones 2, others 1."""
         return terms.bit_count() + (terms & self._hard).bit_count()
 
-    def _best(self, owners: Sequence[int], count: int) -> list[int]:
+    def _best(self) -> list[int]:
         """Return for each source what its best place has, the first of equals, together with one of its neighbours."""
+        owners, hard, count = self._owners, self._hard, len(self._held)
         places, weights = [-1] * count, [0] * count
         for place, terms in self._places.items():
-            source, weight = owners[place], self._weight(terms)
+            source, weight = owners[place], terms.bit_count() + (terms & hard).bit_count()
             if weight > weights[source] or (weight == weights[source] and place < places[source]):
                 places[source], weights[source] = place, weight
-        return [self._with_neighbour(place, owners) if place >= 0 else 0 for place in places]
+        return [
+            self._with_neighbour(place, weight) if place >= 0 else 0
+            for place, weight in zip(places, weights, strict=True)
+        ]
 
-    def _with_neighbour(self, place: int, owners: Sequence[int]) -> int:
-        own, most = self._places[place], 0
-        for near in (place - 1, place, place + 1):
+    def _with_neighbour(self, place: int, most: int) -> int:
+        own, owners = self._places[place], self._owners
+        for near in (place - 1, place + 1):
             if near in self._places and owners[near] == owners[place]:
                 most = max(most, self._weight(own | self._places[near]))
         return most
@@ -123,6 +123,19 @@ class Support:
         if len(chosen) == 1:
             return self.by_source[chosen[0]]
         return 1.0 - self._weight(absent) / self._weight(self._all)
+
+
+def _laid_out(wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> tuple[dict[int, int], int, int]:
+    """Return the terms of each place, the hard ones, and all."""
+    found: dict[int, int] = {}
+    hard, bit = 0, 1
+    for term, having in zip(wanted, places, strict=True):
+        if term.hard:
+            hard |= bit
+        for place in having:
+            found[place] = found.get(place, 0) | bit
+        bit <<= 1
+    return found, hard, bit - 1
 
 
 def _is_figure(term: Term) -> bool:

@@ -102,6 +102,7 @@ _STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
 def _terms(text: str) -> list[Term]:
     """Return the terms of a text, and what stands between them."""
     found = list(dates(text))
+    quoted = "`" in text
     tokens = list(_TOKEN.finditer(text))
     words = [token[0] for token in tokens]
     context: _Context | None = None
@@ -122,7 +123,7 @@ def _terms(text: str) -> list[Term]:
             parts.append(_JOINT)
         elif word in COUNTING and _NUMBER_NEXT.match(text, end):
             parts.append(_APART)
-        elif word.isalpha() and word.islower() and text[start - 1 : start] != "`":
+        elif word.isalpha() and word.islower() and not (quoted and text[start - 1 : start] == "`"):
             parts += PLAIN[word]  # most are
         else:
             context = context or _Context(text, tokens, words)
