@@ -22,7 +22,7 @@ from tests.bench.texts import question
 _TIMES = 5
 _DEADLINE_S = 2.0
 _SLOTS = 8
-_CHAT_S = 0.02
+_CHAT_S = 0.05
 
 
 def overload(rig: Rig, plan: Plan) -> Row:
@@ -43,7 +43,7 @@ def overload(rig: Rig, plan: Plan) -> Row:
 
 def _flooded(rig: Rig, plan: Plan, ours: Program, load: wrk.Load, request: str) -> dict[str, Any]:
     wrk.run(load, plan.connections, plan.warm_up_s)
-    peak = wrk.run(load, plan.connections, max(2, plan.seconds)).per_second
+    peak = wrk.run(load, plan.connections, plan.seconds).per_second
     seconds = max(plan.overload_s, 2 * _DEADLINE_S)
     rate = _TIMES * peak
     arguments = (str(ours.port), request, str(rate), str(seconds), str(_DEADLINE_S))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from statistics import median
+from urllib.request import Request, urlopen
 
 from tests.bench import rounds
 from tests.bench.plan import Plan
-from tests.bench.rig import Rig
+from tests.bench.processes import Program
+from tests.bench.rig import HEADERS, Rig
 from tests.bench.rounds import Contender, Samples
 from tests.bench.table import TARGETS, Row
 
+_ASKED = re.compile(r'^hartonomous_backend_requests_total\{.*service="(\w+)".*\} (\S+)$', re.MULTILINE)
+_QUESTIONS = re.compile(r'^hartonomous_http_requests_total\{.*"/rag/query".*\} (\S+)$', re.MULTILINE)
 _FLOOR, _OURS, _LIMIT = "bare aiohttp", "hartonomous", "nginx"
 
 
@@ -37,7 +44,9 @@ def rag(rig: Rig, plan: Plan) -> Row:
             _FLOOR: Contender(rig.questions(floor.url), floor),
             _OURS: Contender(rig.questions(ours.url), ours),
         }
-        return _row("rag", _play(contenders, plan))
+        samples = _play(contenders, plan)
+        row = _row("rag", samples)
+        return replace(row, notes=[*row.notes, _calls(ours)])
 
 
 def added(rig: Rig, plan: Plan) -> Row:
@@ -69,6 +78,18 @@ def _row(key: str, samples: Samples) -> Row:
     told = ", ".join(f"{ratio:.3f}" for ratio in ratios)
     notes = [*rounds.described(samples), f"ratio of each round: {told}; by processor time {1 / median(cpu):.3f}"]
     return Row(TARGETS[key], median(ratios), notes, rounds.figures(samples))
+
+
+def _calls(ours: Program) -> str:
+    """Return how often each backend was asked for a question, which must be once: no cache answers any."""
+    with urlopen(Request(f"{ours.url}/metrics", headers=dict(HEADERS)), timeout=30) as response:
+        text = response.read().decode()
+    asked: defaultdict[str, float] = defaultdict(float)
+    for service, count in _ASKED.findall(text):
+        asked[service] += float(count)
+    questions = sum(float(count) for count in _QUESTIONS.findall(text))
+    told = ", ".join(f"{service} {count / questions:.2f}" for service, count in asked.items())
+    return f"calls a question, with what is looked up every two seconds: {told}"
 
 
 def _p50(samples: Samples, name: str) -> float:
