@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+
+import aiohttp
 
 from tests.service import fault_backend as fault
 from tests.service.application import WAIT_S, ConfigMaker, eventually, running
@@ -37,3 +40,31 @@ async def test_row_35_a_client_that_stops_reading_is_cut_off(make_config: Config
         assert sent < 32 << 20  # what the sockets on the way hold; the server itself does not gather it
         writer.close()
         del reader
+
+
+async def test_a_client_that_reads_late_gets_all_of_a_stream_whose_backend_has_waited(
+    make_config: ConfigMaker, faulty: FaultBackend
+) -> None:
+    events = [b"data: %d " % number + b"x" * 65_536 + b"\n\n" for number in range(500)] + [b"data: [DONE]\n\n"]
+    sent, sent_at = 0, 0.0
+
+    async def talkative(exchange: fault.Exchange) -> None:
+        nonlocal sent, sent_at
+        await exchange.head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
+        for event in events:
+            await exchange.chunk(event)
+            sent, sent_at = sent + 1, time.monotonic()
+        await exchange.raw(b"0\r\n\r\n")
+
+    faulty.on(CHAT, talkative)
+    held_s = 0.6
+    backends = {"generative": {"urls": (faulty.url,), "idle_timeout_s": held_s / 3}}
+    async with (
+        running(make_config(backends=backends)) as app,
+        aiohttp.ClientSession(read_bufsize=1024) as session,
+        session.post(app.url + CHAT, json={"messages": [], "stream": True}) as response,
+    ):
+        # Its silence is not the backend's, which therefore has all the time that its client takes.
+        await eventually(lambda: sent > 0 and time.monotonic() - sent_at > held_s, "the backend waits")
+        assert sent < len(events)
+        assert await response.read() == b"".join(events)
