@@ -1,5 +1,5 @@
 # make run    the trial: small models, vector engine and API on this machine
-# make test   everything: lint, types, all tests (JOBS=2 at a time)
+# make test   everything: lint, types, all tests (JOBS=3 at a time)
 # make coverage  all tests once more, one after the other, and which lines none of them reaches
 # make clients   LangChain and LlamaIndex, in an environment of their own, against a rag: model
 # make chaos  ten minutes of load while backends fail at random (SEED=N repeats a run, SECONDS=N is another length)
@@ -21,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 PYTEST_ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 SEED ?=
 SECONDS ?= 600
 UPGRADE ?=
@@ -41,7 +41,7 @@ test: lint
 
 tests: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
