@@ -75,6 +75,8 @@ class Draft:
     def bounded(self, limit: int) -> Draft:
         """Return the draft without the sources and turns that cannot fit into `limit` tokens whatever the model."""
         room = limit * _BYTES_A_TOKEN
+        if not self.history and sum(_most_bytes(source.text) for source in self.sources) <= room:
+            return self
         kept: list[Source] = []
         for source in self.sources:
             text = source.text if kept else source.text[:room]
@@ -89,6 +91,8 @@ class Draft:
 
         They begin with a question. Where not even the last two fit, the beginnings of those stay.
         """
+        if not self.history:
+            return self
         kept, room = len(self.history), budget
         while kept and sizes[kept - 1] <= room:
             kept -= 1
@@ -133,6 +137,11 @@ class Draft:
         for text in dict.fromkeys((*texts, best.text[:low].rstrip())):
             if text:
                 yield Selection((replace(best, marker=1, text=text),), (0,))
+
+
+def _most_bytes(text: str) -> int:
+    """Return a number of bytes that a text in UTF-8 does not exceed."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 def _latest(history: Sequence[Mapping[str, str]], room: int) -> list[Message]:

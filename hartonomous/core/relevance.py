@@ -16,7 +16,7 @@ has no such scale: its sums grow with the question and with the collection.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from hartonomous.core.terms import terms
 from hartonomous.core.words import CODE, IDENTIFIER, SYMBOL, Term
@@ -26,25 +26,39 @@ _LONG = 12
 
 
 class Relevance:
-    """What makes a hit relevant to one question."""
+    """What makes a hit relevant to one question, whose words are read when the first hit is in doubt."""
 
     def __init__(self, question: str, min_similarity: float, min_words: float) -> None:
         """Both limits are 0..1; with a limit of 0 everything is relevant."""
         self._min_similarity = min_similarity
         self._min_words = min_words
-        words = terms(question)
-        self._words = {term.forms: _forms(term) for term in words}
-        self._codes = {form for term in words if term.kind in _CODES for form in term.forms}
+        self._question = question
+
+    def is_similar(self, similarity: float | None) -> bool:
+        """Whether a hit is relevant by this similarity, whatever its words are."""
+        return similarity is not None and similarity >= self._min_similarity
 
     def holds(self, text: str, similarity: float | None) -> bool:
         """Whether a hit is relevant; `similarity` is None where only words were searched.
 
         `text` is all that is shown of the hit, headings included.
         """
-        if similarity is not None and similarity >= self._min_similarity:
+        if self.is_similar(similarity):
             return True
         found = _forms_in(text)
         return not self._codes.isdisjoint(found) or self._share(found, similarity) >= self._needed(similarity)
+
+    @cached_property
+    def _terms(self) -> list[Term]:
+        return terms(self._question)
+
+    @cached_property
+    def _words(self) -> dict[tuple[str, ...], Sequence[str]]:
+        return {term.forms: _forms(term) for term in self._terms}
+
+    @cached_property
+    def _codes(self) -> set[str]:
+        return {form for term in self._terms if term.kind in _CODES for form in term.forms}
 
     def _share(self, found: frozenset[str], similarity: float | None) -> float:
         """Return the share of the question's words that are among these; 0 for a question without words."""

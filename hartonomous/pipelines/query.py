@@ -9,17 +9,16 @@ asked.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from hartonomous import tracing
 from hartonomous.clients.generative import Delta, GenerativeClient, Usage
 from hartonomous.config import Generation, Retrieval
 from hartonomous.core.call import Call
-from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
-from hartonomous.core.grounding import THRESHOLD, placed
+from hartonomous.core.citations import SentenceGrounding
+from hartonomous.core.grounding import THRESHOLD
 from hartonomous.core.neutral import neutralise
 from hartonomous.core.packing import Draft
 from hartonomous.core.prompt import Source, alternating
@@ -31,8 +30,9 @@ from hartonomous.metrics import Metrics
 from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
 from hartonomous.pipelines.conversation import Conversation
 from hartonomous.pipelines.merging import merge
-from hartonomous.pipelines.packing import Packed, Packer
+from hartonomous.pipelines.packing import Packer
 from hartonomous.pipelines.paraphrase import Paraphrases
+from hartonomous.pipelines.plan import Plan
 from hartonomous.pipelines.questions import ScoredHit, SearchResult
 from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
@@ -41,50 +41,8 @@ from hartonomous.ragmetrics import outcome_of
 __all__ = ["Answerer", "Event", "QueryRequest", "QueryResult", "SourcesFound", "TextDelta"]
 
 
-@dataclass(slots=True)
-class _Plan:
-    """Everything that is settled before the first token; `go_on` with a smaller prompt after a refusal."""
-
-    request: QueryRequest
-    found: SearchResult
-    hits: Sequence[ScoredHit]
-    packed: Packed
-    options: Mapping[str, Any]
-    started: float
-    builder: AnswerBuilder = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
-
-    @property
-    def shown(self) -> list[str]:
-        """The texts that the model sees, by marker."""
-        return [source.text for source in self.packed.shown.sources]
-
-    @property
-    def grounds(self) -> list[str]:
-        """The texts that an answer can rest on: those with their titles and headings, which the model sees, too."""
-        return [placed(source.text, source.title, source.headings) for source in self.packed.shown.sources]
-
-    @property
-    def sources(self) -> list[ScoredHit]:
-        """The hits that the model sees, by marker."""
-        return [self.hits[place] for place in self.packed.shown.places]
-
-    @property
-    def omitted(self) -> int:
-        """How many hits did not fit."""
-        return len(self.hits) - len(self.packed.shown.places)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The chat request."""
-        return {"messages": self.packed.messages, "max_tokens": self.packed.max_tokens, **self.options}
-
-    def go_on(self, packed: Packed) -> None:
-        """Go on with another prompt, whose sources are the first of this one's."""
-        self.packed = packed
-        self.__post_init__()
+# What a service that is down, refuses or is too slow raises: with `sources_on_failure` the sources alone are an answer.
+_FAILED = (BackendUnavailableError, BackendError, DeadlineExceededError)
 
 
 class Answerer:
@@ -120,6 +78,8 @@ class Answerer:
         """
         call.grant.check(request.search.collection)
         alone = await self._conversation.stand_alone(request.search.query, request.history, request.model, call)
+        if alone.took_ms is None:
+            return request  # it stands alone as it is
         return replace(request, search=replace(request.search, query=alone.query), alone=alone)
 
     async def answer(self, request: QueryRequest, call: Call) -> QueryResult:
@@ -128,16 +88,27 @@ class Answerer:
         return await self.answer_found(request, await self._searcher.search(request.search, call), call)
 
     async def answer_found(self, request: QueryRequest, found: SearchResult, call: Call) -> QueryResult:
-        """Answer a question whose hits are there already."""
-        result: QueryResult | None = None
-        async with aclosing(self._events(request, found, call, streamed=False)) as events:
-            async for event in events:
-                if isinstance(event, SourcesFound):
-                    request.tell(event)
-                elif isinstance(event, QueryResult):
-                    result = event
-        assert result is not None
-        return result
+        """Answer a question whose hits are there already. Raises any of our errors."""
+        relevant = self._begun(request, found)
+        if not relevant:
+            request.tell(SourcesFound(found, 0))
+            return self._nothing_found(request, found)
+        with tracing.span(call, "generate", {"hartonomous.sources": len(relevant)}) as call:
+            plan = await self._planned(request, found, relevant, call)
+            if isinstance(plan, QueryResult):
+                request.tell(SourcesFound(found, 0))
+                return plan
+            request.tell(SourcesFound(found, plan.omitted))
+            try:
+                plan.hear(await self._whole(plan, call))
+            except _FAILED:
+                if not _sources_do(request, call):
+                    raise
+                return self.sources_alone(request, found, plan.omitted)
+            plan.builder.finish()
+            raised = await self._raised(plan, call)
+            self._completion(plan, raised)
+            return self._result(plan, raised, call)
 
     async def stream(self, request: QueryRequest, call: Call) -> AsyncGenerator[Event]:
         """Answer a question as it comes: `SourcesFound`, `TextDelta`s, then the `QueryResult`.
@@ -146,69 +117,69 @@ class Answerer:
         """
         request = await self.prepare(request, call)
         found = await self._searcher.search(request.search, call)
-        async with aclosing(self._events(request, found, call, streamed=True)) as events:
-            async for event in events:
-                yield event
-
-    async def _events(
-        self, request: QueryRequest, found: SearchResult, call: Call, *, streamed: bool
-    ) -> AsyncGenerator[Event]:
-        if request.alone is not None:
-            request.alone.note(found)
-        relevant = merge(self._relevant(request.search.query, found.hits))
+        relevant = self._begun(request, found)
         if not relevant:
-            found.hits = []
-            self._metrics.answered("nothing_found")
             yield SourcesFound(found, 0)
             result = self._nothing_found(request, found)
             yield TextDelta(result.answer)
             yield result
             return
         with tracing.span(call, "generate", {"hartonomous.sources": len(relevant)}) as call:
-            try:
-                plan = await self._plan(request, found, relevant, call)
-            except (BackendUnavailableError, BackendError, DeadlineExceededError):
-                if not request.sources_on_failure or call.deadline.expired:
-                    raise
-                found.hits = relevant
-                result = self.sources_alone(request, found, 0)
+            plan = await self._planned(request, found, relevant, call)
+            if isinstance(plan, QueryResult):
                 yield SourcesFound(found, 0)
-                yield result
+                yield plan
                 return
-            found.hits = plan.sources
             yield SourcesFound(found, plan.omitted)
-            async with aclosing(self._generated(plan, call, streamed=streamed)) as events:
+            async with aclosing(self._generated(plan, call)) as events:
                 async for event in events:
                     yield event
 
-    async def _generated(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Event]:
-        usage, model, finish = Usage(), plan.request.model, "stop"
+    def _begun(self, request: QueryRequest, found: SearchResult) -> list[ScoredHit]:
+        """Return the hits that an answer may rest on; where there are none, that is the outcome."""
+        if request.alone is not None:
+            request.alone.note(found)
+        relevant = merge(self._relevant(request.search.query, found.hits))
+        if not relevant:
+            found.hits = []
+            self._metrics.answered("nothing_found")
+        return relevant
+
+    async def _planned(
+        self, request: QueryRequest, found: SearchResult, relevant: Sequence[ScoredHit], call: Call
+    ) -> Plan | QueryResult:
+        """Return the plan, or the sources alone where none can be made; `found` has the hits of it then."""
+        try:
+            plan = await self._plan(request, found, relevant, call)
+        except _FAILED:
+            if not _sources_do(request, call):
+                raise
+            found.hits = list(relevant)
+            return self.sources_alone(request, found, 0)
+        found.hits = plan.sources
+        return plan
+
+    async def _generated(self, plan: Plan, call: Call) -> AsyncGenerator[Event]:
         emitted = False
         try:
-            async with aclosing(self._deltas(plan, call, streamed=streamed)) as deltas:
+            async with aclosing(self._deltas(plan, call)) as deltas:
                 async for delta in deltas:
-                    usage, model = delta.usage or usage, delta.model or model
-                    finish = delta.finish_reason or finish
-                    if text := plan.builder.feed(delta.text):
+                    if text := plan.hear(delta):
                         emitted = True
                         yield TextDelta(text)
-        except (BackendUnavailableError, BackendError, DeadlineExceededError):
-            if emitted or not plan.request.sources_on_failure or call.deadline.expired:
+        except _FAILED:
+            if emitted or not _sources_do(plan.request, call):
                 raise
             yield self.sources_alone(plan.request, plan.found, plan.omitted)
             return
         if text := plan.builder.finish():
             yield TextDelta(text)
         raised = await self._raised(plan, call)
-        if not any(row.support >= THRESHOLD for row in raised) and (text := self._completion(plan)):
+        if text := self._completion(plan, raised):
             yield TextDelta(text)
-        result = self._result(plan, usage, model, finish, call)
-        result.grounding[: len(raised)] = raised
-        supported = [row.support >= THRESHOLD for row in result.grounding]
-        self._metrics.answered(outcome_of(supported), len(result.cited))
-        yield result
+        yield self._result(plan, raised, call)
 
-    async def _raised(self, plan: _Plan, call: Call) -> list[SentenceGrounding]:
+    async def _raised(self, plan: Plan, call: Call) -> list[SentenceGrounding]:
         """Return the rows of the answer with the support that embeddings give, if they are asked for and can be had."""
         rows = list(plan.builder.grounding)
         if self._paraphrases is None:
@@ -220,40 +191,52 @@ class Answerer:
             plan.found.degraded.append("grounding")
             return rows
 
-    async def _deltas(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
+    async def _whole(self, plan: Plan, call: Call) -> Delta:
+        """Return all that the service generates; a prompt that it refuses as too long is made smaller once."""
+        try:
+            with self._traffic.query():
+                return await self._generative.chat(plan.body, call)
+        except ValidationFailedError as error:
+            await self._made_smaller(plan, error, call)
+        with self._traffic.query():
+            return await self._generative.chat(plan.body, call)
+
+    async def _deltas(self, plan: Plan, call: Call) -> AsyncGenerator[Delta]:
         """Yield what the service generates; a prompt that it refuses as too long is made smaller once."""
         for attempt in range(2):
             begun = False
             try:
-                async with aclosing(self._generation_of(plan, call, streamed=streamed)) as deltas:
-                    async for delta in deltas:
-                        begun = True
-                        yield delta
+                with self._traffic.query():
+                    async with aclosing(self._generative.stream(plan.body, call)) as deltas:
+                        async for delta in deltas:
+                            begun = True
+                            yield delta
                 break
             except ValidationFailedError as error:
-                if attempt or begun or error.error_code != "input_too_long":
+                if attempt or begun:
                     raise
-                plan.go_on(await self._packer.again(plan.packed, plan.options, call))
+                await self._made_smaller(plan, error, call)
 
-    async def _generation_of(self, plan: _Plan, call: Call, *, streamed: bool) -> AsyncGenerator[Delta]:
-        with self._traffic.query():
-            if not streamed:
-                yield await self._generative.chat(plan.body, call)
-                return
-            async with aclosing(self._generative.stream(plan.body, call)) as deltas:
-                async for delta in deltas:
-                    yield delta
+    async def _made_smaller(self, plan: Plan, refusal: ValidationFailedError, call: Call) -> None:
+        if refusal.error_code != "input_too_long":
+            raise refusal
+        plan.go_on(await self._packer.again(plan.packed, plan.options, call))
 
     def _relevant(self, question: str, hits: Sequence[ScoredHit]) -> list[ScoredHit]:
         """Return the hits that an answer may rest on."""
         relevance = Relevance(question, self._retrieval.min_similarity, self._retrieval.min_words)
         # Where only words were searched, as asked for or for want of an embedding, none is known to be dissimilar.
         unknown = 0.0 if any("dense" in hit.scores for hit in hits) else None
-        return [hit for hit in hits if relevance.holds(_shown(hit), hit.scores.get("dense", unknown))]
+        similarities = [hit.scores.get("dense", unknown) for hit in hits]
+        return [
+            hit
+            for hit, similarity in zip(hits, similarities, strict=True)
+            if relevance.is_similar(similarity) or relevance.holds(_shown(hit), similarity)
+        ]
 
     async def _plan(
         self, request: QueryRequest, found: SearchResult, relevant: Sequence[ScoredHit], call: Call
-    ) -> _Plan:
+    ) -> Plan:
         started = time.perf_counter()
         options = {"temperature": self._generation.temperature, **self._generation.options, **request.options}
         if request.model is not None:
@@ -268,17 +251,17 @@ class Answerer:
         )
         max_tokens = request.max_tokens or self._generation.max_tokens
         packed = await self._packer.pack(draft, max_tokens, options, call)
-        return _Plan(request, found, relevant, packed, options, started)
+        return Plan(request, found, relevant, packed, options, started)
 
     def _system(self, request: QueryRequest) -> str:
         """Return the instruction; what a caller gives as one cannot end its turn either."""
         own = neutralise(request.system) if request.system else self._standard
         return "\n\n".join(filter(None, (own, neutralise(request.added_system or ""))))
 
-    def _completion(self, plan: _Plan) -> str:
+    def _completion(self, plan: Plan, raised: Sequence[SentenceGrounding]) -> str:
         """Return what a finished answer lacks: words that nothing supports are followed by those of the sources."""
         builder = plan.builder
-        if builder.answer.strip() and not builder.unsupported:
+        if any(row.support >= THRESHOLD for row in raised) or (builder.answer.strip() and not builder.unsupported):
             return ""
         question, texts = plan.request.search.query, plan.shown
         found = best_quote(question, texts) or best_quote(f"{question} {builder.answer}", texts)
@@ -286,19 +269,20 @@ class Answerer:
             return builder.quote(found.marker, found.text)
         return "" if builder.answer.strip() else builder.feed(fill(self._template.nothing_found)) + builder.finish()
 
-    def _result(self, plan: _Plan, usage: Usage, model: str | None, finish: str, call: Call) -> QueryResult:
-        took = time.perf_counter() - plan.started
+    def _result(self, plan: Plan, raised: Sequence[SentenceGrounding], call: Call) -> QueryResult:
+        took, builder = plan.took, plan.builder
         self._metrics.stage["generate"].observe(took, call.exemplar)
-        builder = plan.builder
+        grounding, cited = [*raised, *builder.grounding[len(raised) :]], builder.cited
+        self._metrics.answered(outcome_of([row.support >= THRESHOLD for row in grounding]), len(cited))
         return QueryResult(
             answer=builder.answer,
-            cited=builder.cited,
+            cited=cited,
             sources=plan.sources,
-            grounding=builder.grounding,
+            grounding=grounding,
             omitted=plan.omitted,
-            model=model,
-            finish_reason=finish,
-            usage=usage,
+            model=plan.model,
+            finish_reason=plan.finish,
+            usage=plan.usage,
             degraded=plan.found.degraded,
             timings={**plan.found.timings, "generate": round(took * 1000, 2)},
             search_query=plan.request.search_query,
@@ -313,6 +297,11 @@ class Answerer:
 
     def _nothing_found(self, request: QueryRequest, found: SearchResult) -> QueryResult:
         return _without_generation(fill(self._template.nothing_found), found, request, 0, finish="stop")
+
+
+def _sources_do(request: QueryRequest, call: Call) -> bool:
+    """Tell whether the sources alone are an answer where the service failed: nobody is there for one that is late."""
+    return request.sources_on_failure and not call.deadline.expired
 
 
 def _without_generation(

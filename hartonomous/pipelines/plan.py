@@ -1,0 +1,87 @@
+"""What is settled of one query before the first token, and what is heard from the generative service then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hartonomous.clients.generative import Delta, Usage
+from hartonomous.core.citations import AnswerBuilder
+from hartonomous.core.grounding import placed
+from hartonomous.pipelines.answers import QueryRequest
+from hartonomous.pipelines.packing import Packed
+from hartonomous.pipelines.questions import ScoredHit, SearchResult
+
+
+class Plan:
+    """A query whose prompt is packed; `go_on` with a smaller one after a refusal."""
+
+    __slots__ = (
+        "builder",
+        "finish",
+        "found",
+        "grounds",
+        "hits",
+        "model",
+        "options",
+        "packed",
+        "request",
+        "started",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        request: QueryRequest,
+        found: SearchResult,
+        hits: Sequence[ScoredHit],
+        packed: Packed,
+        options: Mapping[str, Any],
+        started: float,
+    ) -> None:
+        self.request = request
+        self.found = found
+        self.hits = hits
+        self.options = options
+        self.started = started
+        self.usage, self.model, self.finish = Usage(), request.model, "stop"
+        self.go_on(packed)
+
+    def go_on(self, packed: Packed) -> None:
+        """Go on with a prompt; after a refusal with one whose sources are the first of the other one's."""
+        self.packed = packed
+        self.grounds = [placed(source.text, source.title, source.headings) for source in packed.shown.sources]
+        """The texts that an answer can rest on: those with their titles and headings, which the model sees, too."""
+        self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
+
+    def hear(self, delta: Delta) -> str:
+        """Take what the service says next; return what of the answer is decided by it."""
+        self.usage, self.model = delta.usage or self.usage, delta.model or self.model
+        self.finish = delta.finish_reason or self.finish
+        return self.builder.feed(delta.text)
+
+    @property
+    def took(self) -> float:
+        """The seconds since the plan was begun."""
+        return time.perf_counter() - self.started
+
+    @property
+    def shown(self) -> list[str]:
+        """The texts that the model sees, by marker."""
+        return [source.text for source in self.packed.shown.sources]
+
+    @property
+    def sources(self) -> list[ScoredHit]:
+        """The hits that the model sees, by marker."""
+        return [self.hits[place] for place in self.packed.shown.places]
+
+    @property
+    def omitted(self) -> int:
+        """How many hits did not fit."""
+        return len(self.hits) - len(self.packed.shown.places)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The chat request."""
+        return {"messages": self.packed.messages, "max_tokens": self.packed.max_tokens, **self.options}
