@@ -1,7 +1,8 @@
 """The batch pipeline: follow-ups made to stand alone, all questions embedded and searched together, answered apart.
 
-Rewriting and answering go on side by side, and each result is yielded as soon as it is ready. How many generations run
-at once is bounded by the generative service's own concurrency, in its pool; a failure stays with its question.
+Rewriting goes on side by side. So do reranking and answering, where no question waits for another one's reranking; each
+result is yielded as soon as it is ready. How many generations run at once is bounded by the generative service's own
+concurrency, in its pool; a failure stays with its question.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError
 from hartonomous.pipelines.answering import CachedAnswerer, Place
 from hartonomous.pipelines.query import Answerer, QueryRequest, QueryResult
-from hartonomous.pipelines.questions import SearchResult
+from hartonomous.pipelines.questions import Question
 from hartonomous.pipelines.search import Searcher
 
 
@@ -48,10 +49,10 @@ class BatchAnswerer:
                 yield BatchItem(index, request)
             else:
                 alive.append((index, request))
-        found = await self._searcher.search_many([request.search for _, request in alive], call)
+        found = await self._searcher.find([request.search for _, request in alive], call)
         tasks = [
-            asyncio.create_task(self._answer(index, request, result, places.get(index), call))
-            for (index, request), result in zip(alive, found, strict=True)
+            asyncio.create_task(self._answer(index, request, item, places.get(index), call))
+            for (index, request), item in zip(alive, found, strict=True)
         ]
         try:
             for done in asyncio.as_completed(tasks):
@@ -79,13 +80,12 @@ class BatchAnswerer:
         self,
         index: int,
         request: QueryRequest,
-        found: SearchResult | HartonomousError,
+        item: Question,
         place: Place | None,
         call: Call,
     ) -> BatchItem:
-        if isinstance(found, HartonomousError):
-            return BatchItem(index, found)
         try:
+            found = await self._searcher.finish(item, call)
             if self._cached is None or place is None:
                 return BatchItem(index, await self._answerer.answer_found(request, found, call))
             return BatchItem(index, await self._cached.answer_found(request, found, place, call))

@@ -1,9 +1,10 @@
 """The search pipeline: questions to ranked hits, for one question or for many at once.
 
 Many questions cost one embedding call for each full batch (`pipelines.vectorizing`), one call to the vector store for
-each collection (`pipelines.lookup`), and a reranking each, side by side (`pipelines.ranking`). One question is the same
-with a list of one. What fails for one question stays its own: `search_many` returns an error in its place. A stage that
-is left out because its backend is down is named in `degraded`.
+each collection (`pipelines.lookup`), and a reranking for each of them, side by side (`pipelines.ranking`). Whoever goes
+on with each by itself (`find`, `finish`) need not wait for the rerankings of the others. One question is the same with
+a list of one. What fails for one question stays its own: `search_many` returns an error in its place. A stage that is
+left out because its backend is down is named in `degraded`.
 
 Feedback costs one more call to the vector store for each collection. The vectors of the best five hits come with the
 first one: the store fuses both rankings itself, by reciprocal rank, and answers the vectors of its best ten. (Where
@@ -71,14 +72,31 @@ class Searcher:
 
     async def search_many(self, requests: Sequence[SearchRequest], call: Call) -> list[SearchResult | HartonomousError]:
         """Answer each question with its result or its error, in order."""
+        items = await self.find(requests, call)
+        await all_of([self._rerank(item, call) for item in items])
+        return [item.error or self._result(item) for item in items]
+
+    async def find(self, requests: Sequence[SearchRequest], call: Call) -> list[Question]:
+        """Take questions through the stages that they have in common, each to be `finish`ed by itself, in order."""
         items = [Question(request) for request in requests]
         with self._traffic.query():
             await self._describe(items, call)
             await self._vectorizer.embed([item for item in items if item.wants_embedding], call)
             await self._search(items, call)
             await self._feedback(items, call)
-            await all_of([self._reranker.rerank(item, call) for item in items if item.error is None])
-        return [item.error or self._result(item) for item in items]
+        return items
+
+    async def finish(self, item: Question, call: Call) -> SearchResult:
+        """Take a question that was found for through the last stage. Raises any of our errors."""
+        await self._rerank(item, call)
+        if item.error is not None:
+            raise item.error
+        return self._result(item)
+
+    async def _rerank(self, item: Question, call: Call) -> None:
+        if item.error is None:
+            with self._traffic.query():
+                await self._reranker.rerank(item, call)
 
     async def _describe(self, items: Sequence[Question], call: Call) -> None:
         for name, group in by_collection(items).items():
