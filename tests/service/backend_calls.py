@@ -54,6 +54,11 @@ class Kind:
         """Let the backend behave so to such calls, to each the next, the last one stays."""
         self.backend(rig).on(self._path(rig), *behaviours)
 
+    @property
+    def patience(self) -> float:
+        """How many times as long a limit must be as for others, to be kept where nothing is wrong."""
+        return 3.0 if self._is_store else 1.0
+
     def _path(self, rig: Rig) -> str:
         # What is written and read is the collection behind the alias that callers name.
         paths = {request.path.partition("?")[0] for request in rig.qdrant.requests}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hartonomous.core.fingerprint import document_id
+from hartonomous.pipelines import batching
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import DEFAULT, after, json_reply, reply
 from tests.service.rag import EMBEDDINGS, Rig, RigMaker, ask, ingest, passed_on, read, sample
@@ -132,7 +133,8 @@ async def test_when_nothing_could_be_stored_the_status_is_the_first_failures(api
     assert answer["counts"]["failed"] == 2
 
 
-async def test_many_documents_share_full_embedding_batches(rigs: RigMaker) -> None:
+async def test_many_documents_share_full_embedding_batches(rigs: RigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_GATHER_S", 30.0)  # a batch waits for others however slowly they are prepared
     async with rigs.make(backends={"embedding": {"batch_size": 8}}) as rig:
         await ingest(rig.app, *(f"Document number {number}." for number in range(20)))
         sizes = sorted(len(call.json["input"]) for call in rig.embedding.calls(EMBEDDINGS))

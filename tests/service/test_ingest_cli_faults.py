@@ -445,6 +445,7 @@ async def test_watch_sends_what_changes_and_deletes_what_goes(server: ScriptedSe
         again = {document["id"] for stream in server.streams[sent:] for document in stream}
         assert again == {"d/3.md", "d/moved/new.md", "d/sub/new.md"}
         assert len(server.deleted) == 2
+        await eventually(lambda: {"deleted d/4.md\n", "deleted d/sub/new.md\n"} <= set(running.err), "the lines")
         running.interrupt()
         outcome = await running.outcome()
     assert outcome.status == 130

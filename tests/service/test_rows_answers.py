@@ -39,8 +39,8 @@ BREAKER = {"failures": 2, "open_s": 60.0, "max_open_s": 60.0}
 TOO_LARGE = b'{"error":{"code":500,"message":"input is too large to process. increase the physical batch size"}}'
 LOADING = b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}'
 DRIPPING: dict[str, tuple[Behaviour, dict[str, float]]] = {
-    "idle": (fault.cut(b'{"data": []}', 5, "hang"), {"idle_timeout_s": 0.15}),
-    "total": (fault.drip(b" " * 100, 0.03), {"timeout_s": 0.2}),
+    "idle": (fault.cut(b'{"data": []}', 5, "hang"), {"idle_timeout_s": 0.4}),
+    "total": (fault.drip(b" " * 1_000, 0.03), {"timeout_s": 0.6}),
 }
 
 
@@ -49,10 +49,11 @@ DRIPPING: dict[str, tuple[Behaviour, dict[str, float]]] = {
 async def test_row_04_a_slow_drip_is_aborted_and_a_504(
     rigs: RigMaker, kind: Kind, behaviour: Behaviour, limits: dict[str, float]
 ) -> None:
-    async with prepared(rigs, kind, **limits) as rig:
+    patient = {name: limit_s * kind.patience for name, limit_s in limits.items()}
+    async with prepared(rigs, kind, **patient) as rig:
         before = kind.calls(rig)
         kind.spoil(rig, behaviour)
-        async with asyncio.timeout(10):  # the limits that are not set here are far beyond
+        async with asyncio.timeout(14):  # the limits that are not set here are far beyond
             answer = await told(rig, kind)
         assert (answer.status, answer.type, kind.service in answer.message) == (504, "timeout_error", True)
         calls = kind.seen(rig)[before:]
@@ -68,9 +69,9 @@ async def test_row_04_a_generation_that_drips_beyond_the_deadline_is_aborted(rig
             kind.spoil(rig, fault.drip(b" " * 500, 0.03))
         if kind is RELAYED_CHAT:  # what has begun cannot be told of
             with pytest.raises(aiohttp.ClientPayloadError):
-                await told(rig, kind, 300)
+                await told(rig, kind, 700)
         else:
-            assert (await told(rig, kind, 300)).status == 504
+            assert (await told(rig, kind, 700)).status == 504
         assert kind.calls(rig) == 1
         await eventually(kind.seen(rig)[0].closed.is_set, "the connection is closed")
         await eventually(lambda: outcomes(rig, kind, "timeout") == 1, "it is counted")
