@@ -20,7 +20,7 @@ from tests.bench.texts import MODEL
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _EVENT = (
-    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"t%d"}}],"created":1,"id":"chatcmpl-1",'
+    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"t%020d"}}],"created":1,"id":"chatcmpl-1",'
     b'"model":"%s","object":"chat.completion.chunk"}\n\n'
 )
 _LAST = (
@@ -30,6 +30,10 @@ _LAST = (
     b'"usage":{"prompt_tokens":9,"completion_tokens":%d,"total_tokens":%d}}\n\n'
     b"data: [DONE]\n\n"
 )
+
+
+# All tokens have the same length: the chunk is made beforehand, but for its number.
+_TOKEN = b"%x\r\n%s\r\n" % (len(_EVENT % (0, MODEL.encode())), _EVENT.replace(b"%s", MODEL.encode()))
 
 
 @dataclass(slots=True)
@@ -110,14 +114,15 @@ class Pacer:
 
     def _tick(self) -> None:
         """Say what is due."""
-        while self.due and self.due[0][0] <= time.monotonic():
+        now = time.monotonic()
+        while self.due and self.due[0][0] <= now:
             due, number = self.due[0]
             peer = self.peers.get(number)
             if peer is None or not peer.left:
                 heapq.heappop(self.due)
                 continue
             peer.left -= 1
-            self._send(peer, _chunk(_EVENT % (time.monotonic_ns(), MODEL.encode())))
+            self._send(peer, _TOKEN % time.monotonic_ns())
             if peer.left:
                 heapq.heapreplace(self.due, (due + self.interval_s, number))
             else:

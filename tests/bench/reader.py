@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _TOKEN = re.compile(rb'"t(\d+)"')
-_END = b"data: [DONE]"
+# The last chunk.
+_END = b"0\r\n\r\n"
 _LIMIT_S = 120.0
 _APART_S = 0.002
 
@@ -34,7 +35,7 @@ class Reader:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets[connection.fileno()] = connection
             self._epoll.register(connection.fileno(), select.EPOLLIN)
-        self._tails = dict.fromkeys(self._sockets, b"")
+        self._came: dict[int, list[tuple[int, bytes]]] = {number: [] for number in self._sockets}
         self.times: list[int] = []
 
     def wave(self) -> None:
@@ -43,27 +44,40 @@ class Reader:
             connection.sendall(self._request)
             time.sleep(_APART_S)
         ends = time.monotonic() + _LIMIT_S
-        open_streams = set(self._sockets)
-        while open_streams:
+        left = len(self._sockets)
+        while left:
             if time.monotonic() > ends:
-                raise RuntimeError(f"{len(open_streams)} streams did not end")
+                raise RuntimeError(f"{left} streams did not end")
             for number, _ in self._epoll.poll(1.0):
-                if self._read(number):
-                    open_streams.discard(number)
+                left -= self._read(number)
+        # What can wait is not done while others measure.
+        for came in self._came.values():
+            self.times += times_of(came)
+            came.clear()
 
     def _read(self, number: int) -> bool:
         """Read what is there; return whether the stream has ended."""
         data = self._sockets[number].recv(1 << 18)
-        now = time.monotonic_ns()
+        self._came[number].append((time.monotonic_ns(), data))
         if not data:
-            raise RuntimeError(f"a stream broke off after {self._tails[number]!r}")
-        data = self._tails[number] + data
+            raise RuntimeError(f"a stream broke off: {b''.join(data for _, data in self._came[number])[:1_000]!r}")
+        return data.endswith(_END)
+
+
+def times_of(came: Sequence[tuple[int, bytes]]) -> list[int]:
+    """Return how long each token was under way, by when which pieces of its stream came."""
+    if b" 200 " not in came[0][1][:16]:
+        raise RuntimeError(f"no stream: {came[0][1][:500]!r}")
+    times, rest = [], b""
+    for now, piece in came:
+        data = rest + piece
         whole = data.rfind(b"\n\n") + 2
-        if not self.times and b" 200 " not in data[:16] and data.startswith(b"HTTP"):
-            raise RuntimeError(f"no stream: {data[:500]!r}")
-        self.times += [now - int(sent) for sent in _TOKEN.findall(data, 0, whole)]
-        self._tails[number] = data[whole:] if whole > 1 else data
-        return _END in data[:whole]
+        if whole < 2:
+            rest = data
+            continue
+        times += [now - int(sent) for sent in _TOKEN.findall(data, 0, whole)]
+        rest = data[whole:]
+    return times
 
 
 def steps(times: Sequence[int]) -> list[float]:
