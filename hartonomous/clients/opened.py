@@ -56,27 +56,28 @@ class Opened:
         told = headers.get("Content-Length", "")
         return int(told) if told.isascii() and told.isdigit() and "Transfer-Encoding" not in headers else None
 
-    async def pieces(self) -> AsyncGenerator[bytes]:
-        """Yield the body as it comes; between two pieces the backend has `idle_timeout_s`.
+    async def piece(self) -> bytes:
+        """Return what has come of the body, as soon as anything has, for which it has `idle_timeout_s`; b"" at its end.
 
         Raises BackendError, BackendUnavailableError, DeadlineExceededError.
         """
-        while True:
-            try:
-                data = await self.exchange.piece()
-            except FOREIGN as error:
-                raise self._failed(error) from error
-            except BaseException as error:
-                self.failure = error
-                raise
-            if not data:
-                return
+        try:
+            return await self.exchange.piece()
+        except FOREIGN as error:
+            raise self._failed(error) from error
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the body, piece by piece; raises as `piece`."""
+        while data := await self.piece():
             yield data
 
     async def pour(self, take: Callable[[bytes], None]) -> None:
         """Hand the body to `take` as it comes, in the callback of the connection; return at its end.
 
-        Raises as `pieces`, and what `take` raises, which ends it.
+        Raises as `piece`, and what `take` raises, which ends it.
         """
         try:
             await self.exchange.pour(take)
@@ -96,7 +97,7 @@ class Opened:
         self.exchange.resume()
 
     async def read(self) -> bytes:
-        """Return the whole body, at once where it is there; raises as `pieces`, BackendError beyond `max_answer_bytes`.
+        """Return the whole body, at once where it is there; raises as `piece`, BackendError beyond `max_answer_bytes`.
 
         It is to be called once.
         """

@@ -7,8 +7,6 @@ slot.
 
 from __future__ import annotations
 
-from contextlib import aclosing
-
 from aiohttp import hdrs, web
 
 from hartonomous import codec, tracing
@@ -66,25 +64,26 @@ async def relay(
     except ClientGoneError:
         logger.bind(request_id=call.request_id).debug("the client left a relayed answer")
     except HartonomousError as error:
-        if not relayed.response.prepared:
+        if relayed.response is None or not relayed.response.prepared:
             raise
         _cut(request, error, call)
+    assert relayed.response is not None
     return relayed.response
 
 
 class _Relayed:
-    """An answer on its way: `response` is prepared once something of it has gone to the client."""
+    """An answer on its way; `response` is there once it has begun."""
 
     __slots__ = ("_call", "_request", "response", "tokens")
 
     def __init__(self, request: web.Request, call: Call, body: bytes) -> None:
         self._request = request
         self._call = call
-        self.response: web.StreamResponse = web.StreamResponse()
+        self.response: web.StreamResponse | None = None
         self.tokens = metering.Relayed(request, body)
 
     async def take(self, opened: Opened) -> None:
-        """Pass an answer on. Raises what `Opened.pieces` raises."""
+        """Pass an answer on. Raises what `Opened.piece` raises."""
         if opened.content_type == codec.SSE:
             await self._take_events(opened)
         else:
@@ -92,19 +91,17 @@ class _Relayed:
 
     async def _take_body(self, opened: Opened) -> None:
         """Take a body. Its first bytes are there before the status goes out; later a failure cuts the connection."""
-        headers = _headers(opened)
-        async with aclosing(opened.pieces()) as pieces:
-            data = await anext(pieces, b"")
-            if len(data) == opened.length:
-                # A small one is there at once, and goes out at once: headers and all in one write.
-                self.tokens.whole(data)
-                self.response = web.Response(status=opened.status, headers=headers, body=data)
-                return
-            client = await self._begin(opened, headers)
-            while data:
-                self.tokens.feed(data)
-                await client.write(data)
-                data = await anext(pieces, b"")
+        data, headers = await opened.piece(), _headers(opened)
+        if len(data) == opened.length:
+            # A small one is there at once, and goes out at once: headers and all in one write.
+            self.tokens.whole(data)
+            self.response = web.Response(status=opened.status, headers=headers, body=data)
+            return
+        client = await self._begin(opened, headers)
+        while data:
+            self.tokens.feed(data)
+            await client.write(data)
+            data = await opened.piece()
         await client.finish()
 
     async def _take_events(self, opened: Opened) -> None:
