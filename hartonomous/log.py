@@ -212,8 +212,17 @@ def told(name: str, message: str, fields: Mapping[str, Any]) -> None:
     if lines is None or lines.level > logging.INFO:
         return
     now, about = time.time(), _ABOUT.get()
-    first = {"time": _stamp(now), "level": "INFO", "logger": name, "message": message, "pid": os.getpid()}
-    line = encoded({**first, **about, **fields})
+    line = encoded(
+        {
+            "time": _stamp(now),
+            "level": "INFO",
+            "logger": name,
+            "message": message,
+            "pid": os.getpid(),
+            **about,
+            **fields,
+        }
+    )
     lines.take(KeptRecord(now, logging.INFO, fields.get("request_id") or about.get("request_id"), line))
 
 

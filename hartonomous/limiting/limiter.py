@@ -8,6 +8,7 @@ from typing import Protocol
 from hartonomous.config import Config
 from hartonomous.core.addresses import network_of
 from hartonomous.errors import RateLimitedError
+from hartonomous.limiting.memory import MemoryStore
 from hartonomous.limiting.meter import Meter
 from hartonomous.limiting.policy import CODES, Asked, Cost, Entry, Kind, Policy, Refusal, asked
 from hartonomous.metrics import Metrics
@@ -34,6 +35,7 @@ class Limiter:
 
     def __init__(self, config: Config, store: Store, metrics: Metrics) -> None:
         self._store = store
+        self._here = store if isinstance(store, MemoryStore) else None
         self._refused = metrics.limit_refusals
         self._tenants = metrics.tenants
         self.address = Policy.of_address(config.limits.address)
@@ -60,7 +62,8 @@ class Limiter:
         Raises:
             RateLimitedError: a limit is reached.
         """
-        entry = await self._store.enter(name, asked(policy, body_bytes))
+        wanted = asked(policy, body_bytes)
+        entry = await self._store.enter(name, wanted) if self._here is None else self._here.admit(name, wanted)
         if isinstance(entry, Refusal):
             raise self._error(name, entry)
         return Meter(name, policy, entry, body_bytes, self._store, self._error)

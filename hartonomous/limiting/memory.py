@@ -56,6 +56,10 @@ class MemoryStore:
 
     async def enter(self, name: str, asked: Asked) -> Entry | Refusal:
         """Let a request in, or say what it has reached; one that is refused uses nothing."""
+        return self.admit(name, asked)
+
+    def admit(self, name: str, asked: Asked) -> Entry | Refusal:
+        """The same, for whoever knows that nothing waits."""
         now, usage = self._clock(), self._usage(name)
         levels: list[float] = []
         buckets: list[Bucket] = []
@@ -77,7 +81,7 @@ class MemoryStore:
 
     async def take(self, name: str, cost: Cost) -> Refusal | None:
         """Use something, or say what is reached."""
-        refused = await self.enter(name, Asked(None, (cost,)))
+        refused = self.admit(name, Asked(None, (cost,)))
         return refused if isinstance(refused, Refusal) else None
 
     def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:

@@ -6,6 +6,8 @@ whoever tries must not lock the neighbours out who share the address. A request 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from aiohttp import web
 
 from hartonomous.limiting.limiter import Limiter, name_of
@@ -16,15 +18,14 @@ from hartonomous.middleware.limited import address_of
 _NEVER = frozenset(("/health", "/ready"))
 
 
-async def enter_by_address(request: web.Request, limiter: Limiter) -> Meter | None:
+def enter_by_address(request: web.Request, limiter: Limiter) -> Awaitable[Meter] | None:
     """Hold the request against what its address may do; None where that is not limited.
 
-    Raises:
-        RateLimitedError: it does too much.
+    Awaiting raises RateLimitedError: it does too much.
     """
     if not limiter.limits_addresses or request.path in _NEVER:
         return None
-    return await limiter.enter(name_of(address_of(request)), limiter.address, None)
+    return limiter.enter(name_of(address_of(request)), limiter.address, None)
 
 
 async def count_failed(request: web.Request, limiter: Limiter) -> None:

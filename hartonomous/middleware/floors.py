@@ -12,7 +12,7 @@ from functools import partial
 from aiohttp import web
 
 from hartonomous.errors import AuthenticationError
-from hartonomous.keys import GUARDS, METRICS, NOTES, STATE, TRAIL, Guard, Handler
+from hartonomous.keys import GUARDS, METER, METRICS, NOTES, STATE, TRAIL, Guard, Handler
 from hartonomous.middleware import access, audit, cors, drain
 from hartonomous.middleware.address_limit import count_failed, enter_by_address
 from hartonomous.middleware.auth import know
@@ -80,9 +80,11 @@ class Floors:
         by_address = by_key = None
         limiter = self._state.current.limiter
         try:
-            by_address = await enter_by_address(request, limiter)
+            if (entering := enter_by_address(request, limiter)) is not None:
+                by_address = await entering
             caller = know(request, self._state, guard)
-            by_key = await enter_by_key(request, self._state.current.limiter, caller)
+            if (entering := enter_by_key(request, self._state.current.limiter, caller)) is not None:
+                by_key = request[METER] = await entering
             check_scope(caller, guard)
             check_query(request, guard)
             check_expectation(request)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from aiohttp import web
 
 from hartonomous.core.access import Caller
-from hartonomous.keys import METER
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.meter import Meter
 from hartonomous.middleware.limited import body_bytes
 
 
-async def enter_by_key(request: web.Request, limiter: Limiter, caller: Caller) -> Meter | None:
+def enter_by_key(request: web.Request, limiter: Limiter, caller: Caller) -> Awaitable[Meter] | None:
     """Hold the request against what its key may use; callers without a key have the limits of their address alone.
 
-    Raises:
-        RateLimitedError: a limit of the key is reached.
+    Awaiting raises RateLimitedError: a limit of the key is reached.
     """
     limited = limiter.of_key(caller.key_id)
     if limited is None:
         return None
     name, policy = limited
-    meter = request[METER] = await limiter.enter(name, policy, body_bytes(request))
-    return meter
+    return limiter.enter(name, policy, body_bytes(request))

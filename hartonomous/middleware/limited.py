@@ -12,6 +12,7 @@ from hartonomous.keys import ADDRESS, METER, STATE
 from hartonomous.limiting.policy import LIMIT
 
 _FORWARDED_FOR = "X-Forwarded-For"
+_IF_THERE = suppress(ConnectionError)  # aiohttp finds out itself
 
 
 def address_of(request: web.Request) -> str:
@@ -31,7 +32,7 @@ def body_bytes(request: web.Request) -> int | None:
 
 async def sent(request: web.Request, response: web.StreamResponse) -> None:
     """Send an answer, where the place of its request is to be held as long as that takes."""
-    with suppress(ConnectionError):  # aiohttp finds out itself
+    with _IF_THERE:
         await response.prepare(request)
         await response.write_eof()
 
