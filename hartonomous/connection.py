@@ -106,6 +106,11 @@ class Connection(web.RequestHandler):
         if self._head_since is None:
             self._head_since = self._loop.time()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on where reading was held: aiohttp's streams ask for it at each piece, and run the parser for it."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _note_requests(self) -> bool:
         """Return whether the headers of another request are complete."""
         if self._counted == self._request_count:
