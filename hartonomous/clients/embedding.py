@@ -179,17 +179,18 @@ def _vector(value: Any, dimension: int | None) -> Vector:
     vector = _floats(value) if isinstance(value, str) else value
     if not isinstance(vector, list | array) or not vector or (dimension is not None and len(vector) != dimension):
         raise ValueError("wrong dimension")
-    if not isinstance(value, str) and not {float, int}.issuperset(map(type, vector)):
-        raise ValueError("not numbers")  # a sum would take true for 1
-    # A length within the bounds says in one pass that every number is, and that they are not all 0.
-    if not 0 < math.hypot(*vector) < _LARGEST:
-        _check_numbers(vector)
+    if isinstance(vector, list):
+        if not {float, int}.issuperset(map(type, vector)):
+            raise ValueError("not numbers")  # a sum would take true for 1
+        _check_range(vector)
+    if not any(vector):
+        raise ValueError("all zero")
     return vector
 
 
-def _check_numbers(vector: Vector) -> None:
-    if not math.isfinite(sum(vector)) or not any(vector):
-        raise ValueError("not finite, or all zero")
+def _check_range(vector: Sequence[float]) -> None:
+    if not math.isfinite(sum(vector)):
+        raise ValueError("not finite")
     if not -_LARGEST < min(vector) <= max(vector) < _LARGEST:
         raise ValueError("beyond the numbers that a vector store keeps")
 
@@ -197,9 +198,14 @@ def _check_numbers(vector: Vector) -> None:
 def _floats(text: str) -> array[float]:
     """Return the numbers as they are: in a list they would take eight times the memory."""
     try:
-        numbers = array("f", b64decode(text, validate=True))
+        data = b64decode(text, validate=True)
+        numbers = array("f", data)
     except binascii.Error as error:
         raise ValueError("not base64") from error
     if sys.byteorder == "big":
         numbers.byteswap()
+    # Sign and the upper 7 bits of the exponent: without all 7 a number is finite, and below 1.8e38.
+    highest = data[3::4]
+    if b"\x7f" in highest or b"\xff" in highest:
+        _check_range(numbers)
     return numbers

@@ -12,6 +12,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -113,11 +114,17 @@ def point_id(document_id: str, content_hash: str, index: int) -> str:
     Its first half (60 bits beside the version) follows from the document alone, so that a document keeps its place in
     the order of ids whatever its text becomes; the rest from the content and the chunk's number, from 0.
     """
-    document = int(_hash("point-document", document_id)[:16], 16)
     chunk = int(_hash("point", document_id, content_hash, str(index))[:16], 16)
-    value = (document & ~(0xF << 12) | 0x8 << 12) << 64  # the version
-    value |= chunk & ~(0x3 << 62) | 0x2 << 62  # the variant
-    return str(uuid.UUID(int=value))
+    value = _document_half(document_id) | chunk & ~(0x3 << 62) | 0x2 << 62  # the variant
+    digits = f"{value:032x}"  # a `uuid.UUID` takes 3 µs more, which ingests feel
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+@lru_cache(1024)
+def _document_half(document_id: str) -> int:
+    """Return the first half of a document's points' ids, with the version."""
+    document = int(_hash("point-document", document_id)[:16], 16)
+    return (document & ~(0xF << 12) | 0x8 << 12) << 64
 
 
 def document_start(point_id: str, *, after: bool = False) -> str:

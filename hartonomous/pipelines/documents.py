@@ -109,11 +109,12 @@ class Work:
     announcement: Announcement | None = None
     writing: bool = False
     tokens: float = 0.0
+    version: str = field(init=False)
+    """What a caller sees as the document's version: a hash of all of it."""
+    _ids: dict[int, str] = field(default_factory=dict)
 
-    @property
-    def version(self) -> str:
-        """What a caller sees as the document's version: a hash of all of it."""
-        return fingerprint.version(self.content_hash, self.attributes_hash)
+    def __post_init__(self) -> None:
+        self.version = fingerprint.version(self.content_hash, self.attributes_hash)
 
     @property
     def embeds(self) -> bool:
@@ -123,11 +124,19 @@ class Work:
     def take(self, chunks: list[Chunk], embedded_texts: Sequence[str] = ()) -> None:
         """Let this be what the document is cut into, and what is embedded of it."""
         self.chunks, self.embedded_texts = chunks, list(embedded_texts)
+        self._ids.clear()
         self.cut_hash = fingerprint.cut_hash(self.content_hash, ((chunk.start, chunk.end) for chunk in chunks))
+
+    def point_id(self, index: int) -> str:
+        """Return the id of a chunk's point, which is made once."""
+        known = self._ids.get(index)
+        if known is None:
+            known = self._ids[index] = fingerprint.point_id(self.document.id, self.cut_hash, index)
+        return known
 
     def point_ids(self) -> list[str]:
         """Return the ids of its chunks' points."""
-        return [fingerprint.point_id(self.document.id, self.cut_hash, index) for index in range(len(self.chunks))]
+        return [self.point_id(index) for index in range(len(self.chunks))]
 
 
 async def make_points(work: Work, info: CollectionInfo, first: int, vectors: Sequence[Vector]) -> list[ChunkPoint]:
@@ -154,7 +163,7 @@ def prepared_points(work: Work, prepared: Prepared, first: int, count: int) -> l
 def _point(work: Work, chunk: Chunk, dense: Vector, sparse: Sparse) -> ChunkPoint:
     document = work.document
     return ChunkPoint(
-        id=fingerprint.point_id(document.id, work.cut_hash, chunk.index),
+        id=work.point_id(chunk.index),
         document_id=document.id,
         content_hash=work.cut_hash,
         attributes_hash=work.attributes_hash,
