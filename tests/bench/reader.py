@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _TOKEN = re.compile(rb'"t(\d+)"')
-# The last chunk.
-_END = b"0\r\n\r\n"
+# The last chunk, behind the last event.
+_END, _LAST = b"0\r\n\r\n", b"\n\r\n0\r\n\r\n"
 _LIMIT_S = 120.0
 _APART_S = 0.002
 
@@ -61,7 +61,8 @@ class Reader:
         self._came[number].append((time.monotonic_ns(), data))
         if not data:
             raise RuntimeError(f"a stream broke off: {b''.join(data for _, data in self._came[number])[:1_000]!r}")
-        return data.endswith(_END)
+        # A head may end like that as well.
+        return data.endswith(_END) and _LAST in b"".join(piece for _, piece in self._came[number][-2:])
 
 
 def times_of(came: Sequence[tuple[int, bytes]]) -> list[int]:
