@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 Work = Callable[[], object]
-_TRIES = 6
+_TRIES = 4
 
 
 def growth(prepared: Callable[[int], Work], small: int, large: int, expected: float) -> float:
