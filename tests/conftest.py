@@ -35,15 +35,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 # Which files take longest, longest first: begun last, one of them would be all that still runs at the end.
 _LONGEST = (
     "service/test_upgrade.py",
-    "service/test_systemd.py",
+    "service/test_ingest_crashes.py",
+    "service/test_reload_under_load.py",
+    "hosts/test_hosts.py",
     "service/test_reindex.py",
-    "chaos/test_chaos.py",
     "install/test_install.py",
+    "chaos/test_chaos.py",
+    "service/test_systemd.py",
     "monitoring/test_monitoring.py",
+    "contract/test_contract.py",
+    "service/test_ingest_cli.py",
+    "service/test_server.py",
     "service/test_engine_process.py",
-    "service/test_admin_listener.py",
-    "service/test_eval.py",
-    "service/test_ingest_clients.py",
 )
 _TESTS = Path(__file__).parent
 
