@@ -22,7 +22,7 @@ from tests.bench.texts import question
 _TIMES = 5
 _DEADLINE_S = 2.0
 _SLOTS = 8
-_CHAT_S = 0.05
+_CHAT_S = 0.1
 
 
 def overload(rig: Rig, plan: Plan) -> Row:
