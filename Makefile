@@ -106,10 +106,10 @@ install:
 uninstall:
 	@$(INSTALL) uninstall
 
-# Installed anew only when what is installed changes.
+# Installed anew only when what is installed changes. setuptools warns of what is meant: an editable installation.
 $(VENV)/.trial $(VENV)/.dev $(VENV)/.audit: $(VENV)/.%: setup.cfg pyproject.toml | $(VENV)/.made
 	@echo "Installing into $(VENV) (a few minutes the first time)…"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable '.[$(EXTRAS.$*)]' \
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable '.[$(EXTRAS.$*)]' \
 		|| { echo "The packages could not be installed: pip's own words stand above."; exit 1; }
 	@touch $@
 
@@ -117,12 +117,14 @@ EXTRAS.trial := trial,eval
 EXTRAS.dev := trial,eval,otlp,dev
 EXTRAS.audit := audit
 
+# The pip that Python 3.11 comes with takes twice as long to choose the packages; it will do where there is no newer one.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed (make run PYTHON=python3.12)."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python cannot make environments: install the package python3-venv."; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --upgrade pip || :
 	@touch $@
 
 # They want other versions of what the tests use.
