@@ -100,7 +100,9 @@ def encode(event: str, data: bytes) -> bytes:
     """Return one event on the wire; `data` may have several lines. Raises ValueError for a name with a line end."""
     if "\n" in event or "\r" in event:
         raise ValueError(f"not an event name: {event!r}")
-    lines = data.splitlines() if b"\n" in data or b"\r" in data else [data]
+    if b"\n" not in data and b"\r" not in data:
+        return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+    lines = data.splitlines()
     if data.endswith((b"\n", b"\r")):
         lines.append(b"")
     return b"event: %b\n%b\n" % (event.encode(), b"".join(b"data: %b\n" % line for line in lines))
