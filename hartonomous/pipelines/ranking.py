@@ -28,40 +28,44 @@ from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Fusion, Retrieval
 from hartonomous.core.call import Call
+from hartonomous.core.fusion import Ranking, unit_bm25, unit_cosine
 from hartonomous.core.fusion import fuse as fuse_rankings
-from hartonomous.core.fusion import unit_bm25, unit_cosine
 from hartonomous.errors import HartonomousError
 from hartonomous.pipelines.questions import Account, Kind, Question, ScoredHit
 
 
 def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     """Return the chunks that the searches of a question found, best first, each with its scores."""
-    found = item.rankings
     hits: dict[str, ScoredHit] = {}
-    for kind, ranking in found.items():
+    found: dict[Kind, Ranking] = {}
+    for kind, ranking in item.rankings.items():
+        scores: list[tuple[str, float]] = []
+        found[kind] = scores
         for hit in ranking:
-            known = hits.get(hit.chunk.id)
+            chunk, score = hit.chunk, hit.score
+            scores.append((chunk.id, score))
+            known = hits.get(chunk.id)
             if known is None:
-                hits[hit.chunk.id] = ScoredHit(hit.chunk, 0.0, {kind: hit.score})
+                hits[chunk.id] = ScoredHit(chunk, 0.0, {kind: score})
             else:
-                known.chunk, known.scores[kind] = hit.chunk, hit.score
+                known.chunk, known.scores[kind] = chunk, score
     if item.asked is not None:
         _unmoved(hits, item.asked)
     ranked = _fused(found, config.fusion) if len(found) > 1 else _alone(found)
-    for chunk_id, score in ranked:
-        hits[chunk_id].score = score
+    for chunk_id, share in ranked:
+        hits[chunk_id].score = share
     return [hits[chunk_id] for chunk_id, _ in ranked]
 
 
-def _fused(found: Mapping[Kind, Sequence[Hit]], config: Fusion) -> list[tuple[str, float]]:
+def _fused(found: Mapping[Kind, Ranking], config: Fusion) -> list[tuple[str, float]]:
     weights = {"dense": config.dense_weight, "sparse": config.sparse_weight}
-    rankings = [[(hit.chunk.id, hit.score) for hit in hits] for hits in found.values()]
+    rankings = list(found.values())
     return fuse_rankings(rankings, rule=config.rule, k=config.k, weights=[weights[kind] for kind in found])
 
 
-def _alone(found: Mapping[Kind, Sequence[Hit]]) -> list[tuple[str, float]]:
+def _alone(found: Mapping[Kind, Ranking]) -> list[tuple[str, float]]:
     units = {"dense": unit_cosine, "sparse": unit_bm25}
-    return list({hit.chunk.id: units[kind](hit.score) for kind, hits in found.items() for hit in hits}.items())
+    return list({chunk_id: units[kind](score) for kind, scores in found.items() for chunk_id, score in scores}.items())
 
 
 def _unmoved(hits: Mapping[str, ScoredHit], asked: Sequence[Hit]) -> None:
