@@ -333,28 +333,24 @@ class AnswerBuilder:
     def _end_sentence(self, closing: str, gap: str, markers: Iterable[int]) -> None:
         sentence, self._sentence = self._sentence, _Sentence()
         given = self._valid([*sentence.given, *markers])
-        plain = sentence.plain + closing
-        verdict = self._judge.judge(plain)
+        verdict = self._judge.judge(sentence.plain + closing)
         titled = bool(sentence.fence) or sentence.plain.startswith("#")
         end, support = ([], 0.0) if titled else _decide(verdict, given, sentence.inside)
         shown = [*sentence.inside, *(marker for marker in end if marker not in sentence.inside)]
         if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
             shown = []
-        text = show_markers(end)
-        blank = " " if text and sentence.plain.strip() and not _DENSE.match(sentence.plain[-1]) else ""
-        # A parenthesis that the sentence has opened is closed before its markers, an address among them.
-        inner = closing[: len(closing) - len(closing.lstrip(")"))][: max(0, _still_open(sentence.plain))]
-        tail = f"{inner}{blank}{text}{closing[len(inner) :]}{gap}"
+        tail = _shown_tail(sentence.plain, closing, end) + gap
         row = (shown, verdict.support if titled else support)
         if verdict.claims and not titled:
             self._claimed = True
             self._backed = self._backed or support >= THRESHOLD
         used = [*sentence.inside, *end]
+        text = "".join(sentence.out) + tail
         if self._strict:
-            self._give_supported("".join(sentence.out) + tail, row, used, verdict)
+            self._give_supported(text, row, used, verdict)
         else:
             self._given_out.append(tail)
-            self._record("".join(sentence.out) + tail, row, used)
+            self._record(text, row, used)
 
     def _give_supported(self, text: str, row: tuple[list[int], float], used: Iterable[int], verdict: Verdict) -> None:
         """Give out a whole sentence if it is supported, after the widest of the blanks that were left out."""
@@ -382,6 +378,16 @@ def _has_words(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
+def _shown_tail(plain: str, closing: str, markers: Sequence[int]) -> str:
+    """Return the marks that end a sentence with its markers before them."""
+    if not markers:
+        return closing
+    blank = " " if plain.strip() and not _DENSE.match(plain[-1]) else ""
+    # A parenthesis that the sentence has opened is closed before its markers, an address among them.
+    inner = closing[: len(closing) - len(closing.lstrip(")"))][: max(0, _still_open(plain))]
+    return f"{inner}{blank}{show_markers(markers)}{closing[len(inner) :]}"
+
+
 def _still_open(text: str) -> int:
     """Return how many parentheses a text has opened and not closed."""
     return text.count("(") - text.count(")")
@@ -392,7 +398,7 @@ def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list
     if not verdict.claims:
         return [], 0.0
     cited = [*inside, *given]
-    share = max((verdict.by_source[marker - 1] for marker in cited), default=0.0)
+    share = max([verdict.by_source[marker - 1] for marker in cited], default=0.0)
     misplaced = verdict.supported and share < _MISPLACED
     if cited and verdict.backed_by(cited) and not misplaced:
         return given, verdict.support if set(verdict.sources) <= set(cited) else share

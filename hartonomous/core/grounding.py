@@ -19,8 +19,9 @@ from collections.abc import Iterable, Sequence, Set
 from itertools import pairwise
 from typing import NamedTuple
 
-from hartonomous.core.places import Names, Places, as_name, names_of, subjects_of
+from hartonomous.core.places import Places
 from hartonomous.core.roles import beside, facts_of, kind_of
+from hartonomous.core.sourceindex import Names, as_name, names_of, subjects_of
 from hartonomous.core.support import THRESHOLD, Support
 from hartonomous.core.terms import laid_out
 from hartonomous.core.words import NAME, PERSON, Term
@@ -72,6 +73,8 @@ class Verdict(NamedTuple):
 
     def backed_by(self, markers: Iterable[int]) -> bool:
         """Tell whether every hard term stands in one of these sources (numbers from 1)."""
+        if not self.hard:
+            return True
         cited = {marker - 1 for marker in markers}
         return all(holders & cited for holders in self.hard)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
-from hartonomous.core.places import index_of
+from hartonomous.core.sourceindex import index_of
 
 SOURCES = [
     "The HX-200 weighs 3 kg. It runs for 8 hours on one charge.\nIts price is $40. It needs no oil.",
