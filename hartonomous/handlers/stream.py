@@ -30,11 +30,12 @@ class ClientGoneError(Exception):
 class ClientStream:
     """A response that is sent piece by piece; a client that takes nothing of it is cut off by its connection."""
 
-    __slots__ = ("_is_chunked", "_request", "_writer", "response")
+    __slots__ = ("_is_chunked", "_protocol", "_request", "_writer", "response")
 
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self.response = response
         self._request = request
+        self._protocol = request.protocol
         self._writer = request.writer
         self._is_chunked = False
 
@@ -49,7 +50,7 @@ class ClientStream:
         It waits for nothing: whoever sends much looks at `is_full`. It does what aiohttp's writer does in four
         coroutines: there are some 40,000 tokens in a second.
         """
-        transport = self._request.transport
+        transport = self._protocol.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError
         if self._is_chunked:
@@ -60,7 +61,7 @@ class ClientStream:
     @property
     def is_full(self) -> bool:
         """Whether the client takes less than it is sent: nothing more should be, until it is `drained`."""
-        return self._request.protocol.writing_paused
+        return self._protocol.writing_paused
 
     async def drained(self) -> None:
         """Wait until the client has taken what it was sent, but for a rest. Raises ClientGoneError."""
