@@ -88,6 +88,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     floors = Floors(app)
     app.middlewares.append(floors.enter)
     app.on_response_prepare.append(floors.prepare)
+    app.on_cleanup.append(floors.close)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Tenure:
         self._look()
         await self._ended.wait()
         await self._stack.aclose()
+        gc.unfreeze()  # what the server has put out of the collector's sight may go with the first runtime
 
     def end(self) -> None:
         """Let `retire` wait for nobody: the server stops."""

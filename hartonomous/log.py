@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -201,36 +200,27 @@ def only_about(call: Call) -> None:
     _ABOUT.set(call.facts)
 
 
-def begin_about(**facts: str) -> None:
-    """Let every record of the task that runs say these facts as well, to its end: a block's `about` takes 1 µs."""
-    _ABOUT.set({**_ABOUT.get(), **facts})
+def begin_about(facts: Mapping[str, str]) -> None:
+    """Let every record of the task that runs say these facts, and no others, to its end."""
+    _ABOUT.set(facts)
 
 
-def told(name: str, message: str, fields: Mapping[str, Any]) -> None:
-    """Write an INFO record of the logger `name`, the same as loguru's; nothing before `configure`."""
+def told(name: str, message: str, now: float, about: Mapping[str, str], fields: Mapping[str, Any]) -> None:
+    """Write an INFO record of the logger `name` of this time (Unix), the same as loguru's; nothing before `configure`.
+
+    It says what it is `about` in place of what the task that runs is.
+    """
     lines = _Lines.latest
     if lines is None or lines.level > logging.INFO:
         return
-    now, about = time.time(), _ABOUT.get()
-    line = encoded(
-        {
-            "time": _stamp(now),
-            "level": "INFO",
-            "logger": name,
-            "message": message,
-            "pid": os.getpid(),
-            **about,
-            **fields,
-        }
-    )
-    lines.take(KeptRecord(now, logging.INFO, fields.get("request_id") or about.get("request_id"), line))
+    first = {"time": _stamp(now), "level": "INFO", "logger": name, "message": message, "pid": os.getpid()}
+    lines.take(KeptRecord(now, logging.INFO, about.get("request_id"), encoded({**first, **about, **fields})))
 
 
 def _stamp(now: float) -> str:
     """Return a Unix time in the local zone, as loguru's records have it, to the millisecond."""
-    second = int(now)
-    date, zone = _second(second)
-    return f"{date}.{int((now - second) * 1000):03}{zone}"
+    date, zone = _second(int(now))
+    return f"{date}.{int(now % 1 * 1000):03}{zone}"
 
 
 @lru_cache(maxsize=1)

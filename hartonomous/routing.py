@@ -86,14 +86,16 @@ def _methods(operation: Operation) -> tuple[str, ...]:
     )
 
 
-def _place(operation: Operation, operators: Connections | None) -> _IsHere:
-    """Return who finds the path of an operation: it is the same for all methods of the path."""
+def _place(operation: Operation, operators: Connections | None) -> _IsHere | None:
+    """Return who finds the path of an operation, None for all: it is the same for all methods of the path."""
     if operators is None:
-        return lambda _: True
+        return None
     return lambda request: operation.is_found(by_operators=request.protocol in operators)
 
 
-def _resource(path: str, is_here: _IsHere) -> web.Resource:
+def _resource(path: str, is_here: _IsHere | None) -> web.Resource:
+    if is_here is None:
+        return web.DynamicResource(path) if "{" in path else web.PlainResource(path)
     made = _Dynamic(path) if "{" in path else _Plain(path)
     made.is_here = is_here
     return made

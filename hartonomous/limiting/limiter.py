@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from hartonomous.config import Config
@@ -85,6 +86,7 @@ class Limiter:
         return refusal.error()
 
 
+@lru_cache(maxsize=4_096)
 def name_of(address: str) -> str:
     """Return the name under which an address is counted."""
     return f"address {network_of(address)}"

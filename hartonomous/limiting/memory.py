@@ -86,9 +86,11 @@ class MemoryStore:
 
     def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:
         """Give the place back, and use what is known only now: more than is left, or less than was taken before."""
-        usage, now = self._usage(name), self._clock()
-        for kind, rate, cost in costs:
-            usage.bucket(kind, rate).debit(rate, cost, now)
+        usage = self._usage(name)
+        if costs:
+            now = self._clock()
+            for kind, rate, cost in costs:
+                usage.bucket(kind, rate).debit(rate, cost, now)
         if place is not None:
             usage.held -= 1
             if not usage.held:

@@ -6,15 +6,17 @@ complete, also when the caller left (status 499, as nginx counts it).
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from aiohttp import web
 
 from hartonomous import log
 from hartonomous.core.access import NOBODY
-from hartonomous.keys import CALLER, REQUEST_ID, STARTED, exemplar_of
+from hartonomous.keys import CALLER, STARTED, exemplar_of
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.limited import address_of
+from hartonomous.middleware.request_id import facts_of
 
 CLIENT_LEFT = 499
 """The status of a request whose client did not wait for the answer."""
@@ -22,33 +24,54 @@ CLIENT_LEFT = 499
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
-def begin(request: web.Request, metrics: Metrics) -> None:
-    """Count the request as under way."""
-    request[STARTED] = time.perf_counter()
-    metrics.in_flight.inc()
+class Records:
+    """Counts and logs requests.
 
+    Those that end in one round of the loop are written together in the next, when their answers are under way: the
+    second to do the same takes half as long as the first, whose code and data the processor has to fetch.
+    """
 
-def record(request: web.Request, status: int, metrics: Metrics) -> None:
-    """Count and log the request, which has ended."""
-    took = time.perf_counter() - request[STARTED]
-    metrics.in_flight.dec()
-    route, method, key_id = template_of(request), method_of(request), request.get(CALLER, NOBODY).key_id
-    metrics.route_latency(route).observe(took, exemplar_of(request))
-    metrics.route_requests(route, method, str(status)).inc()
-    if status >= 500:
-        metrics.failure(str(status)).inc()
-    if (tenant := metrics.tenants.of_key(key_id)) is not None:
-        tenant.requests[f"{status // 100}xx"] += 1
-    fields = {
-        "request_id": request[REQUEST_ID],
-        "method": method,
-        "route": route,
-        "status": status,
-        "duration_ms": int(took * 100_000 + 0.5) / 100,
-        "remote": address_of(request),
-        "key": key_id,
-    }
-    log.told(__name__, "request", fields)
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._ended: list[tuple[web.Request, int, float, float, str]] = []
+
+    def begin(self, request: web.Request) -> None:
+        """Count the request as under way."""
+        request[STARTED] = time.perf_counter()
+        self._metrics.in_flight.inc()
+
+    def end(self, request: web.Request, status: int) -> None:
+        """Count and log the request, which has ended."""
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self.write)
+        took = time.perf_counter() - request[STARTED]
+        self._ended.append((request, status, took, time.time(), address_of(request)))
+
+    def write(self) -> None:
+        """Count and log what has ended until now."""
+        ended, self._ended = self._ended, []
+        for one in ended:
+            self._write(*one)
+
+    def _write(self, request: web.Request, status: int, took: float, now: float, address: str) -> None:
+        metrics = self._metrics
+        metrics.in_flight.dec()
+        route, method, key_id = template_of(request), method_of(request), request.get(CALLER, NOBODY).key_id
+        metrics.route_latency(route).observe(took, exemplar_of(request))
+        metrics.route_requests(route, method, str(status)).inc()
+        if status >= 500:
+            metrics.failure(str(status)).inc()
+        if (tenant := metrics.tenants.of_key(key_id)) is not None:
+            tenant.requests[f"{status // 100}xx"] += 1
+        fields = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": int(took * 100_000 + 0.5) / 100,
+            "remote": address,
+            "key": key_id,
+        }
+        log.told(__name__, "request", now, facts_of(request), fields)
 
 
 def method_of(request: web.Request) -> str:

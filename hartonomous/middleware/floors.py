@@ -30,7 +30,8 @@ class Floors:
     """The floors of one application."""
 
     def __init__(self, app: web.Application) -> None:
-        self._state, self._metrics, self._trail, self._guards = app[STATE], app[METRICS], app[TRAIL], app[GUARDS]
+        self._state, self._trail, self._guards = app[STATE], app[TRAIL], app[GUARDS]
+        self._records = access.Records(app[METRICS])
 
     @web.middleware
     async def enter(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -43,7 +44,7 @@ class Floors:
 
     async def _told(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What tells of each request, whatever becomes of it: first the audit trail, then the log."""
-        access.begin(request, self._metrics)
+        self._records.begin(request)
         request[NOTES] = {}
         guard = self._guards.get(request.match_info.handler)
         status = access.CLIENT_LEFT
@@ -54,7 +55,7 @@ class Floors:
             return response
         finally:
             audit.tell_of(request, status, guard, self._trail)
-            access.record(request, status, self._metrics)
+            self._records.end(request, status)
 
     async def _answered(self, request: web.Request, guard: Guard | None, handler: Handler) -> web.StreamResponse:
         """What answers errors, counts who is under way, and answers preflights, which carry no key."""
@@ -101,6 +102,10 @@ class Floors:
                 by_key.close()
             if by_address is not None:
                 by_address.close()
+
+    async def close(self, _: web.Application) -> None:
+        """Tell of what has ended just now."""
+        self._records.write()
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say in an answer's headers what they say of every answer: the one handler for `on_response_prepare`."""

@@ -27,16 +27,19 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 def identify(request: web.Request) -> None:
     """Give the request its id and its trace, and both to what the log says of it: a request has a task of its own."""
-    request[REQUEST_ID] = name = _id_of(request)
+    request[REQUEST_ID] = _id_of(request)
     headers = request.headers
-    found = None
     if trace.PARENT in headers:
         found = trace.read(headers.getall(trace.PARENT), headers.getall(trace.STATE, ()))
-    if found is None:
-        log.begin_about(request_id=name)
-    else:
-        request[TRACE] = found
-        log.begin_about(request_id=name, **found.facts)
+        if found is not None:
+            request[TRACE] = found
+    log.begin_about(facts_of(request))
+
+
+def facts_of(request: web.Request) -> dict[str, str]:
+    """Return what the log's records of a request say of it: its id and its trace."""
+    facts, place = {"request_id": request[REQUEST_ID]}, request.get(TRACE)
+    return facts if place is None else facts | place.facts
 
 
 def add_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -176,3 +177,24 @@ def test_the_default_is_standard_error(capsys: pytest.CaptureFixture[str]) -> No
     logger.remove()
     assert json.loads(capsys.readouterr().err)["message"] == "here"
     assert sys.stderr is not None
+
+
+def test_what_is_told_past_the_library_is_the_line_that_the_library_writes(stream: io.StringIO) -> None:
+    fields = {"status": 200, "route": HOSTILE, "key": None}
+    with log.about(request_id="r1"):
+        logger.bind(**fields).info("request")
+    log.told(__name__, "request", 1_700_000_000.25, {"request_id": "r1"}, fields)
+    written, told = _records(stream)
+    assert list(told) == list(written)
+    assert told == written | {"time": told["time"]}
+    assert datetime.fromisoformat(told["time"]).timestamp() == 1_700_000_000.25
+    assert len(told["time"]) == len(written["time"])
+    assert [(record.level, record.request_id) for record in log.kept.all()[0][-2:]] == [(20, "r1"), (20, "r1")]
+
+
+def test_what_is_told_keeps_to_the_level() -> None:
+    text = io.StringIO()
+    log.configure("WARNING", text)
+    log.told(__name__, "request", 0.0, {}, {})
+    logger.remove()
+    assert text.getvalue() == ""
