@@ -261,6 +261,15 @@ def test_the_index_of_a_source_is_kept_for_the_next_answer_but_not_that_of_a_lon
     assert index_of(LIFE * 9) is not index_of(LIFE * 9)
 
 
+def test_of_indexes_no_more_are_kept_than_three_hundred_thousand_characters_need() -> None:
+    first = index_of(LIFE)
+    others = [f"{number} " + "word " * 790 for number in range(80)]
+    kept = [index_of(other) for other in others]
+    assert index_of(LIFE) is not first
+    assert index_of(others[0]) is not kept[0]
+    assert index_of(others[-1]) is kept[-1]
+
+
 @given(st.lists(st.sampled_from(SOURCES[0].split()), max_size=12).map(" ".join))
 def test_sources_that_were_indexed_before_give_the_same_verdicts(sentence: str) -> None:
     fresh = [source + " " for source in SOURCES]
