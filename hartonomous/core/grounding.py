@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -138,8 +139,8 @@ class Grounding:
         found = list(places)
         quoting = self._places.quoting(listed)
         for fact in facts:
-            own = [at for at, term in enumerate(wanted) if kind_of(term) and not fact.forms.isdisjoint(term.forms)]
-            words = beside(fact, facts, listed, at)
+            own = [at for at, term in enumerate(wanted) if not fact.forms.isdisjoint(term.forms) and kind_of(term)]
+            words = partial(beside, fact, facts, listed, at)
             for source in {self._places.owners[place] for index in own for place in found[index]} - quoting:
                 held = {place for index in own for place in found[index] if self._places.owners[place] == source}
                 if self._places.misplaced(fact, words, held, names, forms):

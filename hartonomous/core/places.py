@@ -6,7 +6,7 @@ A place contradicts a sentence when both have names of one kind (two product cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from hartonomous.core.roles import Fact
 from hartonomous.core.sourceindex import SourceIndex, as_name, index_of, wording
@@ -55,11 +55,16 @@ class Places:
         return index, place - first
 
     def misplaced(
-        self, fact: Fact, words: Sequence[Term], places: Iterable[int], names: Mapping[str, Set[str]], forms: Set[str]
+        self,
+        fact: Fact,
+        words: Callable[[], Sequence[Term]],
+        places: Iterable[int],
+        names: Mapping[str, Set[str]],
+        forms: Set[str],
     ) -> bool:
         """Tell whether the source of these places, which have a fact, has another one beside some words.
 
-        `names` and `forms` are those of the sentence that says them.
+        `words` returns the words, `names` and `forms` are those of the sentence that says them.
         """
         held = sorted(places)
         first, index = self._sources[self.owners[held[0]]]

@@ -13,7 +13,7 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import SCALES, UNITS
@@ -30,8 +30,7 @@ _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 _YEAR = re.compile(r"1[0-9]{3}|20[0-9]{2}")
 
 
-@dataclass(slots=True, frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """A fact of a text: its forms, its kind, the first and last position of it and the facts that it stands among."""
 
     forms: frozenset[str]
@@ -62,9 +61,9 @@ def kind_of(term: Term) -> str:
 
 
 def _kind_of_number(term: Term) -> str:
-    units = sorted(term.measures - _SCALES)
+    units = term.measures - _SCALES if term.measures else None
     if units:
-        return f"number {units[0]}"
+        return f"number {min(units)}"
     if term.forms[0].count(".") > 1:
         return "version"
     return "year" if len(term.forms) == 1 and _YEAR.fullmatch(term.forms[0]) else "number"
@@ -123,17 +122,19 @@ class Roles:
                 for form in (*term.forms, *term.implied):
                     self._at[form].append(position)
 
-    def misplaced(self, fact: Fact, words: Sequence[Term], places: Set[int], closed: Callable[[int], bool]) -> bool:
-        """Tell whether another fact of the kind stands nearer to these words than this one does in these places.
+    def misplaced(
+        self, fact: Fact, words: Callable[[], Sequence[Term]], places: Set[int], closed: Callable[[int], bool]
+    ) -> bool:
+        """Tell whether another fact of the kind stands nearer to some words than this one does in these places.
 
-        `closed` tells of a place whether it speaks of something else.
+        `words` returns the words, `closed` tells of a place whether it speaks of something else.
         """
         own = [other for form in fact.forms for other in self._having.get(form, ()) if other.place in places]
         rivals = [other for kind in {other.kind for other in own} for other in self._of_kind[kind]]
         if len(rivals) <= len(own):
             return False
         own += self._told_of(fact)
-        said = [_said(term, self._positions(term)) for term in words]
+        said = [_said(term, self._positions(term)) for term in words()]
         held = max(self._nearness(one, said) for one in own)
         if held + _CLEARLY >= sum(word.weight for word in said if word.positions):
             return False
@@ -186,8 +187,7 @@ def _distance(fact: Fact, positions: Sequence[int]) -> int:
     return min(behind, fact.start - positions[after - 1]) if after else behind
 
 
-@dataclass(slots=True, frozen=True)
-class _Said:
+class _Said(NamedTuple):
     """A word that a sentence says of a fact: its forms, its positions in a source, its weight, and kind as a fact."""
 
     forms: frozenset[str]

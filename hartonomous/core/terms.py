@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice, takewhile
 
 from hartonomous.core.lexicon import (
     ADJECTIVE,
@@ -271,8 +270,12 @@ def _is_german(words: Sequence[str]) -> bool:
 def _with_unit(parts: list[Term], index: int) -> Term:
     """Give a number its unit, and the value that a scale word after it makes of it."""
     part = parts[index]
-    near = takewhile(lambda term: term.forms or term is _JOINT, islice(parts, index + 1, index + 4))
-    words = [term.forms[0] for term in near if term is not _JOINT and not term.number and not term.hard]
+    words: list[str] = []
+    for term in parts[index + 1 : index + 4]:
+        if not term.forms and term is not _JOINT:
+            break
+        if term.forms and not term.number and not term.hard:
+            words.append(term.forms[0])
     if not words:
         return part._replace(unit=next(iter(part.measures), None))
     adjacent = index + 1 < len(parts) and parts[index + 1].forms[:1] == (words[0],)
