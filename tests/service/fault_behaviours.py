@@ -233,6 +233,7 @@ async def _end(exchange: Exchange, end: End) -> None:
     elif end == "clean":
         exchange.close()
     elif end == "reset":
+        await asyncio.sleep(0.01)  # a reset takes with it what the peer has not read yet
         exchange.reset()
     else:
         await exchange.hang()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hartonomous.clients import models
 from tests.service import fault_backend as fault
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import DEFAULT, DIMENSION, FaultBackend, embeddings
@@ -167,8 +168,9 @@ async def test_row_14_a_body_beyond_the_cap_is_aborted_and_a_502(
 
 
 async def test_row_07_a_stale_keep_alive_socket_is_replaced_at_once_for_what_may_be_repeated(
-    app: RunningApp, faulty: FaultBackend
+    app: RunningApp, faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "_TTL_S", 60.0)  # nobody asks meanwhile which model it is
     await app.post("/rag/ingest", {"documents": DOCUMENTS})
     assert (await app.post("/rag/query", {"query": "the flask"}))[0] == 200
     kept, asked = faulty.connections, len(faulty.calls(EMBED))

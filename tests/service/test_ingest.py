@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hartonomous.clients import models
 from hartonomous.core.fingerprint import document_id
 from hartonomous.pipelines import batching
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
@@ -382,7 +383,8 @@ async def names(app: RunningApp) -> set[str]:
     return {collection["name"] for collection in answer["collections"]}
 
 
-async def test_an_unchanged_document_needs_no_embedding_service(rig: Rig) -> None:
+async def test_an_unchanged_document_needs_no_embedding_service(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_TTL_S", 60.0)  # which model it is, is known from a moment ago
     await ingest(rig.app, LIMES)
     await rig.embedding.stop()
     assert (await ingest(rig.app, LIMES))["counts"]["unchanged"] == 1
