@@ -8,9 +8,9 @@ llama.cpp's slot.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from hartonomous import codec
@@ -29,6 +29,8 @@ from hartonomous.services import Generative
 
 _NOT_A_COMPLETION = "The generative service answered something that is no chat completion."
 _PATH = "/v1/chat/completions"
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+_DONE = "[DONE]"
 # A server that cannot render a prompt is asked again after so long.
 _RENDER_AGAIN_S = 30.0
 
@@ -127,50 +129,45 @@ class GenerativeClient:
         It is asked for as a stream: llama.cpp notices at the next token that nobody wants the rest of a stream, of a
         whole answer it may not notice before the end. Raises what `stream` raises.
         """
-        whole = Delta()
-        texts: list[str] = []
-        async with aclosing(self.stream(request, call)) as deltas:
-            async for delta in deltas:
-                texts.append(delta.text)
-                whole = Delta(
-                    "",
-                    delta.finish_reason or whole.finish_reason,
-                    delta.usage or whole.usage,
-                    delta.model or whole.model,
-                )
-        return replace(whole, text="".join(texts))
+        async with self._asked(request, call) as opened:
+            await _check_status(opened, self._pool.name)
+            if opened.content_type != codec.SSE:
+                return await self._whole(opened)
+            reading = _Reading(Pace(self._metrics, call.exemplar))
+            deltas: list[Delta] = []
+            while not reading.is_over:
+                deltas += self._heard(opened, reading, await opened.piece())
+        return _put_together(deltas)
 
     async def stream(self, request: Mapping[str, Any], call: Call) -> AsyncGenerator[Delta]:
         """Generate an answer as it comes. Use within `contextlib.aclosing`.
 
         Raises what `Pool.open` raises before the first delta; afterwards BackendError or DeadlineExceededError.
         """
-        options = {"stream": True, "stream_options": {"include_usage": True}}
-        body = codec.dumps({**self._model(), **request, **options})
-        # llama.cpp closes the connection after a stream though it does not say so, unless it is asked to.
-        pace = Pace(self._metrics, call.exemplar)
-        last = replace(call, headers={**call.headers, "Connection": "close"})
-        async with self._pool.open("POST", _PATH, last, body) as opened:
-            if opened.status != 200:
-                raise_for_status(self._pool.name, opened.status, await opened.read(), opened.headers)
+        async with self._asked(request, call) as opened:
+            await _check_status(opened, self._pool.name)
             if opened.content_type != codec.SSE:
                 yield await self._whole(opened)
                 return
-            parser = SSEParser()
-            async with aclosing(opened.pieces()) as pieces:
-                async for data in pieces:
-                    for event in parser.feed(data):
-                        if event.data == "[DONE]":
-                            return
-                        delta = self._delta(event.data)
-                        if delta.text:
-                            pace.token()
-                        if delta.usage is not None:
-                            pace.counted(delta.usage.completion_tokens)
-                            self._count(delta.usage)
-                        opened.tells(_said(delta))
-                        yield delta
+            reading = _Reading(Pace(self._metrics, call.exemplar))
+            while not reading.is_over:
+                for delta in self._heard(opened, reading, await opened.piece()):
+                    yield delta
+
+    def _asked(self, request: Mapping[str, Any], call: Call) -> AbstractAsyncContextManager[Opened]:
+        body = codec.dumps({**self._model(), **request, **_STREAMED})
+        return self._pool.open("POST", _PATH, call, body)
+
+    def _heard(self, opened: Opened, reading: _Reading, data: bytes) -> Iterator[Delta]:
+        """Yield what the next bytes of a stream say. Raises BackendError when there are none, or no deltas."""
+        if not data:
             raise opened.broken()
+        for delta in reading.feed(data):
+            if delta.usage is not None:
+                self._count(delta.usage)
+            if delta.usage is not None or delta.finish_reason is not None:
+                opened.tells(_said(delta))
+            yield delta
 
     async def _whole(self, opened: Opened) -> Delta:
         """Return the answer of a server that does not stream."""
@@ -187,21 +184,76 @@ class GenerativeClient:
     def _model(self) -> dict[str, str]:
         return {} if self._config.model is None else {"model": self._config.model}
 
-    def _delta(self, data: str) -> Delta:
-        try:
-            parsed = codec.loads(data)
-            if "error" in parsed:
-                raise BackendError("The generative service failed within its stream.")
-            choices = parsed["choices"]
-            choice = choices[0] if choices else {}
-            text = (choice.get("delta") or {}).get("content") or ""
-            return Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))
-        except (codec.NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BackendError(_NOT_A_COMPLETION) from error
-
     def _count(self, usage: Usage) -> None:
         self._tokens_in.inc(usage.prompt_tokens)
         self._tokens_out.inc(usage.completion_tokens)
+
+
+async def _check_status(opened: Opened, name: str) -> None:
+    if opened.status != 200:
+        raise_for_status(name, opened.status, await opened.read(), opened.headers)
+
+
+class _Reading:
+    """The deltas of a stream of events, whose `[DONE]` makes it over."""
+
+    __slots__ = ("_pace", "_parser", "is_over")
+
+    def __init__(self, pace: Pace) -> None:
+        self._parser, self._pace = SSEParser(), pace
+        self.is_over = False
+
+    def feed(self, data: bytes) -> Iterator[Delta]:
+        """Yield what the next bytes say. Raises BackendError where that is no delta."""
+        for parsed in self._parsed([event.data for event in self._parser.feed(data)]):
+            delta = _delta(parsed)
+            if delta.text:
+                self._pace.token()
+            if delta.usage is not None:
+                self._pace.counted(delta.usage.completion_tokens)
+            yield delta
+
+    def _parsed(self, texts: list[str]) -> Iterator[Any]:
+        """Yield the objects that events hold, up to `[DONE]`: of several that came at once they are read in one."""
+        if _DONE in texts:
+            del texts[texts.index(_DONE) :]
+            self.is_over = True
+        if len(texts) > 1:
+            with suppress(codec.NotJsonError):
+                parsed = codec.loads(f"[{','.join(texts)}]")
+                if len(parsed) == len(texts):
+                    yield from parsed
+                    return
+        for text in texts:
+            yield _loads(text)
+
+
+def _loads(text: str) -> Any:
+    try:
+        return codec.loads(text)
+    except codec.NotJsonError as error:
+        raise BackendError(_NOT_A_COMPLETION) from error
+
+
+def _delta(parsed: Any) -> Delta:
+    try:
+        if "error" in parsed:
+            raise BackendError("The generative service failed within its stream.")
+        choices = parsed["choices"]
+        choice = choices[0] if choices else {}
+        text = (choice.get("delta") or {}).get("content") or ""
+        return Delta(str(text), _name(choice, "finish_reason"), _usage(parsed), _name(parsed, "model"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BackendError(_NOT_A_COMPLETION) from error
+
+
+def _put_together(deltas: Sequence[Delta]) -> Delta:
+    """Return what several deltas say as one: all text, and the last of what else they tell."""
+    finish_reason = usage = model = None
+    for delta in deltas:
+        finish_reason, usage = delta.finish_reason or finish_reason, delta.usage or usage
+        model = delta.model or model
+    return Delta("".join([delta.text for delta in deltas]), finish_reason, usage, model)
 
 
 def _said(delta: Delta) -> dict[str, Value]:

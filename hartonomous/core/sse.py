@@ -16,6 +16,8 @@ PING = b": ping\n\n"
 """A comment that keeps the connection alive."""
 
 _BOM = b"\xef\xbb\xbf"
+_DATA = b"data: "
+_END = b"\n\n"
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,6 +52,8 @@ class SSEParser:
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
+        if not self._size and not self._event and (whole := self._whole(data)) is not None:
+            return whole
         events: list[Event] = []
         for piece in data.splitlines(keepends=True):
             self._grow(len(piece))
@@ -58,6 +62,15 @@ class SSEParser:
                 self._end_line(events)
         self._after_cr = data.endswith(b"\r") or (self._after_cr and not data)
         return events
+
+    def _whole(self, data: bytes) -> list[Event] | None:
+        """Return the events of bytes that hold nothing else, of a line each, as a rule all; None of others."""
+        if len(data) > self._max_bytes or not data.startswith(_DATA) or not data.endswith(_END) or b"\r" in data:
+            return None
+        texts = data[len(_DATA) : -len(_END)].split(_END + _DATA)
+        if data.count(b"\n") != len(_END) * len(texts):
+            return None
+        return [Event("message", text.decode("utf-8", "replace")) for text in texts]
 
     def _skip_bom(self, data: bytes) -> bytes:
         head = (self._head or b"") + data
