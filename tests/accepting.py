@@ -55,6 +55,7 @@ class Accepting:
         except (BlockingIOError, ConnectionAbortedError):
             return
         accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as asyncio's own server does
         self._waiting.add(accepted)
         task = asyncio.get_running_loop().create_task(self._connected(accepted))
         self._tasks.add(task)
