@@ -195,15 +195,15 @@ class Admission:
 
     def _asked(self) -> list[Replica]:
         """Return the addresses that calls go to: none when every circuit is open."""
-        admitting = [replica for replica in self._replicas if replica.breaker.admits and not replica.is_foreign]
+        asked = [one for one in self._replicas if one.up is not False and one.breaker.admits and not one.is_foreign]
         # Those that are down by the last poll are asked when there is no other; another model never is.
-        return [replica for replica in admitting if replica.up is not False] or admitting
+        return asked or [one for one in self._replicas if one.breaker.admits and not one.is_foreign]
 
     def _take(
         self, asked: Sequence[Replica], avoid: Collection[Replica] = (), *, is_lookup: bool = False
     ) -> Place | None:
         """Return a place at one of these addresses, None when all are busy."""
-        free = [replica for replica in asked if is_lookup or replica.is_free]
+        free = asked if is_lookup else [replica for replica in asked if replica.is_free]
         if not free:
             return None
         balance = self._lookups if is_lookup else self._calls
@@ -211,7 +211,8 @@ class Admission:
         ticket = chosen.breaker.admit()
         if ticket is None:
             return None
-        balance.took(chosen)
+        if len(asked) > 1:  # whose turn it was is nothing to remember of one alone
+            balance.took(chosen)
         return Place(self, chosen, ticket, not is_lookup)
 
     async def _wait(self, call: Call) -> Place:

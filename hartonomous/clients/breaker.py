@@ -75,6 +75,7 @@ class Breaker:
         "_closed_at",
         "_epoch",
         "_flaps",
+        "_has_failed",
         "_machine",
         "_max_open_s",
         "_on_change",
@@ -104,6 +105,7 @@ class Breaker:
         self._until = 0.0
         self._closed_at = float("-inf")
         self._probing = False
+        self._has_failed = False  # since the last success
         self.name = name
         self._state: State = "closed"
 
@@ -150,8 +152,9 @@ class Breaker:
         if epoch != self._epoch:
             return
         self._probing = False  # closed: there is none; half-open: only the probe has this epoch
-        if outcome is None or (outcome and self._state == "closed" and not self._machine.fail_counter):
+        if outcome is None or (outcome and self._state == "closed" and not self._has_failed):
             return
+        self._has_failed = not outcome
         with suppress(_FailedError):
             self._machine.call(_succeed if outcome else _fail)
         self._follow()

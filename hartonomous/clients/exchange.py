@@ -50,7 +50,6 @@ class Exchange:
         "_idle_s",
         "_is_flowing",
         "_is_held",
-        "_is_whole",
         "_loop",
         "_size",
         "_take",
@@ -59,9 +58,9 @@ class Exchange:
         "_watch",
         "_wire",
         "_writing",
-        "content_type",
         "headers",
         "is_idle",
+        "is_whole",
         "refusal",
         "status",
     )
@@ -78,12 +77,12 @@ class Exchange:
         self.status = 0
         """0 until the headers are there."""
         self.headers = _NO_HEADERS
-        self.content_type = ""
         self.is_idle = False
         """Whether it failed because nothing came of its body for too long."""
         self.refusal: Exception | None = None
         """What `take` has raised, which was given no more then."""
-        self._watch, self._loop, self._told = watch, watch.loop, told
+        self._watch, self._loop = watch, watch.loop
+        self._told: Callable[[int], None] | None = told
         self._by, self._end_by, self._idle_s = first_by, end_by, idle_s
         self._heard_at = 0.0
         self._content: StreamReader = EMPTY_PAYLOAD
@@ -93,7 +92,7 @@ class Exchange:
         self._writing: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-        self._take, self._is_whole = take, take is not None
+        self._take, self.is_whole = take, take is not None
         self._size = 0
         self._is_flowing = self._is_held = False
         watch.add(self, first_by)
@@ -145,31 +144,38 @@ class Exchange:
         if self.status:
             return False
         self.status, self.headers, self._content = status, message.headers, content
-        self.content_type = codec.media_type(message.headers.get("Content-Type"))
         self._by = self._end_by
-        if self.content_type == codec.SSE and not content.is_eof() and self._wire is not None:
-            # llama.cpp closes it after a stream, though it says Keep-Alive: the next call would meet it closing.
-            self._wire.force_close()
-        self._told(status)
-        self._waits()
+        if self._told is not None:
+            self._told(status)
+        if not content.is_eof():
+            self._waits()
         return True
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body, in small letters and without parameters; "" where there is none."""
+        return codec.media_type(self.headers.get("Content-Type"))
 
     async def answered(self) -> None:
         """Wait for the headers, or the whole answer; raises what aiohttp raises, and TimeoutError."""
-        while not self.status or (self._is_whole and not self._is_over):
-            await self._wait()
+        while not self.status or (self.is_whole and not self._is_over):
+            await self._next()
+        if self._error is not None:
+            raise self._error
 
     async def piece(self) -> bytes:
         """Return what has come of the body, as soon as anything has; nothing at its end. Raises as `answered`."""
-        while True:
-            if self._error is not None:
-                raise self._error
+        while self._error is None:
             data = self._content.read_nowait()
-            self._release_at_end()
-            if data or self._content.is_eof():
+            self._size += len(data)
+            if self._content.at_eof():
+                self._leave(is_whole=True)
+                return data
+            if data:
                 return data
             self._waits()
-            await self._wait()
+            await self._next()
+        raise self._error
 
     async def pour(self, take: Take) -> None:
         """Hand the body to `take` as it comes, until its end or a `refusal`. Raises as `answered`."""
@@ -178,14 +184,16 @@ class Exchange:
         try:
             self.flow()
             while not self._is_over:
-                await self._wait()
+                await self._next()
         finally:
             self._take = None
+        if self._error is not None:
+            raise self._error
 
     def pause(self) -> None:
         """Hand out no more of the body, and let the backend wait."""
         self._is_held = True
-        if self._wire is not None and self._wire.connected:
+        if self._wire is not None and self._wire.connected and not self._content.is_eof():
             self._wire.pause_reading()
 
     def resume(self) -> None:
@@ -201,6 +209,8 @@ class Exchange:
         if not self.status:
             return
         if self._take is None:
+            if self._content.at_eof():
+                self._leave(is_whole=True)
             self._wake()
         elif not self._is_flowing:  # what is read may let more come, which is then for the loop below
             self._is_flowing = True
@@ -209,8 +219,10 @@ class Exchange:
                 self._hand_over(self._take)
             finally:
                 self._is_flowing = False
-            self._release_at_end()
-            if self._is_over:
+            if self._content.at_eof():
+                self._leave(is_whole=True)
+                self._wake()
+            elif self.refusal is not None:
                 self._wake()
 
     def lost(self, error: BaseException) -> None:
@@ -233,7 +245,7 @@ class Exchange:
     def look(self, now: float) -> float:
         """Fail if the time is over; return when it may be next."""
         by, is_idle = self._by, False
-        if self.status and self._waiter is not None and not self._is_held:
+        if self.status and self._waiter is not None and not self._waiter.done() and not self._is_held:
             idle_by = self._heard_at + self._idle_s
             by, is_idle = min(by, idle_by), idle_by < by
         if now < by:
@@ -247,7 +259,8 @@ class Exchange:
         """End it: the connection is closed, but where the whole answer has come: then it was given back."""
         self._watch.discard(self)
         self._leave(is_whole=False)
-        self._error = None  # whose traceback leads here
+        # Each leads back here, and would keep all of it until the garbage collector comes.
+        self._error = self._take = self._told = None
 
     def _hand_over(self, take: Take) -> None:
         """Give out what is there of the body."""
@@ -270,23 +283,16 @@ class Exchange:
         self._heard_at = now = self._loop.time()
         self._watch.look_by(now + self._idle_s)
 
-    async def _wait(self) -> None:
-        if self._error is None:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+    def _next(self) -> asyncio.Future[None]:
+        """Return what is done when there is something new; raises what has gone wrong before."""
         if self._error is not None:
             raise self._error
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _release_at_end(self) -> None:
-        if self.status and self._content.at_eof():
-            self._leave(is_whole=True)
 
     def _leave(self, *, is_whole: bool) -> None:
         """Let the connection go; with the request and the answer it may serve again."""

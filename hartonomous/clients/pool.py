@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import aiohttp
 
@@ -58,8 +57,7 @@ _TOO_MANY = 429
 _BY_STATUS = frozenset({"2xx", "answered", "failed", "refused", "unavailable", "overloaded"})
 
 
-@dataclass(slots=True, frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer of a backend."""
 
     status: int
@@ -136,7 +134,7 @@ class Pool:
             self.admission.hand_on()
 
     @overload
-    async def request(
+    def request(
         self,
         method: str,
         path: str,
@@ -145,10 +143,10 @@ class Pool:
         *,
         is_idempotent: bool = True,
         is_lookup: bool = False,
-    ) -> Answer: ...
+    ) -> Coroutine[Any, Any, Answer]: ...
 
     @overload
-    async def request(
+    def request(
         self,
         method: str,
         path: str,
@@ -160,9 +158,9 @@ class Pool:
         is_lookup: bool = False,
         read: Callable[[Answer], T],
         nonsense: str,
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
 
-    async def request(
+    def request(
         self,
         method: str,
         path: str,
@@ -174,7 +172,7 @@ class Pool:
         is_lookup: bool = False,
         read: Callable[[Answer], Any] | None = None,
         nonsense: str = "",
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Send one request and read the whole answer; any status but 2xx raises.
 
         `read` makes of the answer what is returned. What it raises of Python's own errors becomes a BackendError that
@@ -187,7 +185,7 @@ class Pool:
         """
         hedged = is_hedged and len(self.addresses.asked) > 1
         request = Request(method, path, body, call, is_idempotent, hedged, is_lookup, read, nonsense)
-        return await self._guard.run(request, self._ask)
+        return self._guard.run(request, self._ask)
 
     async def _ask(self, place: Place, request: Request, may_repeat: bool) -> Any:
         """Send a request once, and return what its reader makes of the answer."""

@@ -105,57 +105,31 @@ class Wires:
 
         Raises aiohttp.ClientError, TimeoutError; RuntimeError when the session is closed.
         """
+        connector = self._session.connector
+        if connector is None or connector.closed:
+            raise RuntimeError("the session is closed")
         target = self._targets.get((method, url, path)) or self._prepare(method, url, path)
         may_repeat = method in _REPEATED
         while True:
             try:
-                connection = await self._connect(exchange, target)
-                self._write(exchange, connection, target, headers, body)
+                connection = await exchange.connected(connector.connect(target, _NO_TRACES, self._timeout))
+                _write(exchange, connection, target, headers, body)
                 return await exchange.answered()
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 raise
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
                 if not may_repeat or exchange.status:
                     raise
+            except (aiohttp.ClientError, TimeoutError):
+                raise
+            except OSError as error:
+                raise aiohttp.ClientOSError(*error.args) from error
             may_repeat = False
             exchange.begin_again()
 
     async def close(self) -> None:
         """Close every connection, which ends the exchanges that have one."""
         await self._session.close()
-
-    async def _connect(self, exchange: Exchange, target: _Target) -> Connection:
-        connector = self._session.connector
-        if connector is None or connector.closed:
-            raise RuntimeError("the session is closed")
-        try:
-            return await exchange.connected(connector.connect(target, _NO_TRACES, self._timeout))
-        except OSError as error:
-            if isinstance(error, aiohttp.ClientError | TimeoutError):
-                raise
-            raise aiohttp.ClientOSError(*error.args) from error
-
-    def _write(
-        self,
-        exchange: Exchange,
-        connection: Connection,
-        target: _Target,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> None:
-        transport = exchange.attach(connection, is_without_body=target.method == hdrs.METH_HEAD)
-        head = target.head + lines(headers)
-        if body is None:
-            transport.write(head + (b"\r\n" if target.method in target.GET_METHODS else b"Content-Length: 0\r\n\r\n"))
-            return
-        head += b"Content-Length: %d\r\n\r\n" % len(body)
-        if len(body) <= _IN_ONE:
-            transport.write(head + body)
-            return
-        transport.write(head)
-        wire = connection.protocol
-        assert wire is not None
-        exchange.writing(asyncio.create_task(_write_on(wire, exchange, body)))
 
     def _prepare(self, method: str, url: str, path: str) -> _Target:
         """Return what is asked with its headers, the session's among them; it is kept for the next time."""
@@ -179,6 +153,24 @@ def lines(headers: Mapping[str, str]) -> bytes:
     if not text.count("\r") == text.count("\n") == len(headers) or "\0" in text:
         raise ValueError("a header cannot hold a line break")
     return text.encode()
+
+
+def _write(
+    exchange: Exchange, connection: Connection, target: _Target, headers: Mapping[str, str], body: bytes | None
+) -> None:
+    transport = exchange.attach(connection, is_without_body=target.method == hdrs.METH_HEAD)
+    head = target.head + lines(headers)
+    if body is None:
+        transport.write(head + (b"\r\n" if target.method in target.GET_METHODS else b"Content-Length: 0\r\n\r\n"))
+        return
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    if len(body) <= _IN_ONE:
+        transport.write(head + body)
+        return
+    transport.write(head)
+    wire = connection.protocol
+    assert wire is not None
+    exchange.writing(asyncio.create_task(_write_on(wire, exchange, body)))
 
 
 async def _write_on(wire: ResponseHandler, exchange: Exchange, body: bytes) -> None:

@@ -39,7 +39,7 @@ class Balance(Generic[T]):
 
         `among` must not be empty.
         """
-        others = [one for one in among if one not in avoid] or among
+        others = ([one for one in among if one not in avoid] or among) if avoid else among
         if len(others) == 1:
             return others[0]
         weights = sum(one.weight for one in others)

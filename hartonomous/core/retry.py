@@ -92,7 +92,8 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """Count one call that is offered to the backend (a first try, not a retry)."""
-        self._expire()
+        if int(self._clock()) != self._epoch:
+            self._expire()
         self._deposits[self._epoch % self._slots] += 1
 
     def try_withdraw(self) -> bool:

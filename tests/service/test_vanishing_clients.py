@@ -95,7 +95,7 @@ def _pool(app: RunningApp) -> Pool:
 def _under_way(app: RunningApp) -> dict[str, int]:
     """Return how many calls of the generative service there are in each state."""
     pool = _pool(app)
-    streaming = sum(bool(exchange.status) and not exchange._is_whole for exchange in pool.watch)
+    streaming = sum(bool(exchange.status) and not exchange.is_whole for exchange in pool.watch)
     running = pool.replicas[0].active - streaming
     return {"queued": pool.admission.waiting, "running": running, "streaming": streaming}
 
