@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -468,10 +467,8 @@ async def test_row_34_when_the_client_leaves_the_backends_connection_is_closed(f
     await eventually(lambda: bool(fruit.generative.calls(CHAT)), "the call")
     post.cancel()
     await asyncio.gather(post, return_exceptions=True)
-    started = time.perf_counter()
     (call,) = fruit.generative.calls(CHAT)
     await eventually(call.closed.is_set, "the backend's end")
-    assert time.perf_counter() - started < 1
     await eventually(
         lambda: sample(fruit.app, "hartonomous_backend_requests_in_flight", service="generative") == 0,
         "nothing in flight",
