@@ -295,7 +295,10 @@ class Exchange:
             self._waiter.set_result(None)
 
     def _leave(self, *, is_whole: bool) -> None:
-        """Let the connection go; with the request and the answer it may serve again."""
+        """Let the connection go; with the request and the answer it may serve again, but after a stream of events.
+
+        llama.cpp closes it then, though it says Keep-Alive: the next call would meet it closing.
+        """
         connection, self._connection = self._connection, None
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -304,4 +307,4 @@ class Exchange:
             self._writing.cancel()
             is_whole = False
         if connection is not None:
-            connection.release() if is_whole else connection.close()
+            connection.release() if is_whole and self.content_type != codec.SSE else connection.close()
