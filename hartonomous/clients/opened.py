@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hartonomous.clients.admission import Place
 from hartonomous.clients.exchange import Exchange
 from hartonomous.clients.failures import FOREIGN, AnswerTooLargeError, BrokenOffError
+from hartonomous.clients.guard import Request
 from hartonomous.core.trace import Value
 
 if TYPE_CHECKING:
@@ -140,3 +141,20 @@ class Opened:
     def _failed(self, error: BaseException) -> BaseException:
         self.failure = self._pool.translate(error, self.place, self.blamed())
         return self.failure
+
+
+class Opening:
+    """The block of `Pool.open`."""
+
+    __slots__ = ("_opened", "_pool", "_request")
+
+    def __init__(self, pool: Pool, request: Request) -> None:
+        self._pool = pool
+        self._request = request
+
+    async def __aenter__(self) -> Opened:
+        self._opened = await self._pool.opened(self._request)
+        return self._opened
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._pool.end(self._opened, self._request.call, error)

@@ -34,7 +34,7 @@ from hartonomous.clients.failures import (
     verdict,
 )
 from hartonomous.clients.guard import Guard, Request
-from hartonomous.clients.opened import Opened
+from hartonomous.clients.opened import Opened, Opening
 from hartonomous.clients.replica import Replica
 from hartonomous.clients.sessions import make_session, make_wires
 from hartonomous.clients.status import raise_for_status, retry_after_s
@@ -237,7 +237,7 @@ class Pool:
         at. Of an idempotent request the 5xx raise, and a first 429 that says when to come again. Leaving the block
         before the end of the body closes the connection.
         """
-        return _Opening(self, Request(method, path, body, call, is_idempotent))
+        return Opening(self, Request(method, path, body, call, is_idempotent))
 
     async def opened(self, request: Request) -> Opened:
         """Send a request; return when its headers are there. It is to be ended by `end`."""
@@ -370,23 +370,6 @@ class Pool:
     @staticmethod
     def _shutting_down() -> BackendUnavailableError:
         return BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
-
-
-class _Opening:
-    """The block of `Pool.open`."""
-
-    __slots__ = ("_opened", "_pool", "_request")
-
-    def __init__(self, pool: Pool, request: Request) -> None:
-        self._pool = pool
-        self._request = request
-
-    async def __aenter__(self) -> Opened:
-        self._opened = await self._pool.opened(self._request)
-        return self._opened
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._pool.end(self._opened, self._request.call, error)
 
 
 def _read(request: Request, answer: Answer) -> Any:
