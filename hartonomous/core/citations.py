@@ -333,7 +333,7 @@ class AnswerBuilder:
     def _end_sentence(self, closing: str, gap: str, markers: Iterable[int]) -> None:
         sentence, self._sentence = self._sentence, _Sentence()
         given = self._valid([*sentence.given, *markers])
-        verdict = self._judge.judge(sentence.plain + closing)
+        verdict = self._judge.judge(sentence.plain + closing, [*given, *sentence.inside])
         titled = bool(sentence.fence) or sentence.plain.startswith("#")
         end, support = ([], 0.0) if titled else _decide(verdict, given, sentence.inside)
         shown = [*sentence.inside, *(marker for marker in end if marker not in sentence.inside)]

@@ -94,11 +94,18 @@ class Grounding:
         self._count = len(sources)
         self._places = Places(sources)
 
-    def judge(self, sentence: str) -> Verdict:
-        """Weigh one sentence (without markers) against the sources."""
+    def judge(self, sentence: str, cited: Sequence[int] = ()) -> Verdict:
+        """Weigh one sentence (without markers) against the sources.
+
+        Where one of those that it cites (numbers from 1) has all its words in one place, the others are not asked, and
+        have 0 in `by_source`: that halves the time for what an answer quotes.
+        """
         found, at = laid_out(sentence)
         listed = self._places.settled(found)
         wanted = list({term.forms: term for term in listed}.values())
+        for marker in cited:
+            if self._places.has_whole(marker - 1, wanted):
+                return self._quoted(sentence, marker)
         places = [self._places.holding(term) for term in wanted]
         wanted = self._with_replaced_names(wanted, places)
         if True in [term.hard for term in wanted]:  # else there is nothing that could contradict
@@ -115,6 +122,14 @@ class Grounding:
         admits = admits and support.has_figures()
         share, chosen = support.choose() if claims else (0.0, ())
         return Verdict(share, chosen, by_source, not all(hard), claims, admits, hard)
+
+    def _quoted(self, sentence: str, marker: int) -> Verdict:
+        """Return what is said to a sentence whose words, none of them hard, stand together in a source."""
+        claims = not _is_talk(sentence)
+        if _repeats_itself(sentence):
+            return Verdict(0.0, (), (0.0,) * self._count, True, claims, False)
+        by_source = tuple([float(source == marker) for source in range(1, self._count + 1)])
+        return Verdict(1.0 if claims else 0.0, (marker,) if claims else (), by_source, False, claims, False)
 
     def _agreeing(self, wanted: Sequence[Term], places: Sequence[list[int]]) -> list[list[int]]:
         """Return for each term the places that have it and speak of what the sentence speaks of."""

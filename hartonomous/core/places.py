@@ -92,6 +92,17 @@ class Places:
                 found += [first + place for place in (index.beside_its_unit(known, term) if number else known)]
         return found
 
+    def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
+        """Tell whether one place of a source has all these terms, none of which must be read beside something else."""
+        at = self._indexes[source].at
+        having: set[int] | None = None
+        for term in wanted:
+            places = [place for form in term.forms if form in at for place in at[form]]
+            having = set(places) if having is None else having.intersection(places)
+            if not having or term.hard or term.number:
+                return False
+        return having is not None
+
     def contradicts(self, place: int, names: Mapping[str, Set[str]], forms: Set[str], own: Set[str]) -> bool:
         """Tell whether a place speaks of other things than a sentence.
 

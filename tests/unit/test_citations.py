@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -416,10 +417,10 @@ def test_a_marker_that_is_repeated_for_ever_is_read_and_judged_a_few_times(monke
     judged, read = 0, 0
     judge, marker = Grounding.judge, markers.read_marker
 
-    def counted_judge(self: Grounding, sentence: str) -> Verdict:
+    def counted_judge(self: Grounding, sentence: str, cited: Sequence[int] = ()) -> Verdict:
         nonlocal judged
         judged += 1
-        return judge(self, sentence)
+        return judge(self, sentence, cited)
 
     def counted_marker(*args: Any, **kwargs: Any) -> Any:
         nonlocal read

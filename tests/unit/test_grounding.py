@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
 from hartonomous.core.sourceindex import index_of
 
+_PLAIN = "limes are green and sour. lemons are yellow, limes are sold by weight. rain falls on trees."
 SOURCES = [
     "The HX-200 weighs 3 kg. It runs for 8 hours on one charge.\nIts price is $40. It needs no oil.",
     "The HX-100 is a small pump. It weighs 4 kg and was built by Maria Keller in Ulm.",
@@ -274,3 +275,26 @@ def test_of_indexes_no_more_are_kept_than_three_hundred_thousand_characters_need
 def test_sources_that_were_indexed_before_give_the_same_verdicts(sentence: str) -> None:
     fresh = [source + " " for source in SOURCES]
     assert Grounding(fresh).judge(sentence) == JUDGE.judge(sentence)
+
+
+@given(
+    st.lists(st.sampled_from(_PLAIN.replace(".", "").split()), min_size=1, max_size=8).map(" ".join),
+    st.sampled_from([1, 2]),
+    st.sampled_from([".", "?", ". I don't know."]),
+)
+def test_a_cited_source_with_all_the_words_in_one_place_settles_a_sentence(words: str, cited: int, end: str) -> None:
+    judge = Grounding([_PLAIN, "rain falls. limes are green and sweet."])
+    alone, beside = judge.judge(words + end, [cited]), judge.judge(words + end)
+    assert (alone.claims, alone.admits, alone.foreign, alone.hard) == (
+        beside.claims,
+        beside.admits,
+        beside.foreign,
+        beside.hard,
+    )
+    assert alone.support == beside.support
+    assert alone.by_source[cited - 1] == beside.by_source[cited - 1]
+
+
+def test_a_name_or_a_number_is_looked_for_in_every_source_whatever_is_cited() -> None:
+    for sentence in ("The HX-200 weighs 3 kg.", "It runs for 8 hours."):
+        assert JUDGE.judge(sentence, [1]) == JUDGE.judge(sentence)
