@@ -41,11 +41,8 @@ _PARAMS = dict(RESCORED)
 
 Vector = Sequence[float] | tuple[list[int], list[float]]
 
-_Chunks = dict[str, tuple[object, StoredChunk]]
-"""Chunks by their points' ids, each with the payload that it was read from."""
 
-
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond for each
 class Search:
     """One ranking that is wanted: `vector` is floats for `dense`, (indices, values) for `sparse`.
 
@@ -153,11 +150,11 @@ def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
 
     Raises BackendError when one is none, or has a score that is not finite or a point of another collection.
     """
-    known: _Chunks = {}
+    known: dict[str, StoredChunk] = {}
     return [_ranking(answer, collection, known) for answer in answers]
 
 
-def _ranking(answer: Any, collection: str, known: _Chunks) -> list[Hit]:
+def _ranking(answer: Any, collection: str, known: dict[str, StoredChunk]) -> list[Hit]:
     try:
         points = answer["points"]
         ids, payloads, scores = ([point[name] for point in points] for name in ("id", "payload", "score"))
@@ -170,10 +167,10 @@ def _ranking(answer: Any, collection: str, known: _Chunks) -> list[Hit]:
         nonsense()
     ranking = []
     for point_id, payload, score in zip(ids, payloads, scores, strict=True):
-        seen = known.get(point_id)
-        if seen is None or seen[0] != payload:  # replaced between the two searches
-            seen = known[point_id] = payload, StoredChunk.from_payload(point_id, payload)
-        ranking.append(Hit(seen[1], float(score)))
+        chunk = known.get(point_id)
+        if chunk is None or not chunk.is_of(payload):  # replaced between the two searches
+            chunk = known[point_id] = StoredChunk.from_payload(point_id, payload)
+        ranking.append(Hit(chunk, float(score)))
     # Qdrant's own order, and stable where scores are equal.
     ranking.sort(key=attrgetter("score"), reverse=True)
     return ranking

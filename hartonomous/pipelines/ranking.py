@@ -39,22 +39,22 @@ def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     hits: dict[str, ScoredHit] = {}
     found: dict[Kind, Ranking] = {}
     for kind, ranking in item.rankings.items():
-        scores: list[tuple[str, float]] = []
-        found[kind] = scores
-        for hit in ranking:
-            chunk, score = hit.chunk, hit.score
-            scores.append((chunk.id, score))
-            known = hits.get(chunk.id)
+        found[kind] = scores = [(hit.chunk.id, hit.score) for hit in ranking]
+        for hit, (chunk_id, score) in zip(ranking, scores, strict=True):
+            known = hits.get(chunk_id)
             if known is None:
-                hits[chunk.id] = ScoredHit(chunk, 0.0, {kind: score})
+                hits[chunk_id] = ScoredHit(hit.chunk, 0.0, {kind: score})
             else:
-                known.chunk, known.scores[kind] = chunk, score
+                known.chunk, known.scores[kind] = hit.chunk, score
     if item.asked is not None:
         _unmoved(hits, item.asked)
     ranked = _fused(found, config.fusion) if len(found) > 1 else _alone(found)
+    best = []
     for chunk_id, share in ranked:
-        hits[chunk_id].score = share
-    return [hits[chunk_id] for chunk_id, _ in ranked]
+        scored = hits[chunk_id]
+        scored.score = share
+        best.append(scored)
+    return best
 
 
 def _fused(found: Mapping[Kind, Ranking], config: Fusion) -> list[tuple[str, float]]:

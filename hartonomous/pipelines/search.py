@@ -118,8 +118,9 @@ class Searcher:
             item.error = plan.error
             item.rankings = {search.using: found for search, found in zip(plan.searches, plan.rankings, strict=False)}
             item.hits = fuse(item, self._config)
-            best = (plan.vectors.get(hit.chunk.id) for hit in item.hits[:_FEEDBACK_HITS])
-            item.best_vectors = [vector for vector in best if vector is not None]
+            if plan.vectors:
+                best = (plan.vectors.get(hit.chunk.id) for hit in item.hits[:_FEEDBACK_HITS])
+                item.best_vectors = [vector for vector in best if vector is not None]
 
     def _plan(self, item: Question) -> Plan:
         request, limit = item.request, self._depth(item.request)
