@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hartonomous.core import codespans
 from hartonomous.core.codespans import Code, read_code
@@ -53,8 +52,7 @@ _OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
 _DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
-@dataclass(slots=True, frozen=True)
-class SentenceGrounding:
+class SentenceGrounding(NamedTuple):
     """One sentence of the answer: its place in code points, the sources it cites, and its support, 0..1."""
 
     start: int
@@ -336,7 +334,7 @@ class AnswerBuilder:
         verdict = self._judge.judge(sentence.plain + closing, [*given, *sentence.inside])
         titled = bool(sentence.fence) or sentence.plain.startswith("#")
         end, support = ([], 0.0) if titled else _decide(verdict, given, sentence.inside)
-        shown = [*sentence.inside, *(marker for marker in end if marker not in sentence.inside)]
+        shown = [*sentence.inside, *[marker for marker in end if marker not in sentence.inside]]
         if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
             shown = []
         tail = _shown_tail(sentence.plain, closing, end) + gap
@@ -369,7 +367,8 @@ class AnswerBuilder:
         start = self._length + len(text) - len(text.lstrip())
         end = self._length + len(text.rstrip())
         self._length += len(text)
-        self._cited.update(dict.fromkeys(used))
+        for marker in used:
+            self._cited[marker] = None
         if _has_words(text):
             self.grounding.append(SentenceGrounding(start, end, row[0], round(row[1], 4)))
 
@@ -383,6 +382,8 @@ def _shown_tail(plain: str, closing: str, markers: Sequence[int]) -> str:
     if not markers:
         return closing
     blank = " " if plain.strip() and not _DENSE.match(plain[-1]) else ""
+    if not closing.startswith(")"):
+        return f"{blank}{show_markers(markers)}{closing}"
     # A parenthesis that the sentence has opened is closed before its markers, an address among them.
     inner = closing[: len(closing) - len(closing.lstrip(")"))][: max(0, _still_open(plain))]
     return f"{inner}{blank}{show_markers(markers)}{closing[len(inner) :]}"
@@ -398,7 +399,7 @@ def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list
     if not verdict.claims:
         return [], 0.0
     cited = [*inside, *given]
-    share = max([verdict.by_source[marker - 1] for marker in cited], default=0.0)
+    share = max([verdict.by_source[marker - 1] for marker in cited]) if cited else 0.0
     misplaced = verdict.supported and share < _MISPLACED
     if cited and verdict.backed_by(cited) and not misplaced:
         return given, verdict.support if set(verdict.sources) <= set(cited) else share

@@ -24,7 +24,6 @@ from hartonomous.core.places import Places
 from hartonomous.core.roles import beside, facts_of, kind_of
 from hartonomous.core.sourceindex import Names, as_name, names_of, subjects_of
 from hartonomous.core.support import THRESHOLD, Support
-from hartonomous.core.terms import laid_out
 from hartonomous.core.words import NAME, PERSON, Term
 
 __all__ = ["THRESHOLD", "Grounding", "Verdict", "placed"]
@@ -32,6 +31,7 @@ __all__ = ["THRESHOLD", "Grounding", "Verdict", "placed"]
 _LONG = 24  # words, from which a sentence can be one that goes round in circles
 _VARIETY = 0.3  # the least share of different words in it
 _WORD = re.compile(r"\w+")
+_MANY_WORDS = re.compile(rf"(?:\W*+\w++){{{_LONG}}}")
 _VERBATIM = 0.95  # of a sentence's terms: it stands in the source as it is
 
 _GREETING = re.compile(
@@ -100,7 +100,7 @@ class Grounding:
         Where one of those that it cites (numbers from 1) has all its words in one place, the others are not asked, and
         have 0 in `by_source`: that halves the time for what an answer quotes.
         """
-        found, at = laid_out(sentence)
+        found, at = self._places.read(sentence)
         listed = self._places.settled(found)
         wanted = list({term.forms: term for term in listed}.values())
         for marker in cited:
@@ -128,8 +128,9 @@ class Grounding:
         claims = not _is_talk(sentence)
         if _repeats_itself(sentence):
             return Verdict(0.0, (), (0.0,) * self._count, True, claims, False)
-        by_source = tuple([float(source == marker) for source in range(1, self._count + 1)])
-        return Verdict(1.0 if claims else 0.0, (marker,) if claims else (), by_source, False, claims, False)
+        by_source = [0.0] * self._count
+        by_source[marker - 1] = 1.0
+        return Verdict(1.0 if claims else 0.0, (marker,) if claims else (), tuple(by_source), False, claims, False)
 
     def _agreeing(self, wanted: Sequence[Term], places: Sequence[list[int]]) -> list[list[int]]:
         """Return for each term the places that have it and speak of what the sentence speaks of."""
@@ -237,8 +238,11 @@ def _admits(sentence: str) -> bool:
 
 def _repeats_itself(sentence: str) -> bool:
     """Tell whether a sentence goes round in circles, as small models do: it says nothing, whatever its words are."""
-    words = _WORD.findall(sentence.lower()) if len(sentence) >= 2 * _LONG - 1 else ()
-    return len(words) >= _LONG and len(set(words)) < _VARIETY * len(words)
+    lower = sentence.lower()
+    if len(sentence) < 2 * _LONG - 1 or not _MANY_WORDS.match(lower):
+        return False
+    words = _WORD.findall(lower)
+    return len(set(words)) < _VARIETY * len(words)
 
 
 def _straight(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from hartonomous.core.roles import Fact
 from hartonomous.core.sourceindex import SourceIndex, as_name, index_of, wording
+from hartonomous.core.terms import laid_out
 from hartonomous.core.words import NAME, PERSON, Term
 
 _NOTHING: frozenset[str] = frozenset()
@@ -29,6 +30,13 @@ class Places:
         for number, index in enumerate(self._indexes):
             self._sources.append((len(self.owners), index))
             self.owners += [number] * len(index.terms)
+
+    def read(self, sentence: str) -> tuple[Sequence[Term], Sequence[int]]:
+        """Return the terms of a sentence and their positions; one that stands so in a source has been read already."""
+        for index in self._indexes:
+            if sentence in index.read:
+                return index.read[sentence]
+        return laid_out(sentence)
 
     def settled(self, listed: Sequence[Term]) -> list[Term]:
         """Return a sentence's terms; what may be a name is one where a source knows it for one."""
@@ -95,10 +103,15 @@ class Places:
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
         """Tell whether one place of a source has all these terms, none of which must be read beside something else."""
         at = self._indexes[source].at
-        having: set[int] | None = None
+        having: Sequence[int] | None = None
         for term in wanted:
-            places = [place for form in term.forms if form in at for place in at[form]]
-            having = set(places) if having is None else having.intersection(places)
+            places: Sequence[int] = ()
+            for form in term.forms:
+                places = at[form] if form in at and not places else [*places, *at.get(form, ())]
+            if having is None:
+                having = places
+            elif having != places:
+                having = [place for place in having if place in places]
             if not having or term.hard or term.number:
                 return False
         return having is not None

@@ -63,14 +63,21 @@ def _ends_line(before: str, closing: str, gap: str, following: str) -> bool:
 
 def _is_abbreviated(before: str, following: str) -> bool:
     """Tell whether a full stop after `before` belongs to its last word: "Dr. No", "No. 5", "1. Open", "am 3. Mai"."""
+    last = before[before.rfind(" ") + 1 :]
+    if len(last) > 1 and last.isalpha():  # most are; neither an item, nor an ordinal, nor initials
+        return _is_short(last, following)
     if _ITEM.match(before) or (before[-1:].isdigit() and _ORDINAL.search(before[-32:])):
         return True
-    last = _WORD_BACKWARDS.match(before[:-33:-1])
-    word = last[0][::-1] if last else ""
+    backwards = _WORD_BACKWARDS.match(before[:-33:-1])
+    word = backwards[0][::-1] if backwards else ""
     if _INITIALS.fullmatch(word):
         # "I" ends sentences as well as any word; a letter in front of a capital is mostly an initial.
         return word != "I"
-    name = word.replace(".", "").lower()
+    return _is_short(word.replace(".", ""), following)
+
+
+def _is_short(word: str, following: str) -> bool:
+    name = word.lower()
     return name in _ABBREVIATIONS or (name in _BEFORE_NUMBERS and following.isdigit())
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import mul
 
 from hartonomous.clients.embedding import EmbeddingClient, Vector
@@ -130,7 +130,7 @@ def _raised(
                 best, source = support, candidate.source
     if best <= row.support:
         return row
-    return replace(row, support=round(best, 4), markers=[source + 1] if best >= THRESHOLD else row.markers)
+    return row._replace(support=round(best, 4), markers=[source + 1] if best >= THRESHOLD else row.markers)
 
 
 def calibrated(cosine: float) -> float:
