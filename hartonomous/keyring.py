@@ -40,7 +40,7 @@ class Keyring:
         known = self._keys.get(key_id or "", self._nobody)
         # What is no key by its form may be of any length, and no text.
         given = self._digest("" if key_id is None else key)
-        if key_id is None or not hmac.compare_digest(given, known.digest) or time.time() >= known.expires:
+        if not hmac.compare_digest(given, known.digest) or key_id is None or time.time() >= known.expires:
             return None
         if key_id not in self._whole:
             if apikey.id_of(key) is None:

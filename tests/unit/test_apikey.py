@@ -82,3 +82,11 @@ def test_a_hash_of_another_form_is_refused_and_not_repeated(text: str) -> None:
 def test_a_key_of_now_is_a_key_of_later() -> None:
     """The form is a contract: keys are out there."""
     assert apikey.make("team-a", bytes(range(32))) == "hart_team-a_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf20UQMR"
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
+def test_what_has_taken_in_a_pepper_makes_the_digests_of_hmac(length: int) -> None:
+    pepper, digest_with = bytes(range(length)), apikey.digests(bytes(range(length)))
+    assert [digest_with(key) for key in ("", "hart_a", "hart_a")] == [
+        hmac.digest(pepper, key, "sha256") for key in (b"", b"hart_a", b"hart_a")
+    ]
