@@ -19,11 +19,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache
+from select import PIPE_BUF
 from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -38,12 +39,28 @@ if TYPE_CHECKING:
 
     from hartonomous.core.call import Call
 
-__all__ = ["about", "begin_about", "configure", "encoded", "kept", "logger", "lost", "only_about", "told"]
+__all__ = [
+    "about",
+    "begin_about",
+    "configure",
+    "encoded",
+    "kept",
+    "logger",
+    "lost",
+    "only_about",
+    "record_of",
+    "tell",
+    "told",
+]
 
 _ABOUT: ContextVar[Mapping[str, str]] = ContextVar("ABOUT", default=MappingProxyType({}))
 
 kept = Kept(2_000)
 """The newest records of the process."""
+
+# Of the process, which it need not be asked for with each record: that is a system call.
+_pid = [os.getpid()]
+os.register_at_fork(after_in_child=lambda: _pid.__setitem__(0, os.getpid()))
 
 # What JSON leaves as it is and a terminal or a line reader does not: DEL, the C1 controls, Unicode's line ends and
 # the marks that turn the direction of the text.
@@ -135,17 +152,40 @@ class _Lines:
         """Write a record of loguru's, which has looked at its level."""
         record = message.record
         line = format_record(record)
-        self.take(KeptRecord(record["time"].timestamp(), record["level"].no, _request_id(record["extra"]), line))
+        self.take([KeptRecord(record["time"].timestamp(), record["level"].no, _request_id(record["extra"]), line)])
 
-    def take(self, record: KeptRecord) -> None:
-        """Write a record, and before it how many were lost, and keep it. Any thread may call it."""
+    def take(self, records: Sequence[KeptRecord]) -> None:
+        """Write records, and before them how many were lost, and keep them. Any thread may call it."""
         with self._lock:
-            if self._untold and self._put(self._told(record.time)):
-                self._untold = 0
-            kept.append(record)
-            if not self._put(record.line):
-                self._untold += 1
-                _Lines.total += 1
+            kept.extend(records)
+            done = 0 if self._untold or self._torn or len(records) == 1 else self._put_together(records)
+            for record in records[done:]:
+                self._put_alone(record)
+
+    def _put_together(self, records: Sequence[KeptRecord]) -> int:
+        """Write as many as one write takes from beginning to end; return how many have been taken, or are lost."""
+        done = 0
+        for text in _gathered(records):
+            try:
+                rest = self._write(text)
+            except (OSError, ValueError):
+                return done
+            if rest:
+                taken = text.encode()[:-rest]
+                self._torn = not taken.endswith(b"\n")
+                self._lose(self._torn)
+                return done + taken.count(b"\n") + self._torn
+            done += text.count("\n")
+        return done
+
+    def _put_alone(self, record: KeptRecord) -> None:
+        if self._untold and self._put(self._told(record.time)):
+            self._untold = 0
+        self._lose(not self._put(record.line))
+
+    def _lose(self, lines: int) -> None:
+        self._untold += lines
+        _Lines.total += lines
 
     def _put(self, line: str) -> bool:
         """Write a line; return whether it was taken whole."""
@@ -160,6 +200,20 @@ class _Lines:
     def _told(self, now: float) -> str:
         fields = {"time": _stamp(now), "level": "WARNING", "logger": __name__}
         return _encode({**fields, "message": "log lines were lost", "lines": self._untold})
+
+
+def _gathered(records: Sequence[KeptRecord]) -> Iterator[str]:
+    """Yield the lines of records, as many at once as a pipe takes as one thing: other processes may write to it too."""
+    lines: list[str] = []
+    size = 0
+    for record in records:
+        more = len(record.line.encode()) + 1
+        if size + more > PIPE_BUF and lines:
+            yield "".join(lines)
+            lines, size = [], 0
+        lines.append(f"{record.line}\n")
+        size += more
+    yield "".join(lines)
 
 
 def _request_id(extra: dict[str, Any]) -> str | None:
@@ -210,11 +264,20 @@ def told(name: str, message: str, now: float, about: Mapping[str, str], fields: 
 
     It says what it is `about` in place of what the task that runs is.
     """
+    tell([record_of(name, message, now, about, fields)])
+
+
+def record_of(name: str, message: str, now: float, about: Mapping[str, str], fields: Mapping[str, Any]) -> KeptRecord:
+    """Return the record that `told` writes, for `tell`."""
+    first = {"time": _stamp(now), "level": "INFO", "logger": name, "message": message, "pid": _pid[0]}
+    return KeptRecord(now, logging.INFO, about.get("request_id"), encoded({**first, **about, **fields}))
+
+
+def tell(records: Sequence[KeptRecord]) -> None:
+    """Write INFO records, which takes half as long as one by one; nothing before `configure`."""
     lines = _Lines.latest
-    if lines is None or lines.level > logging.INFO:
-        return
-    first = {"time": _stamp(now), "level": "INFO", "logger": name, "message": message, "pid": os.getpid()}
-    lines.take(KeptRecord(now, logging.INFO, about.get("request_id"), encoded({**first, **about, **fields})))
+    if lines is not None and lines.level <= logging.INFO and records:
+        lines.take(records)
 
 
 def _stamp(now: float) -> str:

@@ -7,6 +7,7 @@ who is too slow loses what there was no room to keep, and learns how much.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from threading import Lock
 from typing import NamedTuple
@@ -40,10 +41,15 @@ class Kept:
 
     def append(self, record: KeptRecord) -> None:
         """Keep a record, and let go of the oldest ones that there is no room for."""
+        self.extend((record,))
+
+    def extend(self, records: Sequence[KeptRecord]) -> None:
+        """Keep records, oldest first, and let go of the oldest ones that there is no room for."""
         with self._lock:
-            self.total += 1
-            self._records.append(record)
-            self._bytes += len(record.line)
+            self.total += len(records)
+            self._records.extend(records)
+            for record in records:
+                self._bytes += len(record.line)
             if len(self._records) > self._count or self._bytes > self._max_bytes:
                 self._shrink()
 

@@ -8,7 +8,7 @@ nothing of what was used, and a debt, for what is known only afterwards, is a le
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TOLERANCE = 1e-6
 """Of a unit: what adding up floats may be wrong by."""
@@ -20,6 +20,13 @@ class Rate:
 
     per_s: float
     burst: float
+    # What the level may be with a cost, and the units that are told, both asked for with each request.
+    most: float = field(init=False, compare=False, repr=False)
+    units: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "most", self.burst + TOLERANCE)
+        object.__setattr__(self, "units", math.floor(self.burst))
 
     def leaked(self, level: float, seconds: float) -> float:
         """Return the level after so many seconds; a clock that went back leaks nothing."""
@@ -27,14 +34,10 @@ class Rate:
             level -= seconds * self.per_s
         return max(0.0, level)
 
-    def admits(self, level: float, cost: float) -> bool:
-        """Whether `cost` more may be used at this level; without a cost, whether anything at all may be."""
-        return level + cost <= self.burst + TOLERANCE if cost else level < self.burst
-
     def remaining(self, level: float) -> int:
         """Return how many whole units may be used at once."""
-        left = math.floor(self.burst - level + TOLERANCE)
-        return max(0, left)
+        left = self.most - level
+        return int(left) if left > 0.0 else 0
 
     def wait(self, level: float, cost: float) -> float:
         """Return the seconds until `cost` is admitted, or, where it is more than the burst, until all of that is."""
@@ -66,7 +69,9 @@ class Bucket:
         level = self.level
         if level and now > self.at:  # `Rate.leaked`, without a call for each of a request's limits
             level -= (now - self.at) * rate.per_s
-            self.level = level = max(0.0, level)
+            if level < 0.0:
+                level = 0.0
+            self.level = level
         self.at = now
         return level
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hartonomous import codec
 from hartonomous.errors import HartonomousError
+from hartonomous.handlers.whole import Whole
 from hartonomous.keys import RUNTIME, Runtime
 
 DEGRADED_HEADER = "X-Hartonomous-Degraded"
@@ -47,4 +48,4 @@ def retry_headers(error: HartonomousError) -> dict[str, str]:
 
 def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return a JSON response."""
-    return web.Response(status=status, body=codec.dumps(body), content_type=codec.JSON, headers=headers)
+    return Whole(status=status, body=codec.dumps(body), content_type=codec.JSON, headers=headers)

@@ -34,8 +34,8 @@ async def received(request: web.Request, size: int) -> None:
     if (tenant := _tenant(request)) is not None:
         tenant.received += size
     meter = request.get(METER)
-    if meter is not None and size:
-        await meter.received(size)
+    if meter is not None and not meter.covers(size):
+        await meter.more()
 
 
 def spent(request: web.Request, tokens: float) -> None:
@@ -133,11 +133,12 @@ class Relayed:
     One that nobody waited for has used its prompt. Where nobody counts them, without keys, nothing is read.
     """
 
-    __slots__ = ("_reader", "_request")
+    __slots__ = ("_meter", "_reader", "_tenant")
 
     def __init__(self, request: web.Request, body: bytes) -> None:
-        self._request = request
-        self._reader = None if _tenant(request) is None else UsageReader(len(body) // _CHARACTERS)
+        self._tenant = _tenant(request)
+        self._meter = request.get(METER)
+        self._reader = None if self._tenant is None else UsageReader(len(body) // _CHARACTERS)
 
     def whole(self, answer: bytes) -> None:
         """Read an answer that is there as a whole."""
@@ -158,4 +159,8 @@ class Relayed:
         if self._reader is not None:
             if isinstance(error, asyncio.CancelledError | ClientGoneError | DeadlineExceededError):
                 self._reader.left()
-            spent(self._request, self._reader.tokens)
+            tokens = self._reader.tokens
+            if self._tenant is not None:
+                self._tenant.tokens += tokens
+            if self._meter is not None:
+                self._meter.spent(tokens)

@@ -7,6 +7,8 @@ slot.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from aiohttp import hdrs, web
 
 from hartonomous import codec, tracing
@@ -18,6 +20,7 @@ from hartonomous.errors import HartonomousError
 from hartonomous.handlers import metering
 from hartonomous.handlers.events import Events
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
+from hartonomous.handlers.whole import Whole
 from hartonomous.log import logger
 
 # What belongs to one connection or to the backend's own policy, never to our client (all lower case).
@@ -95,7 +98,7 @@ class _Relayed:
         if len(data) == opened.length:
             # A small one is there at once, and goes out at once: headers and all in one write.
             self.tokens.whole(data)
-            self.response = web.Response(status=opened.status, headers=headers, body=data)
+            self.response = Whole(status=opened.status, headers=headers, body=data)
             return
         client = await self._begin(opened, headers)
         while data:
@@ -137,13 +140,20 @@ def _passes(status: int) -> bool:
 
 def _headers(opened: Opened) -> dict[str, str]:
     """Return the headers that go on to the client."""
-    dropped = _DROPPED
+    passed = {name: value for name, value in opened.headers.items() if _is_passed(name)}
     if opened.content_type == codec.SSE:
-        dropped |= {"content-length"}  # an error event may follow
+        passed = _without(passed, {"content-length"})  # an error event may follow
     if (named := opened.headers.get(hdrs.CONNECTION)) is not None and named not in _PLAIN:
-        dropped |= {name.strip().lower() for name in named.split(",")}
-    return {
-        name: value
-        for name, value in opened.headers.items()
-        if (lower := name.lower()) not in dropped and not lower.startswith("access-control-")
-    }
+        passed = _without(passed, {name.strip().lower() for name in named.split(",")})
+    return passed
+
+
+@lru_cache(maxsize=256)
+def _is_passed(name: str) -> bool:
+    """Whether a header of this name goes on to the client; backends have few, each time the same."""
+    lower = name.lower()
+    return lower not in _DROPPED and not lower.startswith("access-control-")
+
+
+def _without(headers: dict[str, str], dropped: set[str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in dropped}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -63,8 +63,15 @@ class Limiter:
         Raises:
             RateLimitedError: a limit is reached.
         """
-        wanted = asked(policy, body_bytes)
-        entry = await self._store.enter(name, wanted) if self._here is None else self._here.admit(name, wanted)
+        return self._met(name, policy, await self._store.enter(name, asked(policy, body_bytes)), body_bytes)
+
+    def begin(self, name: str, policy: Policy, body_bytes: int | None) -> Meter | Awaitable[Meter]:
+        """Do the same at once where nobody is to be asked, which spares a coroutine; raises as `enter`."""
+        if self._here is None:
+            return self.enter(name, policy, body_bytes)
+        return self._met(name, policy, self._here.admit(name, asked(policy, body_bytes)), body_bytes)
+
+    def _met(self, name: str, policy: Policy, entry: Entry | Refusal, body_bytes: int | None) -> Meter:
         if isinstance(entry, Refusal):
             raise self._error(name, entry)
         return Meter(name, policy, entry, body_bytes, self._store, self._error)

@@ -32,9 +32,11 @@ class _Usage:
     def bucket(self, kind: Kind, rate: Rate) -> Bucket:
         """Return what is used of a limit."""
         known = self.buckets.get(kind)
-        if known is None or known[1] is not rate:
-            known = self.buckets[kind] = (Bucket() if known is None else known[0], rate)
-        return known[0]
+        if known is not None and known[1] is rate:
+            return known[0]
+        bucket = Bucket() if known is None else known[0]
+        self.buckets[kind] = (bucket, rate)
+        return bucket
 
     @property
     def full_at(self) -> float:
@@ -60,23 +62,27 @@ class MemoryStore:
 
     def admit(self, name: str, asked: Asked) -> Entry | Refusal:
         """The same, for whoever knows that nothing waits."""
-        now, usage = self._clock(), self._usage(name)
+        now, usage = self._clock(), self._held.get(name) or self._usage(name)
         levels: list[float] = []
         buckets: list[Bucket] = []
         for kind, rate, cost in asked.costs:
             bucket = usage.bucket(kind, rate)
             level = bucket.look(rate, now)
-            if not rate.admits(level, cost):
+            # Without a cost something must be left, whatever it is.
+            if not (level + cost <= rate.most if cost else level < rate.burst):
                 return asked.refusal(len(levels), level)
             levels.append(level + cost)
             buckets.append(bucket)
-        if asked.concurrent is not None and usage.held >= asked.concurrent:
+        concurrent = asked.concurrent
+        if concurrent is not None and usage.held >= concurrent:
             return asked.refusal(len(levels), 0.0)
-        for bucket, level in zip(buckets, levels, strict=True):
-            bucket.level = level
-        if asked.concurrent is None:
+        for place, bucket in enumerate(buckets):
+            bucket.level = levels[place]
+        if concurrent is None:
             return Entry(asked, levels)
-        self._hold(name, usage)
+        if not usage.held:
+            self._held[name] = self._usages.pop(name)
+        usage.held += 1
         return Entry(asked, levels, usage.held, _PLACE)
 
     async def take(self, name: str, cost: Cost) -> Refusal | None:
@@ -86,7 +92,7 @@ class MemoryStore:
 
     def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None:
         """Give the place back, and use what is known only now: more than is left, or less than was taken before."""
-        usage = self._usage(name)
+        usage = self._held.get(name) or self._usage(name)
         if costs:
             now = self._clock()
             for kind, rate, cost in costs:
@@ -98,22 +104,18 @@ class MemoryStore:
 
     def hold(self, name: str) -> None:
         """Count a request as under way that was let in elsewhere."""
-        self._hold(name, self._usage(name))
+        usage = self._held.get(name) or self._usage(name)
+        if not usage.held:
+            self._held[name] = self._usages.pop(name)
+        usage.held += 1
 
     def under_way(self, name: str) -> int:
         """Return how many requests are under way."""
         usage = self._held.get(name)
         return 0 if usage is None else usage.held
 
-    def _hold(self, name: str, usage: _Usage) -> None:
-        if not usage.held:
-            self._held[name] = self._usages.pop(name)
-        usage.held += 1
-
     def _usage(self, name: str) -> _Usage:
-        usage = self._held.get(name)
-        if usage is not None:
-            return usage
+        """Return what somebody has used who has no requests under way."""
         usage = self._usages.get(name)
         if usage is None:
             if len(self) >= self._max_names:

@@ -72,9 +72,13 @@ class Meter:
         quota = self._entry.quota()
         return {} if quota is None else quota.headers
 
-    async def received(self, size: int) -> None:
-        """Count bytes of the body. Raises RateLimitedError when they are more than what is left."""
+    def covers(self, size: int) -> bool:
+        """Count bytes of the body; whether they are within those that were counted before it came."""
         self._received += size
+        return self._received <= self._taken or self._policy.bytes is None
+
+    async def more(self) -> None:
+        """Count those that are not. Raises RateLimitedError when they are more than what is left."""
         rate, missing = self._policy.bytes, self._received - self._taken
         if rate is None or missing <= 0:
             return

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Self
 
+from multidict import istr
+
 from hartonomous.core.ratelimit import Rate
 from hartonomous.errors import RateLimitedError
 from hartonomous.security import AddressLimits, KeyLimits
@@ -15,7 +17,9 @@ from hartonomous.security import AddressLimits, KeyLimits
 _MINUTE_S, _DAY_S = 60.0, 86_400.0
 
 
-LIMIT = "RateLimit-Limit"
+# So spelled that answers' headers need not find out each time how they compare.
+LIMIT = istr("RateLimit-Limit")
+_REMAINING, _RESET = istr("RateLimit-Remaining"), istr("RateLimit-Reset")
 
 
 class Kind(IntEnum):
@@ -118,8 +122,8 @@ class Quota:
         """Return the header fields in which clients look for it (draft-ietf-httpapi-ratelimit-headers, up to 06)."""
         return {
             LIMIT: str(self.limit),
-            "RateLimit-Remaining": str(self.remaining),
-            "RateLimit-Reset": str(math.ceil(self.reset_s)),
+            _REMAINING: str(self.remaining),
+            _RESET: str(math.ceil(self.reset_s)),
         }
 
 
@@ -168,19 +172,19 @@ class Entry:
 
     def quota(self) -> Quota | None:
         """Return the limit of which the smallest part is left."""
-        concurrent, least = self.asked.concurrent, math.inf
-        tightest: tuple[Rate, float] | None = None
-        for (_, rate, _), level in zip(self.asked.costs, self.levels, strict=True):
-            part = rate.remaining(level) / math.floor(rate.burst)
+        concurrent, levels, least, tightest = self.asked.concurrent, self.levels, math.inf, -1
+        for place, (_, rate, _) in enumerate(self.asked.costs):
+            left = rate.most - levels[place]
+            part = int(left) / rate.units if left > 0.0 else 0.0  # `Rate.remaining`, without a call
             if part < least:
-                least, tightest = part, (rate, level)
+                least, tightest = part, place
         if concurrent is not None and (free := max(0, concurrent - self.held)) / concurrent < least:
             return Quota(concurrent, free, 0.0)
-        return None if tightest is None else _quota(*tightest)
+        return None if tightest < 0 else _quota(self.asked.costs[tightest][1], levels[tightest])
 
 
 def _quota(rate: Rate, level: float) -> Quota:
-    return Quota(math.floor(rate.burst), rate.remaining(level), rate.reset(level))
+    return Quota(rate.units, rate.remaining(level), rate.reset(level))
 
 
 def asked(policy: Policy, body_bytes: int | None) -> Asked:

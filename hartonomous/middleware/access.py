@@ -13,6 +13,7 @@ from aiohttp import web
 
 from hartonomous import log
 from hartonomous.core.access import NOBODY
+from hartonomous.core.kept import KeptRecord
 from hartonomous.keys import CALLER, STARTED, exemplar_of
 from hartonomous.metrics import Metrics
 from hartonomous.middleware.limited import address_of
@@ -33,6 +34,7 @@ class Records:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: list[tuple[web.Request, int, float, float, str]] = []
 
     def begin(self, request: web.Request) -> None:
@@ -43,21 +45,23 @@ class Records:
     def end(self, request: web.Request, status: int) -> None:
         """Count and log the request, which has ended."""
         if not self._ended:
-            asyncio.get_running_loop().call_soon(self.write)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self.write)
         took = time.perf_counter() - request[STARTED]
         self._ended.append((request, status, took, time.time(), address_of(request)))
 
     def write(self) -> None:
         """Count and log what has ended until now."""
         ended, self._ended = self._ended, []
-        for one in ended:
-            self._write(*one)
+        log.tell([self._counted(*one) for one in ended])
 
-    def _write(self, request: web.Request, status: int, took: float, now: float, address: str) -> None:
+    def _counted(self, request: web.Request, status: int, took: float, now: float, address: str) -> KeptRecord:
         metrics = self._metrics
         metrics.in_flight.dec()
         route, method, key_id = template_of(request), method_of(request), request.get(CALLER, NOBODY).key_id
-        metrics.route_latency(route).observe(took, exemplar_of(request))
+        facts = facts_of(request)
+        metrics.route_latency(route).observe(took, exemplar_of(request) if len(facts) > 1 else None)
         metrics.route_requests(route, method, str(status)).inc()
         if status >= 500:
             metrics.failure(str(status)).inc()
@@ -71,7 +75,7 @@ class Records:
             "remote": address,
             "key": key_id,
         }
-        log.told(__name__, "request", now, facts_of(request), fields)
+        return log.record_of(__name__, "request", now, facts, fields)
 
 
 def method_of(request: web.Request) -> str:

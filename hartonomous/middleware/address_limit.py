@@ -18,14 +18,14 @@ from hartonomous.middleware.limited import address_of
 _NEVER = frozenset(("/health", "/ready"))
 
 
-def enter_by_address(request: web.Request, limiter: Limiter) -> Awaitable[Meter] | None:
+def enter_by_address(request: web.Request, limiter: Limiter) -> Meter | Awaitable[Meter] | None:
     """Hold the request against what its address may do; None where that is not limited.
 
-    Awaiting raises RateLimitedError: it does too much.
+    Raises RateLimitedError, or awaiting does: it does too much.
     """
     if not limiter.limits_addresses or request.path in _NEVER:
         return None
-    return limiter.enter(name_of(address_of(request)), limiter.address, None)
+    return limiter.begin(name_of(address_of(request)), limiter.address, None)
 
 
 async def count_failed(request: web.Request, limiter: Limiter) -> None:

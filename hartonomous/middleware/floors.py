@@ -12,7 +12,9 @@ from functools import partial
 from aiohttp import web
 
 from hartonomous.errors import AuthenticationError
+from hartonomous.handlers.whole import Whole
 from hartonomous.keys import GUARDS, METER, METRICS, NOTES, STATE, TRAIL, Guard, Handler
+from hartonomous.limiting.meter import Meter
 from hartonomous.middleware import access, audit, cors, drain
 from hartonomous.middleware.address_limit import count_failed, enter_by_address
 from hartonomous.middleware.auth import know
@@ -82,14 +84,16 @@ class Floors:
         limiter = self._state.current.limiter
         try:
             if (entering := enter_by_address(request, limiter)) is not None:
-                by_address = await entering
+                by_address = entering if isinstance(entering, Meter) else await entering
             caller = know(request, self._state, guard)
             if (entering := enter_by_key(request, self._state.current.limiter, caller)) is not None:
-                by_key = request[METER] = await entering
+                by_key = request[METER] = entering if isinstance(entering, Meter) else await entering
             check_scope(caller, guard)
             check_query(request, guard)
             check_expectation(request)
             response = await handler(request)
+            if isinstance(response, Whole):
+                self._say(request, response)
             if (by_key is not None and by_key.has_place) or (by_address is not None and by_address.has_place):
                 await sent(request, response)
         except AuthenticationError:
@@ -109,9 +113,18 @@ class Floors:
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say in an answer's headers what they say of every answer: the one handler for `on_response_prepare`."""
+        self._say_plain(request, response)
+        if self._state.current.config.server.cors.origins:
+            await cors.add_allowed(request, response)
+
+    def _say(self, request: web.Request, response: Whole) -> None:
+        """Say the same of an answer that is there as a whole, which then needs no `prepare`."""
+        if not self._state.current.config.server.cors.origins:
+            self._say_plain(request, response)
+            response.is_said = True
+
+    def _say_plain(self, request: web.Request, response: web.StreamResponse) -> None:
         add_request_id(request, response)
         drain.end_connection(request, response, self._state)
         add_limits(request, response)
         end_uninvited(request, response)
-        if self._state.current.config.server.cors.origins:
-            await cors.add_allowed(request, response)

@@ -12,13 +12,13 @@ from hartonomous.limiting.meter import Meter
 from hartonomous.middleware.limited import body_bytes
 
 
-def enter_by_key(request: web.Request, limiter: Limiter, caller: Caller) -> Awaitable[Meter] | None:
+def enter_by_key(request: web.Request, limiter: Limiter, caller: Caller) -> Meter | Awaitable[Meter] | None:
     """Hold the request against what its key may use; callers without a key have the limits of their address alone.
 
-    Awaiting raises RateLimitedError: a limit of the key is reached.
+    Raises RateLimitedError, or awaiting does: a limit of the key is reached.
     """
     limited = limiter.of_key(caller.key_id)
     if limited is None:
         return None
     name, policy = limited
-    return limiter.enter(name, policy, body_bytes(request))
+    return limiter.begin(name, policy, body_bytes(request))

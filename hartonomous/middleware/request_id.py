@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 from aiohttp import web
+from multidict import istr
 
 from hartonomous import log
 from hartonomous.core import trace
@@ -22,6 +24,10 @@ from hartonomous.keys import CALL, CALLER, REQUEST_ID, RUNTIME, SPAN, TRACE
 HEADER = "X-Request-ID"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
+_ANSWERED = istr(HEADER)
+# What the log says of a request, from its beginning on.
+_FACTS: web.RequestKey[Mapping[str, str]] = web.RequestKey("_FACTS")
+
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
 
@@ -32,19 +38,27 @@ def identify(request: web.Request) -> None:
     if trace.PARENT in headers:
         found = trace.read(headers.getall(trace.PARENT), headers.getall(trace.STATE, ()))
         if found is not None:
-            request[TRACE] = found
-    log.begin_about(facts_of(request))
+            place_in(request, found)
+            log.begin_about(request[_FACTS])
+            return
+    request[_FACTS] = facts = {"request_id": request[REQUEST_ID]}
+    log.begin_about(facts)
 
 
-def facts_of(request: web.Request) -> dict[str, str]:
+def place_in(request: web.Request, place: trace.TraceContext) -> None:
+    """Let the request belong to a trace."""
+    request[TRACE] = place
+    request[_FACTS] = {"request_id": request[REQUEST_ID]} | place.facts
+
+
+def facts_of(request: web.Request) -> Mapping[str, str]:
     """Return what the log's records of a request say of it: its id and its trace."""
-    facts, place = {"request_id": request[REQUEST_ID]}, request.get(TRACE)
-    return facts if place is None else facts | place.facts
+    return request[_FACTS]
 
 
 def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Put the id on a response."""
-    response.headers[HEADER] = request[REQUEST_ID]
+    response.headers[_ANSWERED] = request[REQUEST_ID]
 
 
 def _id_of(request: web.Request) -> str:
@@ -60,11 +74,12 @@ def call_of(request: web.Request) -> Call:
     """
     call = request.get(CALL)
     if call is None:
-        headers, place = {HEADER: request[REQUEST_ID]}, request.get(TRACE)
-        if place is not None:
-            headers |= place.headers
-        deadline, grant = Deadline(_seconds(request)), request[CALLER].grant
-        call = Call(request[REQUEST_ID], deadline, headers, grant, trace=place, span=request.get(SPAN))
+        name, deadline, grant = request[REQUEST_ID], Deadline(_seconds(request)), request[CALLER].grant
+        if len(request[_FACTS]) == 1:  # without a trace there is no span either: to look for what is not there is slow
+            call = Call(name, deadline, {HEADER: name}, grant)
+        else:
+            place = request[TRACE]
+            call = Call(name, deadline, {HEADER: name} | place.headers, grant, trace=place, span=request.get(SPAN))
         request[CALL] = call
     return call
 

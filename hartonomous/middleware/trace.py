@@ -19,6 +19,7 @@ from hartonomous.core.trace import Span, Value
 from hartonomous.keys import CALLER, NOTES, REQUEST_ID, SPAN, TRACE, is_somebodys
 from hartonomous.middleware.access import method_of, template_of
 from hartonomous.middleware.limited import address_of
+from hartonomous.middleware.request_id import place_in
 
 _POLLED = frozenset(("/health", "/ready", "/metrics"))
 
@@ -33,7 +34,7 @@ async def traced(
 ) -> web.StreamResponse:
     """Record the request."""
     place, span = tracer.begin(_name(request), request.get(TRACE), _asked(request))
-    request[TRACE] = place
+    place_in(request, place)
     with log.about(**place.facts):
         if span is None:
             return await handler(request)
