@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
@@ -35,8 +34,7 @@ _DONE = "[DONE]"
 _RENDER_AGAIN_S = 30.0
 
 
-@dataclass(slots=True, frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one generation, as the service counted them."""
 
     prompt_tokens: int = 0
@@ -51,8 +49,7 @@ class Usage:
         }
 
 
-@dataclass(slots=True, frozen=True)
-class Delta:
+class Delta(NamedTuple):
     """A piece of an answer; the last one carries `finish_reason`, one of them the usage."""
 
     text: str = ""

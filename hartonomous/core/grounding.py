@@ -198,9 +198,12 @@ class Grounding:
 
 def placed(text: str, title: str | None, headings: Sequence[str]) -> str:
     """Return a part of a document under its title and the headings that it stands under, as Markdown."""
-    above = [_readable(title or ""), *(" ".join(line.split()) for line in headings)]
-    lines = [f"{'#' * level} {line}\n\n" for level, line in enumerate(filter(None, above), 1)]
-    return "".join([*lines, text])
+    above, level = "", 0
+    for line in (_readable(title or ""), *[" ".join(line.split()) for line in headings]):
+        if line:
+            level += 1
+            above += f"{'#' * level} {line}\n\n"
+    return above + text
 
 
 def _readable(title: str) -> str:

@@ -92,7 +92,6 @@ _INVISIBLE = re.compile(f"[{chr(_TAGS[0])}-{chr(_TAGS[1])}]")
 
 # The same of ASCII alone: what cannot be seen is a blank, the rest in lower case.
 _FOLDED_ASCII = bytes(max(byte, 32) if byte != 127 else 32 for byte in range(256)).lower()
-_ASCII_OPENERS = ("<", "[", "&", "\\", "%3")
 
 
 def neutralise(text: str) -> str:
@@ -102,7 +101,11 @@ def neutralise(text: str) -> str:
     5 ns a character, 200 where it is not ASCII.
     """
     ascii_only = text.isascii()
-    if not (any(map(text.__contains__, _ASCII_OPENERS)) if ascii_only else _OPENERS.search(text)):
+    if ascii_only:
+        # One character after the other, and no regular expression: 0.2 us for 650 characters; to look for two takes 1.
+        if not ("<" in text or "[" in text or "&" in text or "\\" in text or ("%" in text and "%3" in text)):
+            return text
+    elif not _OPENERS.search(text):
         return text
     folded = _folded(text, ascii_only)
     places = [found.start() for found in _CANDIDATE.finditer(folded) if _HARMFUL.match(folded, found.start())]

@@ -7,7 +7,7 @@ there, cut where it alone is too large. Markers are numbered over what is shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hartonomous.core.prompt import Message, Source, alternating, build_messages, render, truncate_to
 from hartonomous.core.template import Template
@@ -25,16 +25,14 @@ _SURELY = 0.9
 _CUTS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.4)
 
 
-@dataclass(slots=True, frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Sources that are shown, numbered from 1 (marker 1 is the first), and their places among those that were given."""
 
     sources: tuple[Source, ...]
     places: tuple[int, ...]
 
 
-@dataclass(slots=True, frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A prompt whose sources are still to be chosen; `system` None is the template's instruction.
 
     `standard` is the instruction there would be without what the caller gave as one; None where none was given.
@@ -83,8 +81,8 @@ class Draft:
             room -= len(text.encode())
             if kept and room < 0:
                 break
-            kept.append(replace(source, text=text))
-        return replace(self, sources=kept, history=_latest(self.history, limit * _BYTES_A_TOKEN))
+            kept.append(source._replace(text=text))
+        return self._replace(sources=kept, history=_latest(self.history, limit * _BYTES_A_TOKEN))
 
     def newest(self, sizes: Sequence[int], budget: int) -> Draft:
         """Return the draft with the newest turns that fit into `budget`, by their sizes.
@@ -102,7 +100,7 @@ class Draft:
             share = _SURELY * budget / max(1, sum(sizes[-2:]))
             last = [{**turn, "content": truncate_to(turn["content"], share)} for turn in self.history[-2:]]
             history = alternating(last)
-        return replace(self, history=history)
+        return self._replace(history=history)
 
     def about(self) -> int:
         """Return about how many tokens the prompt has without its sources, rather too many."""
@@ -122,7 +120,7 @@ class Draft:
 
     def only(self, places: Sequence[int]) -> Selection:
         """Return these sources."""
-        numbered = (replace(self.sources[place], marker=marker) for marker, place in enumerate(places, 1))
+        numbered = (self.sources[place]._replace(marker=marker) for marker, place in enumerate(places, 1))
         return Selection(tuple(numbered), tuple(places))
 
     def cuts(self, fraction: float, room: int) -> Iterator[Selection]:
@@ -132,11 +130,11 @@ class Draft:
         low, high = 0, len(best.text)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = most_tokens(render(replace(best, text=best.text[:middle]))) < room
+            fits = most_tokens(render(best._replace(text=best.text[:middle]))) < room
             low, high = (middle, high) if fits else (low, middle - 1)
         for text in dict.fromkeys((*texts, best.text[:low].rstrip())):
             if text:
-                yield Selection((replace(best, marker=1, text=text),), (0,))
+                yield Selection((best._replace(marker=1, text=text),), (0,))
 
 
 def _most_bytes(text: str) -> int:
@@ -178,7 +176,7 @@ def halved(selection: Selection) -> Selection:
     sizes = [careful(render(source)) for source in selection.sources]
     if len(sizes) == 1:
         (only,) = selection.sources
-        return replace(selection, sources=(replace(only, text=truncate_to(only.text, 0.5)),))
+        return selection._replace(sources=(only._replace(text=truncate_to(only.text, 0.5)),))
     count, room = 1, sum(sizes) // 2 - sizes[0]
     while count < len(sizes) and sizes[count] <= room:
         room -= sizes[count]

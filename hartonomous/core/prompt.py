@@ -10,7 +10,7 @@ The layout is plain enough for a model of 135 million parameters: short sentence
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hartonomous.core.neutral import neutralise
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
@@ -23,8 +23,7 @@ _HEAD_LENGTH = 240
 Message = dict[str, str]
 
 
-@dataclass(slots=True, frozen=True)
-class Source:
+class Source(NamedTuple):
     """One hit as the model sees it; `marker` n is cited as [n], `headings` are the ones above it, outermost first."""
 
     marker: int
@@ -54,7 +53,7 @@ def build_messages(
     messages = [{"role": "system", "content": instruction.strip()}] if instruction.strip() else []
     messages += [{"role": turn["role"], "content": neutralise(turn["content"])} for turn in turns]
     # The best source last, next to the question: small models read what is near.
-    shown = "\n\n".join(render(source) for source in reversed(sources))
+    shown = "\n\n".join([render(source) for source in reversed(sources)])
     asked = fill(template.user, sources=shown, question=neutralise(question.strip()))
     messages.append({"role": "user", "content": asked.strip()})
     return messages
@@ -62,7 +61,8 @@ def build_messages(
 
 def render(source: Source) -> str:
     """Return one source as it stands in the prompt; count its tokens with this."""
-    head = " > ".join(filter(None, (" ".join(part.split()) for part in (source.title or "", *source.headings))))
+    parts = [" ".join(part.split()) for part in (source.title or "", *source.headings)]
+    head = " > ".join([part for part in parts if part])
     # Made harmless as a whole: no tag is hidden half in a heading and half in the text.
     inner = neutralise(f" {head[:_HEAD_LENGTH]}".rstrip() + f"\n{source.text.strip()}")
     return f"{_OPEN}\n[{source.marker}]{inner}\n{_CLOSE}"

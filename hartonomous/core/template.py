@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 _PLACEHOLDER = re.compile(r"\{\{(?P<literal>[A-Za-z_]\w*)\}\}|\{(?P<name>[A-Za-z_]\w*)\}")
 
@@ -74,13 +74,16 @@ def check(text: str, names: tuple[str, ...]) -> None:
 
 def fill(text: str, **values: str) -> str:
     """Return a checked text with its placeholders replaced, in one pass: a value is put in as it is."""
-    return "".join(_filled(text, values))
+    return "".join([part if name is None else part + values[name] for part, name in _pieces(text)])
 
 
-def _filled(text: str, values: dict[str, str]) -> Iterator[str]:
+@lru_cache(maxsize=64)  # of the few templates that there are
+def _pieces(text: str) -> tuple[tuple[str, str | None], ...]:
+    """Return a text cut behind its placeholders: what stands before each, and its name, None for mere letters."""
+    found: list[tuple[str, str | None]] = []
     start = 0
     for match in _PLACEHOLDER.finditer(text):
-        yield text[start : match.start()]
-        yield f"{{{match['literal']}}}" if match["literal"] else values[match["name"]]
+        before = text[start : match.start()]
+        found.append((f"{before}{{{match['literal']}}}", None) if match["literal"] else (before, match["name"]))
         start = match.end()
-    yield text[start:]
+    return (*found, (text[start:], None))

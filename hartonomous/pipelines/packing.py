@@ -14,8 +14,8 @@ Earlier turns get at most a third of the context, the newest first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.core.call import Call
@@ -27,8 +27,7 @@ from hartonomous.errors import ValidationFailedError
 _LEAST_SOURCE = 32
 
 
-@dataclass(slots=True, frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """A prompt that fits: its messages, what of the sources they show, and the tokens that are left for the answer.
 
     `context` is the context in tokens that it was packed for.
@@ -86,11 +85,11 @@ class Packer:
         context = await self._generative.context_anew(call)
         if context >= packed.context:
             return self._smaller(packed)
-        draft = replace(packed.draft, sources=packed.shown.sources)
+        draft = packed.draft._replace(sources=packed.shown.sources)
         fresh = await self._pack(draft, context, packed.max_tokens, options, call)
         shown = head(fresh.shown)
-        shown = replace(shown, places=packed.shown.places[: len(shown.places)])
-        return replace(fresh, messages=fresh.draft.messages(shown), shown=shown)
+        shown = shown._replace(places=packed.shown.places[: len(shown.places)])
+        return fresh._replace(messages=fresh.draft.messages(shown), shown=shown)
 
     async def _pack(
         self, draft: Draft, context: int, max_tokens: int, options: Mapping[str, Any], call: Call
@@ -100,7 +99,7 @@ class Packer:
         except _TooLongError:
             if draft.standard is None:
                 raise
-        await self._fitted(replace(draft, system=draft.standard, history=()), context, max_tokens, options, call)
+        await self._fitted(draft._replace(system=draft.standard, history=()), context, max_tokens, options, call)
         raise ValidationFailedError("The system text does not fit the model's context.", param="system")
 
     async def _fitted(
@@ -109,18 +108,19 @@ class Packer:
         answer = min(max_tokens, context // 2)
         limit = context - answer
         draft = draft.bounded(limit)
-        messages = draft.messages(draft.everything)
+        everything = draft.everything
+        messages = draft.messages(everything)
         if most(messages) <= limit:
             newest = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
             if len(newest.history) == len(draft.history):
-                return Packed(messages, draft.everything, answer, draft, context)
-            return _packed(newest, draft.everything, answer, context)
+                return Packed(messages, everything, answer, draft, context)
+            return _packed(newest, everything, answer, context)
         counted = await self._counted(draft, limit, options, call)
         return _packed(*(counted or self._estimated(draft, limit)), answer, context)
 
     @staticmethod
     def _smaller(packed: Packed) -> Packed:
-        draft = replace(packed.draft, history=())
+        draft = packed.draft._replace(history=())
         return _packed(draft, halved(packed.shown), packed.max_tokens, packed.context)
 
     async def _counted(
@@ -141,7 +141,7 @@ class Packer:
         if limit - sizes.rest < _LEAST_SOURCE:
             if not draft.history:
                 raise _TooLongError
-            return await self._counted(replace(draft, history=()), limit, options, call)
+            return await self._counted(draft._replace(history=()), limit, options, call)
         return draft, await self._fitting(draft, sizes, limit, call)
 
     async def _measure(self, draft: Draft, options: Mapping[str, Any], call: Call) -> _Sizes | None:
@@ -174,7 +174,7 @@ class Packer:
         draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
         room = limit - draft.about()
         if room < _LEAST_SOURCE and draft.history:
-            draft = replace(draft, history=())
+            draft = draft._replace(history=())
             room = limit - draft.about()
         if room < _LEAST_SOURCE:
             raise _TooLongError
@@ -189,7 +189,7 @@ def _selections(draft: Draft, sizes: _Sizes, limit: int) -> list[Selection]:
     found = list({one.places: one for one in selected if one is not None}.values())
     if selected[-1] is None:
         # The best source is too large, or just fits.
-        head = careful(render(replace(draft.sources[0], text="")))
+        head = careful(render(draft.sources[0]._replace(text="")))
         found += draft.cuts((room - head) / max(1, sizes.sources[0] - head), room)
     return found
 

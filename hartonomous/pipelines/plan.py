@@ -13,6 +13,8 @@ from hartonomous.pipelines.answers import QueryRequest
 from hartonomous.pipelines.packing import Packed
 from hartonomous.pipelines.questions import ScoredHit, SearchResult
 
+_NOTHING_TOLD = Usage()
+
 
 class Plan:
     """A query whose prompt is packed; `go_on` with a smaller one after a refusal."""
@@ -45,7 +47,7 @@ class Plan:
         self.hits = hits
         self.options = options
         self.started = started
-        self.usage, self.model, self.finish = Usage(), request.model, "stop"
+        self.usage, self.model, self.finish = _NOTHING_TOLD, request.model, "stop"
         self.go_on(packed)
 
     def go_on(self, packed: Packed) -> None:

@@ -256,7 +256,9 @@ class Answerer:
     def _system(self, request: QueryRequest) -> str:
         """Return the instruction; what a caller gives as one cannot end its turn either."""
         own = neutralise(request.system) if request.system else self._standard
-        return "\n\n".join(filter(None, (own, neutralise(request.added_system or ""))))
+        if not request.added_system:
+            return own
+        return "\n\n".join(filter(None, (own, neutralise(request.added_system))))
 
     def _completion(self, plan: Plan, raised: Sequence[SentenceGrounding]) -> str:
         """Return what a finished answer lacks: words that nothing supports are followed by those of the sources."""

@@ -6,7 +6,6 @@ import base64
 import itertools
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -119,7 +118,7 @@ async def test_the_context_is_used_to_its_end_and_never_passed(service: Counting
         assert [source.marker for source in packed.shown.sources] == list(range(1, 1 + len(packed.shown.places)))
         for place in left:
             more = wanted.only(sorted((*packed.shown.places, place)))
-            larger = replace(packed, messages=wanted.messages(more), shown=more)
+            larger = packed._replace(messages=wanted.messages(more), shown=more)
             assert await service.exactly(larger) + packed.max_tokens > service.context
 
 
@@ -186,7 +185,7 @@ async def test_an_instruction_that_leaves_no_room_is_named_where_the_question_wo
             ("How long?", None, "query"),
             ("How long? " * 900, "Be brief.", "query"),
         ]:
-            wanted = replace(draft(ENGLISH, question=question), system=SYSTEM, standard=standard)
+            wanted = draft(ENGLISH, question=question)._replace(system=SYSTEM, standard=standard)
             with pytest.raises(ValidationFailedError) as caught:
                 await packer.pack(wanted, 100, {}, call())
             assert caught.value.param == param
