@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench.plan import QUICK, WHOLE
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a short run, whose numbers are rougher")
     parser.add_argument("--rows", default=",".join(ROWS), help="which rows, by their keys (default: %(default)s)")
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), help="where to (default: %(default)s)")
+    parser.add_argument("--requests", type=int, help="so many before the memory is looked at, not a million")
     options = parser.parse_args(arguments)
     keys = options.rows.split(",")
     if unknown := set(keys) - set(ROWS):
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"NOTE: something else works on this machine (load {load:.1f}): only ratios mean something, and little")
     began = time.monotonic()
     try:
-        rows = run(QUICK if options.quick else WHOLE, keys)
+        plan = QUICK if options.quick else WHOLE
+        rows = run(replace(plan, memory_requests=options.requests or plan.memory_requests), keys)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 2

@@ -2,13 +2,12 @@
 `python -m tests.bench.pacer PORT STREAMS TOKENS INTERVAL_S`.
 
 Nobody gets a token before STREAMS of them were asked for; then all run at once, their ticks spread evenly, so that
-there is no burst. Each token says when it was sent, in nanoseconds of the clock that all processes share. It is one
-loop over epoll: what runs beside what it measures must be light.
+there is no burst. Each token says when it was sent, in nanoseconds of the clock by which the kernel notes when
+something comes. It is one loop and one buffer: what runs beside what it measures must be light.
 """
 
 from __future__ import annotations
 
-import heapq
 import select
 import socket
 import sys
@@ -30,20 +29,16 @@ _LAST = (
     b'"usage":{"prompt_tokens":9,"completion_tokens":%d,"total_tokens":%d}}\n\n'
     b"data: [DONE]\n\n"
 )
-
-
-# All tokens have the same length: the chunk is made beforehand, but for its number.
-_TOKEN = b"%x\r\n%s\r\n" % (len(_EVENT % (0, MODEL.encode())), _EVENT.replace(b"%s", MODEL.encode()))
+# More often than that it does not wake up.
+_SHORTEST_S = 0.000_05
 
 
 @dataclass(slots=True)
 class Peer:
-    """A connection: what came of a request, what could not be sent yet, how many tokens of a stream are left."""
+    """A connection: what came of a request, and whether it ends with the answer."""
 
     socket: socket.socket
     data: bytes = b""
-    unsent: bytes = b""
-    left: int = 0
     closes: bool = False
 
 
@@ -54,26 +49,31 @@ class Pacer:
     streams: int
     tokens: int
     interval_s: float
+    listening: socket.socket
     epoll: select.epoll = field(default_factory=select.epoll)
     peers: dict[int, Peer] = field(default_factory=dict)
     waiting: list[Peer] = field(default_factory=list)
-    due: list[tuple[float, int]] = field(default_factory=list)
 
-    def serve(self, listening: socket.socket) -> None:
+    def serve(self) -> None:
         """Serve until the process ends."""
-        listening.setblocking(False)
-        self.epoll.register(listening.fileno(), select.EPOLLIN)
+        self.listening.setblocking(False)
+        self.epoll.register(self.listening.fileno(), select.EPOLLIN)
         while True:
-            timeout = max(0.0, self.due[0][0] - time.monotonic()) if self.due else -1
-            for number, _ in self.epoll.poll(timeout):
-                if number == listening.fileno():
-                    self._accept(listening)
-                elif number in self.peers:
-                    self._read(self.peers[number])
-            self._tick()
+            self._look(-1)
+            if len(self.waiting) == self.streams:
+                running, self.waiting = self.waiting, []
+                self._run(running)
 
-    def _accept(self, listening: socket.socket) -> None:
-        connection, _ = listening.accept()
+    def _look(self, timeout_s: float) -> None:
+        """Answer who asks."""
+        for number, _ in self.epoll.poll(timeout_s):
+            if number == self.listening.fileno():
+                self._accept()
+            elif number in self.peers:
+                self._read(self.peers[number])
+
+    def _accept(self) -> None:
+        connection, _ = self.listening.accept()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peers[connection.fileno()] = Peer(connection)
@@ -101,33 +101,23 @@ class Pacer:
         peer.closes = b"connection: close" in head.lower()
         self._send(peer, _HEAD)
         self.waiting.append(peer)
-        if len(self.waiting) == self.streams:
-            self._begin()
 
-    def _begin(self) -> None:
-        """Let all streams that wait run."""
-        began = time.monotonic() + self.interval_s
-        for number, peer in enumerate(self.waiting):
-            peer.left = self.tokens
-            heapq.heappush(self.due, (began + self.interval_s * number / self.streams, peer.socket.fileno()))
-        self.waiting = []
-
-    def _tick(self) -> None:
-        """Say what is due."""
-        now = time.monotonic()
-        while self.due and self.due[0][0] <= now:
-            due, number = self.due[0]
-            peer = self.peers.get(number)
-            if peer is None or not peer.left:
-                heapq.heappop(self.due)
-                continue
-            peer.left -= 1
-            self._send(peer, _TOKEN % time.monotonic_ns())
-            if peer.left:
-                heapq.heapreplace(self.due, (due + self.interval_s, number))
-            else:
-                heapq.heappop(self.due)
-                self._end(peer)
+    def _run(self, running: list[Peer]) -> None:
+        """Say the tokens of these streams, one stream after the other, each when it is due."""
+        apart_ns = self.interval_s * 1e9 / len(running)
+        token, slot = _token()
+        began = time.monotonic_ns()
+        said, most = 0, len(running) * self.tokens
+        while said < most:
+            due = min(most, int((time.monotonic_ns() - began) / apart_ns))
+            while said < due:
+                token[slot] = b"%020d" % time.time_ns()
+                self._send(running[said % len(running)], token)
+                said += 1
+            self._look(0)
+            time.sleep(max(_SHORTEST_S, (began + (said + 1) * apart_ns - time.monotonic_ns()) / 1e9))
+        for peer in running:
+            self._end(peer)
 
     def _end(self, peer: Peer) -> None:
         name = MODEL.encode()
@@ -135,20 +125,26 @@ class Pacer:
         if peer.closes:
             self._close(peer)
 
-    def _send(self, peer: Peer, data: bytes) -> None:
-        data = peer.unsent + data
+    def _send(self, peer: Peer, data: bytes | bytearray) -> None:
+        """Send it all: a whole stream fits into the buffer of a socket, and who has left does not want it."""
         try:
-            peer.unsent = data[peer.socket.send(data) :]
-        except BlockingIOError:
-            peer.unsent = data
-        except ConnectionError:
-            peer.left = 0
+            peer.socket.send(data)
+        except OSError:
+            self._close(peer)
 
     def _close(self, peer: Peer) -> None:
         self.peers.pop(peer.socket.fileno(), None)
         if peer in self.waiting:
             self.waiting.remove(peer)
         peer.socket.close()
+
+
+def _token() -> tuple[bytearray, slice]:
+    """Return the chunk of a token, and where in it the time stands."""
+    time_ = b"%020d" % 0
+    token = bytearray(_chunk(_EVENT % (0, MODEL.encode())))
+    start = token.index(time_)
+    return token, slice(start, start + len(time_))
 
 
 def _chunk(data: bytes) -> bytes:
@@ -159,7 +155,7 @@ def main(arguments: list[str]) -> None:
     """Serve as the command line says."""
     port, streams, tokens, interval_s = arguments
     listening = socket.create_server(("127.0.0.1", int(port)), backlog=4096)
-    Pacer(int(streams), int(tokens), float(interval_s)).serve(listening)
+    Pacer(int(streams), int(tokens), float(interval_s), listening).serve()
 
 
 if __name__ == "__main__":

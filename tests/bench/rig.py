@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from hartonomous.core import apikey
-from tests.bench import nginx
+from tests.bench import nginx, rankings
 from tests.bench.processes import Maker, Program
 from tests.bench.recording import Recorded, record
 from tests.bench.texts import question
@@ -30,11 +30,15 @@ CHAT_PATH, QUERY_PATH = "/v1/chat/completions", "/rag/query"
 
 @dataclass(slots=True)
 class Rig:
-    """What is running: nginx (`models`, also the store), the embedding service, the engine that the store passes to."""
+    """What is running: nginx (`models`, also the store; `streaming`, where a chat is a stream; `wide`, where there
+    are many rankings; `proxy` before it), the
+    embedding service, the engine that the store passes to."""
 
     maker: Maker
     recorded: Recorded
     models: str
+    streaming: str
+    wide: str
     proxy: str
     embedding: Program
     engine: str
@@ -45,17 +49,27 @@ class Rig:
         return self.maker.folder
 
     def application(
-        self, addresses: Mapping[str, str] | None = None, *, slots: int | None = None, bound: bool = True
+        self,
+        addresses: Mapping[str, str] | None = None,
+        *,
+        slots: int | None = None,
+        bound: bool = True,
+        name: str = "application",
     ) -> Program:
-        """Return the application, before these backends in place of the standing ones; `slots` are the chat's."""
-        environ = self.environment(port := free_port(), addresses or {}, slots)
+        """Return the application, before these backends in place of the standing ones; `slots` are the chat's.
+
+        Those that run at the same time need different names.
+        """
+        environ = self.environment(port := free_port(), addresses or {}, slots, name)
         return self.maker.measured(
-            "hartonomous", "serve", "--config", str(YAML), name="application", environ=environ, port=port, bound=bound
+            "hartonomous", "serve", "--config", str(YAML), name=name, environ=environ, port=port, bound=bound
         )
 
-    def environment(self, port: int, addresses: Mapping[str, str], slots: int | None = None) -> dict[str, str]:
+    def environment(
+        self, port: int, addresses: Mapping[str, str], slots: int | None = None, name: str = "application"
+    ) -> dict[str, str]:
         """Return what the application's configuration takes from its environment."""
-        folder = self.folder / "application"
+        folder = self.folder / name
         folder.mkdir(exist_ok=True)
         environ = {
             "BENCH_PORT": str(port),
@@ -136,8 +150,12 @@ def rig(maker: Maker) -> Iterator[Rig]:
         engine = stack.enter_context(Engine(folder / "vectors"))
         embedding = stack.enter_context(plain_backend(maker))
         recorded = recorded_before(maker, embedding.url, engine.url)
-        static = nginx.Static(free_port(), free_port())
-        config = nginx.write_config(folder, recorded.static, engine.url, static)
+        static = nginx.Static(*(free_port() for _ in range(4)))
+        answers = [*recorded.static.items(), *rankings.files(recorded.static)]
+        config = nginx.write_config(folder, answers, engine.url, static)
         server = maker.beside(*nginx.command(config), name="nginx", ready="/health", port=static.port)
         models = stack.enter_context(server).url
-        yield Rig(maker, recorded, models, f"http://127.0.0.1:{static.proxy_port}", embedding, engine.url)
+        streaming, wide, proxy = (
+            f"http://127.0.0.1:{port}" for port in (static.stream_port, static.wide_port, static.proxy_port)
+        )
+        yield Rig(maker, recorded, models, streaming, wide, proxy, embedding, engine.url)

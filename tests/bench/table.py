@@ -25,7 +25,8 @@ class Target:
 class Row:
     """What was measured for a target, with the lines that tell how it came about.
 
-    `fails` says why it does not hold whatever its value is.
+    `fails` says why it does not hold whatever its value is. `beside` are rows that are shown with it, by which nothing
+    is judged.
     """
 
     target: Target
@@ -33,6 +34,7 @@ class Row:
     notes: Sequence[str] = ()
     figures: dict[str, Any] = field(default_factory=dict)
     fails: str = ""
+    beside: Sequence[Row] = ()
 
     @property
     def holds(self) -> bool:
@@ -58,6 +60,7 @@ class Row:
             "reaches": self.reaches,
             "fails": self.fails,
             "figures": self.figures,
+            "beside": [row.as_json() for row in self.beside],
         }
 
 
@@ -81,7 +84,7 @@ TARGETS = {
 
 def lines(rows: Sequence[Row]) -> list[str]:
     """Return the table, and below it what is to be known of each row."""
-    cells = [_HEADINGS, *(_cells(row) for row in rows)]
+    cells = [_HEADINGS, *(_cells(shown) for row in rows for shown in (row, *row.beside))]
     widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADINGS))]
     table = [_line(row, widths) for row in cells]
     table.insert(1, "-" * len(table[0]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from hartonomous.configfile import load
 from tests.bench import wrk
 from tests.bench.machine import Cores
 from tests.bench.processes import Maker, Program
+from tests.bench.rankings import varied
 from tests.bench.rig import CHAT_PATH, HEADERS, QUERY_PATH, YAML, Rig, chat_body, plain_backend, recorded_before
 from tests.bench.run import ROWS
 from tests.bench.table import TARGETS, Row, lines
-from tests.bench.texts import documents, question
+from tests.bench.texts import documents, facts, question
 from tests.service.vector_store import Engine
 
 _FLOORS = Path(__file__).with_name("floors")
@@ -35,7 +37,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with Engine(maker.folder / "vectors") as engine, plain_backend(maker) as models:
         recorded = recorded_before(maker, models.url, engine.url)
         with plain_backend(maker, str(maker.folder / "found.json")) as backend:
-            yield Rig(maker, recorded, backend.url, "", backend, engine.url)
+            yield Rig(maker, recorded, backend.url, "", "", "", backend, engine.url)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,22 @@ def test_a_question_is_answered_as_the_bare_program_answers_it(rig: Rig, applica
     assert all(row["support"] > 0.9 for row in ours["grounding"])
 
 
+def test_other_rankings_have_other_chunks_that_begin_alike(rig: Rig) -> None:
+    told = rig.recorded.static["batch.json"]
+    one, other = (orjson.loads(varied(told, number))["result"] for number in (1, 2))
+    texts = [[_texts(ranking) for ranking in some] for some in (orjson.loads(told)["result"], one, other)]
+    assert all(set(dense) == set(sparse) for dense, sparse in texts)
+    assert len({text for some in texts for text in some[0]}) == 3 * len(documents())
+    assert [facts(text) for text in texts[1][0]] == [facts(text) for text in texts[0][0]]
+
+
+def test_rows_that_are_shown_alone_stand_below_theirs_and_judge_nothing() -> None:
+    target = TARGETS["overload"]
+    row = Row(target, 1.0, beside=[Row(replace(target, title="  shown alone"), 0.0)])
+    assert row.holds
+    assert lines([row])[3].split() == ["shown", "alone", "0", "0.9", "NO", "1", "NO"]
+
+
 def test_tokens_of_paced_streams_say_when_they_were_sent(rig: Rig) -> None:
     command = rig.maker.python("tests.bench.pacer", "{port}", "4", "5", "0.005")
     request = rig.folder / "stream.request"
@@ -155,6 +173,10 @@ def _ask(program: Program, path: str, body: bytes, headers: Any = HEADERS) -> tu
     answered = response.read()
     connection.close()
     return response.status, answered
+
+
+def _texts(ranking: Any) -> list[str]:
+    return [point["payload"]["text"] for point in ranking["points"]]
 
 
 def _printed(rig: Rig, module: str, *arguments: str) -> Any:

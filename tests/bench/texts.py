@@ -1,7 +1,11 @@
-"""The documents, questions and answers of a run: twenty texts of some 800 characters, no two with the same words."""
+"""The documents, questions and answers of a run: twenty texts of some 800 characters, and others that begin like them.
+
+Their words are as frequent as words are (one divided by its rank), so that most of them come again and again.
+"""
 
 from __future__ import annotations
 
+from itertools import accumulate
 from random import Random
 
 COLLECTION = "docs"
@@ -10,6 +14,7 @@ DIMENSION = 384
 MODEL = "bench-model"
 
 _CHARACTERS = 800
+_VOCABULARY = 10_000
 _SYLLABLES = tuple(consonant + vowel for consonant in "bcdfghklmnprstvz" for vowel in "aeiou")
 _OPENING = "Pump station {0} reports a pressure of {1} bar and a flow of {2} litres per second."
 _ADVICE = "Its filter {0} is cleaned every {1} weeks with warm water, and its seal is greased afterwards."
@@ -42,6 +47,11 @@ def pieces(text: str) -> list[str]:
     return [text[start : start + 4] for start in range(0, len(text), 4)]
 
 
+def retold(text: str, number: int) -> str:
+    """Return another text for each number, which begins with the same two sentences."""
+    return _filled(". ".join(facts(text)) + ".", Random(number))
+
+
 def passage(number: int, words: int = 130) -> str:
     """Return a text of so many words that no other number has."""
     chance = Random(number)
@@ -51,11 +61,19 @@ def passage(number: int, words: int = 130) -> str:
 def _document(number: int) -> str:
     chance = Random(number)
     opening = _OPENING.format(number, chance.randint(2, 90), chance.randint(100, 999))
-    text = f"{opening} {_ADVICE.format(_word(chance), chance.randint(2, 50))}"
+    return _filled(f"{opening} {_ADVICE.format(_word(chance), chance.randint(2, 50))}", chance)
+
+
+def _filled(text: str, chance: Random) -> str:
     while len(text) < _CHARACTERS:
-        text += f" {' '.join(_word(chance) for _ in range(chance.randint(6, 14))).capitalize()}."
+        words = chance.choices(_WORDS, cum_weights=_FREQUENCIES, k=chance.randint(6, 14))
+        text += f" {' '.join(words).capitalize()}."
     return text
 
 
 def _word(chance: Random) -> str:
     return "".join(chance.choices(_SYLLABLES, k=chance.randint(2, 4)))
+
+
+_WORDS = [_word(chance) for chance in [Random(0)] for _ in range(_VOCABULARY)]
+_FREQUENCIES = list(accumulate(1 / rank for rank in range(1, _VOCABULARY + 1)))

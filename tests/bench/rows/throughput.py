@@ -10,6 +10,8 @@ from dataclasses import replace
 from statistics import median
 from urllib.request import Request, urlopen
 
+import orjson
+
 from tests.bench import rounds
 from tests.bench.plan import Plan
 from tests.bench.processes import Program
@@ -20,6 +22,11 @@ from tests.bench.table import TARGETS, Row
 _ASKED = re.compile(r'^hartonomous_backend_requests_total\{.*service="(\w+)".*\} (\S+)$', re.MULTILINE)
 _QUESTIONS = re.compile(r'^hartonomous_http_requests_total\{.*"/rag/query".*\} (\S+)$', re.MULTILINE)
 _FLOOR, _OURS, _LIMIT = "bare aiohttp", "hartonomous", "nginx"
+_STREAMED, _WIDE = "streamed", "many sources"
+_VARIANTS = {
+    _STREAMED: "  the same where the answer comes to us as a stream (shown alone)",
+    _WIDE: "  the same where most sources were not seen before (shown alone)",
+}
 
 
 def gateway(rig: Rig, plan: Plan) -> Row:
@@ -44,9 +51,13 @@ def rag(rig: Rig, plan: Plan) -> Row:
             _FLOOR: Contender(rig.questions(floor.url), floor),
             _OURS: Contender(rig.questions(ours.url), ours),
         }
+        for name, addresses in ((_STREAMED, {"generative": rig.streaming}), (_WIDE, {"store": rig.wide})):
+            program = stack.enter_context(rig.application(addresses, name=name))
+            contenders[name] = Contender(rig.questions(program.url), program)
         samples = _play(contenders, plan)
         row = _row("rag", samples)
-        return replace(row, notes=[*row.notes, _calls(ours)])
+        notes = [*row.notes, *(f"{name}: {_ratios(samples, name)}" for name in _VARIANTS), _calls(ours), _asked(rig)]
+        return replace(row, notes=notes, beside=[_variant(row, samples, name) for name in _VARIANTS])
 
 
 def added(rig: Rig, plan: Plan) -> Row:
@@ -73,11 +84,33 @@ def _play(contenders: Mapping[str, Contender], plan: Plan) -> Samples:
 
 
 def _row(key: str, samples: Samples) -> Row:
-    ratios = rounds.ratios(samples, _OURS, _FLOOR)
-    cpu = [ours.cpu_us / floor.cpu_us for ours, floor in zip(samples[_OURS], samples[_FLOOR], strict=True)]
-    told = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-    notes = [*rounds.described(samples), f"ratio of each round: {told}; by processor time {1 / median(cpu):.3f}"]
-    return Row(TARGETS[key], median(ratios), notes, rounds.figures(samples))
+    value = median(rounds.ratios(samples, _OURS, _FLOOR))
+    notes = [*rounds.described(samples), f"ratio of each round: {_ratios(samples, _OURS)}"]
+    return Row(TARGETS[key], value, notes, rounds.figures(samples))
+
+
+def _ratios(samples: Samples, name: str) -> str:
+    """Return the ratios to the bare program, by requests a second and by processor time."""
+    told = ", ".join(f"{ratio:.3f}" for ratio in rounds.ratios(samples, name, _FLOOR))
+    cpu = [floor.cpu_us / ours.cpu_us for ours, floor in zip(samples[name], samples[_FLOOR], strict=True)]
+    return f"{told}; by processor time {median(cpu):.3f}"
+
+
+def _variant(row: Row, samples: Samples, name: str) -> Row:
+    target = replace(row.target, title=_VARIANTS[name])
+    return Row(target, median(rounds.ratios(samples, name, _FLOOR)))
+
+
+def _asked(rig: Rig) -> str:
+    """Return how many candidates each side asks the store for, and how many it is answered."""
+    asked = next(
+        orjson.loads(body) for path, body in rig.recorded.asked.items() if path.endswith("/points/query/batch")
+    )
+    limits = [f"{search['limit']} ({search['using']})" for search in asked["searches"]]
+    found = orjson.loads(rig.recorded.static["batch.json"])["result"]
+    counts = ", ".join(str(len(ranking["points"])) for ranking in found)
+    bare = len(orjson.loads(rig.recorded.static["query.json"])["result"]["points"])
+    return f"candidates: asked for {', '.join(limits)} and answered {counts}; bare aiohttp is answered {bare}"
 
 
 def _calls(ours: Program) -> str:
