@@ -23,9 +23,12 @@ Raised = TypeVar("Raised", bound=BaseException)
 
 
 class Flight(Generic[Item]):
-    """Work under way; made by `Flights.start`. `forget` lets nobody find it any more."""
+    """Work under way, found under `keys`; made by `Flights.start`. `forget` lets nobody find it any more."""
 
-    def __init__(self, forget: Callable[[Flight[Item]], None], span: Span | None = None) -> None:
+    def __init__(self, keys: Iterable[str], forget: Callable[[Flight[Item]], None], span: Span | None = None) -> None:
+        self.keys = list(keys)
+        self.is_over = False
+        """Whether it has ended, or was given up."""
         self.task: asyncio.Task[None] | None = None
         self.span = span
         """Whose work it is, where that is recorded."""
@@ -97,12 +100,13 @@ class Flight(Generic[Item]):
 
     def _land(self) -> None:
         # At once, so that nobody boards who could only be given an error, or what is kept already.
-        self._landed = True
+        self._landed = self.is_over = True
         self._forget(self)
         self._tell()
 
     def _give_up(self) -> None:
         # Whoever comes now finds it gone, not dying.
+        self.is_over = True
         self._forget(self)
         assert self.task is not None
         self.task.cancel()
@@ -184,13 +188,18 @@ class Flights(Generic[Item]):
     def _begin(
         self, keys: Iterable[str], read: Callable[[Flight[Item]], Awaitable[None]], span: Span | None
     ) -> Flight[Item]:
-        keys = list(keys)
-        flight = Flight[Item](lambda flight: self._forget(flight, keys), span)
+        flight = Flight[Item](keys, self._forget, span)
         flight.task = asyncio.create_task(flight.run(read))
         self._tasks.add(flight.task)
-        self._by_key.update(dict.fromkeys(keys, flight))
+        for key in flight.keys:
+            self._by_key[key] = flight
         flight.task.add_done_callback(lambda task: self._ended(task, flight))
         return flight
+
+    def join(self, flight: Flight[Item], key: str) -> None:
+        """Let work that is not over be found under one more key."""
+        flight.keys.append(key)
+        self._by_key[key] = flight
 
     async def close(self) -> None:
         """Cancel all work, and wait for its end."""
@@ -204,7 +213,7 @@ class Flights(Generic[Item]):
         self._tasks.discard(task)
         flight.ended()
 
-    def _forget(self, flight: Flight[Item], keys: Iterable[str]) -> None:
-        for key in keys:
+    def _forget(self, flight: Flight[Item]) -> None:
+        for key in flight.keys:
             if self._by_key.get(key) is flight:
                 del self._by_key[key]

@@ -2,7 +2,8 @@
 
 A text is known by the embedding fingerprint (model, dimension, prefixes) and itself, so another model finds nothing of
 the old one, and by the caller's grant: no tenant is answered sooner because another one has asked the same. What
-somebody else with the same grant is having embedded right now is waited for. Vectors are kept as float32, in which
+somebody else with the same grant is having embedded right now is waited for, and single questions that come at once go
+together (`cache.groups`). Vectors are kept as float32, in which
 services send them, and handed out as that, whether they were there or not: equal questions get equal hits.
 """
 
@@ -16,8 +17,8 @@ from hashlib import blake2b
 
 from hartonomous import codec, tracing
 from hartonomous.cache.flights import Flight, Flights, own
+from hartonomous.cache.groups import Groups, Outcome
 from hartonomous.cache.memory import MemoryCache
-from hartonomous.clients.embedding import Vector
 from hartonomous.config import EmbeddingCache
 from hartonomous.core.access import Grant
 from hartonomous.core.call import Call
@@ -25,7 +26,6 @@ from hartonomous.core.fingerprint import EmbeddingFingerprint
 from hartonomous.errors import HartonomousError
 from hartonomous.metrics import Metrics
 
-Outcome = Vector | HartonomousError
 Embed = Callable[[Sequence[str], Call], Awaitable[Sequence[Outcome]]]
 """Embeds texts: a vector or an error for each, in order."""
 
@@ -43,6 +43,7 @@ class QuestionVectors:
         self._metrics = metrics.cache("embeddings")
         self._cache = MemoryCache(config, self._metrics)
         self._flights: Flights[Mapping[str, Outcome]] = Flights()
+        self._groups = Groups(self._flights, limit_s)
 
     def show(self) -> None:
         """Let the metrics show these vectors."""
@@ -59,23 +60,39 @@ class QuestionVectors:
         self._metrics.hits.inc(len(outcomes))
         missing = {key: text for key, text in by_key.items() if key not in outcomes}
         if missing:
-            for found in await self._wait(self._asked(missing, batch_size, embed, call), call):
+            asked = self._asked(missing, batch_size, embed, call, None if len(texts) > 1 else fingerprint)
+            for found in await self._wait(asked, call):
                 outcomes.update(found)
         return [_mine(outcomes[key]) for key in keys]
 
-    def _asked(self, missing: Mapping[str, str], batch_size: int, embed: Embed, call: Call) -> dict[_Flight, list[str]]:
-        """Return who is embedding what is missing; what nobody embeds is begun."""
+    def _asked(
+        self,
+        missing: Mapping[str, str],
+        batch_size: int,
+        embed: Embed,
+        call: Call,
+        single: EmbeddingFingerprint | None,
+    ) -> dict[_Flight, list[str]]:
+        """Return who is embedding what is missing; what nobody embeds is begun.
+
+        A `single` question, by what its vector depends on, goes together with those of others.
+        """
         under_way = {key: flight for key in missing if (flight := self._flights.get(key)) is not None}
         fresh = [key for key in missing if key not in under_way]
         self._metrics.joined.inc(len(under_way))
         for joined in set(under_way.values()):
             tracing.link(call, joined.span)
         self._metrics.misses.inc(len(fresh))
-        shared = call.for_all(self._limit_s)
-        for first in range(0, len(fresh), batch_size):
-            batch = fresh[first : first + batch_size]
-            work = partial(self._embed, {key: missing[key] for key in batch}, embed, shared)
-            under_way |= dict.fromkeys(batch, self._flights.start_once(batch, work, call.span))
+        if fresh and single is not None:
+            (key,) = fresh
+            work = partial(self._embed, embed)
+            under_way[key] = self._groups.board((single, call.priority), key, missing[key], batch_size, work, call)
+        elif fresh:
+            shared = call.for_all(self._limit_s)
+            for first in range(0, len(fresh), batch_size):
+                batch = {key: missing[key] for key in fresh[first : first + batch_size]}
+                flight = self._flights.start_once(batch, partial(self._embed, embed, batch, shared), call.span)
+                under_way |= dict.fromkeys(batch, flight)
         asked: dict[_Flight, list[str]] = {}
         for key, flight in under_way.items():
             asked.setdefault(flight, []).append(key)
@@ -94,7 +111,7 @@ class QuestionVectors:
             return dict.fromkeys(keys, error)
         return {key: found[key] for key in keys}
 
-    async def _embed(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
+    async def _embed(self, embed: Embed, texts: Mapping[str, str], call: Call) -> Mapping[str, Outcome]:
         outcomes = dict(zip(texts, await embed(list(texts.values()), call), strict=True))
         made = {key: array("f", made) for key, made in outcomes.items() if not isinstance(made, HartonomousError)}
         for key, vector in made.items():

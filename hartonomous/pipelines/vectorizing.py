@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from hartonomous import tracing
-from hartonomous.cache.vectors import Outcome, QuestionVectors
+from hartonomous.cache.groups import Outcome
+from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.schema import Schema
 from hartonomous.core.call import Call

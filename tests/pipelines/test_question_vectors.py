@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from hartonomous.cache import groups
 from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.config import EmbeddingCache
 from hartonomous.core.access import EVERYTHING, Grant
@@ -198,3 +199,110 @@ async def test_the_cache_is_bounded() -> None:
     await rig.ask("a", "bb", "ccc")
     await rig.ask("a")
     assert rig.service.batches == [["a", "bb", "ccc"], ["a"]]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let groups gather until the call under way has ended, however long that takes."""
+    monkeypatch.setattr(groups, "_MOST_WAIT_S", 60.0)
+
+
+async def begun(rig: Rig) -> asyncio.Task[list[Question]]:
+    """Have a question embedded that does not end before its time, so that others gather."""
+    rig.service.gate = asyncio.Event()
+    task = asyncio.create_task(rig.ask("first"))
+    await until(lambda: rig.service.batches)
+    return task
+
+
+@pytest.mark.usefixtures("patient")
+async def test_single_questions_that_come_while_a_call_is_under_way_go_together_in_the_next() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    tasks = [asyncio.create_task(rig.ask(text)) for text in ("a", "bb", "ccc")]
+    await until(lambda: rig.counted()["miss"] == 4)
+    cast("asyncio.Event", rig.service.gate).set()
+    assert [vectors(items) for items in await asyncio.gather(*tasks)] == [[[1.0, length]] for length in (1.0, 2.0, 3.0)]
+    assert vectors(await first) == [[1.0, 5.0]]
+    assert rig.service.batches == [["first"], ["a", "bb", "ccc"]]
+    assert rig.counted() == {"hit": 0, "miss": 4, "joined": 0}
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_full_group_does_not_wait_and_the_next_one_gathers() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    tasks = [asyncio.create_task(rig.ask(text)) for text in ("a", "b", "c", "d", "e")]
+    await until(lambda: len(rig.service.batches) == 2)
+    assert rig.service.batches[1] == ["a", "b", "c", "d"]
+    cast("asyncio.Event", rig.service.gate).set()
+    await asyncio.gather(first, *tasks)
+    assert rig.service.batches[2] == ["e"]
+
+
+async def test_a_call_that_hangs_holds_a_group_up_for_a_moment_only() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    second = asyncio.create_task(rig.ask("a"))
+    for _ in range(5_000):
+        if len(rig.service.batches) == 2:
+            break
+        await asyncio.sleep(0.001)
+    assert rig.service.batches == [["first"], ["a"]]
+    assert not first.done()
+    cast("asyncio.Event", rig.service.gate).set()
+    await asyncio.gather(first, second)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_leaves_a_group_that_gathers_leaves_the_others_alone() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    tasks = [asyncio.create_task(rig.ask(text)) for text in ("a", "bb")]
+    await until(lambda: rig.counted()["miss"] == 3)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    cast("asyncio.Event", rig.service.gate).set()
+    assert vectors(await tasks[1]) == [[1.0, 2.0]]
+    await first
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_group_that_all_have_left_is_never_asked_and_nobody_joins_it() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    gone = asyncio.create_task(rig.ask("a"))
+    await until(lambda: rig.counted()["miss"] == 2)
+    gone.cancel()
+    second = asyncio.create_task(rig.ask("bb"))  # comes before the group has heard of it
+    await until(lambda: rig.counted()["miss"] == 3)
+    cast("asyncio.Event", rig.service.gate).set()
+    assert vectors(await second) == [[1.0, 2.0]]
+    await first
+    assert rig.service.batches == [["first"], ["bb"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_question_that_breaks_the_service_harms_nobody_in_its_group() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    rig.service.error, rig.service.failing = DOWN, "poison"
+    tasks = [asyncio.create_task(rig.ask(text, mode="dense")) for text in ("a", "poison", "ccc")]
+    await until(lambda: rig.counted()["miss"] == 4)
+    cast("asyncio.Event", rig.service.gate).set()
+    answers = [items[0] for items in await asyncio.gather(first, *tasks)]
+    assert [item.error and item.error.status for item in answers] == [None, None, 503, None]
+    assert rig.service.batches == [["first"], ["a", "poison", "ccc"], ["a"], ["poison"], ["ccc"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_each_in_a_group_waits_no_longer_than_their_own_deadline() -> None:
+    rig = Rig()
+    first = await begun(rig)
+    patient, hurried = asyncio.create_task(rig.ask("a")), asyncio.create_task(rig.ask("bb", seconds=0.03))
+    (item,) = await hurried
+    assert item.error is not None
+    assert item.error.status == 504
+    cast("asyncio.Event", rig.service.gate).set()
+    assert vectors(await patient) == [[1.0, 1.0]]
+    await first

@@ -1,0 +1,126 @@
+"""Single questions of many callers in one call: one is under way, one group gathers.
+
+Alone, a question is asked at once. What comes while a call is under way goes together, as soon as that one has ended,
+the group is full, or its first question has waited for `_MOST_WAIT_S`: an address that hangs holds nobody up for
+longer. Each question boards its group's flight (`cache.flights`): whoever leaves leaves the others alone, and nobody
+waits beyond their own deadline. Where a group fails as a whole each of its questions is asked once by itself, so that
+one that breaks the service harms nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from hartonomous import tracing
+from hartonomous.cache.flights import Flight, Flights
+from hartonomous.clients.embedding import Vector
+from hartonomous.core.call import Call
+from hartonomous.core.deadline import Deadline
+from hartonomous.errors import HartonomousError, NotAskedError
+
+Outcome = Vector | HartonomousError
+Embed = Callable[[Mapping[str, str], Call], Awaitable[Mapping[str, Outcome]]]
+"""Embeds texts, each under a key: a vector or an error for each."""
+
+_MOST_WAIT_S = 0.01
+
+
+class Groups:
+    """The groups that gather, by kind: only questions of one kind go together.
+
+    What is made for many callers has `limit_s` seconds, whatever each of them has left.
+    """
+
+    def __init__(self, flights: Flights[Mapping[str, Outcome]], limit_s: float) -> None:
+        self._flights = flights
+        self._limit_s = limit_s
+        self._gathering: dict[Hashable, _Group] = {}
+        self._under_way: Counter[Hashable] = Counter()
+
+    def board(
+        self, kind: Hashable, key: str, text: str, most: int, embed: Embed, call: Call
+    ) -> Flight[Mapping[str, Outcome]]:
+        """Return the flight of the group that a question goes with, of at most `most`.
+
+        The caller must become its passenger without waiting for anything before.
+        """
+        group = self._gathering.get(kind)
+        if group is None or group.flight.is_over:
+            group = self._gathering[kind] = _Group()
+            group.flight = self._flights.start_once([key], partial(self._ask, kind, group, embed), call.span)
+        else:
+            self._flights.join(group.flight, key)
+        group.texts[key] = text
+        group.calls.append(call)
+        if len(group.texts) >= most:
+            del self._gathering[kind]
+            group.leave()
+        return group.flight
+
+    async def _ask(self, kind: Hashable, group: _Group, embed: Embed) -> Mapping[str, Outcome]:
+        try:
+            if self._under_way[kind]:
+                await group.gather()
+        finally:
+            if self._gathering.get(kind) is group:
+                del self._gathering[kind]
+        self._under_way[kind] += 1
+        try:
+            return await _each(group.texts, embed, self._joint(group.calls))
+        finally:
+            self._end(kind)
+
+    def _end(self, kind: Hashable) -> None:
+        self._under_way[kind] -= 1
+        if not self._under_way[kind]:
+            del self._under_way[kind]
+        if kind in self._gathering:
+            self._gathering[kind].leave()
+
+    def _joint(self, calls: Sequence[Call]) -> Call:
+        """Return the call of a group: it is wanted as long as anybody wants it."""
+        if len(calls) == 1:
+            return calls[0].for_all(self._limit_s)
+        wanted = max((call.deadline for call in calls), key=lambda deadline: deadline.remaining)
+        return replace(tracing.joint(calls), deadline=Deadline(self._limit_s), wanted=wanted)
+
+
+class _Group:
+    """Questions that go together."""
+
+    flight: Flight[Mapping[str, Outcome]]
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.calls: list[Call] = []
+        self._left = asyncio.get_running_loop().create_future()
+
+    async def gather(self) -> None:
+        """Wait until it is time to go."""
+        timer = asyncio.get_running_loop().call_later(_MOST_WAIT_S, self.leave)
+        try:
+            await self._left
+        finally:
+            timer.cancel()
+
+    def leave(self) -> None:
+        """Let the group go."""
+        if not self._left.done():
+            self._left.set_result(None)
+
+
+async def _each(texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
+    """Embed the texts of a group, or each of them alone where that failed as a whole."""
+    outcomes = await embed(texts, call)
+    if len(texts) == 1 or not all(_is_worth_asking(outcome) for outcome in outcomes.values()):
+        return outcomes
+    alone = await asyncio.gather(*(embed({key: text}, call) for key, text in texts.items()))
+    return {key: outcome for found in alone for key, outcome in found.items()}
+
+
+def _is_worth_asking(outcome: Outcome) -> bool:
+    return isinstance(outcome, HartonomousError) and not isinstance(outcome, NotAskedError)
