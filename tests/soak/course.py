@@ -46,8 +46,8 @@ class Verdict:
 HEADING = f"{'':<8} {'first':>8} {'last':>8} {'most':>8} {'rises':>8} {'at most':>8}  holds"
 
 
-def judge(times: Sequence[float], course: Mapping[str, Sequence[float]]) -> list[Verdict]:
-    """Return a verdict for each thing; `times` are the seconds at which all were looked at.
+def judge(times: Sequence[float], course: Mapping[str, Sequence[float]], seconds: float) -> list[Verdict]:
+    """Return a verdict for each thing; `times` are those at which all were looked at, of a load of so many seconds.
 
     Raises ValueError when there are too few of them.
     """
@@ -55,7 +55,7 @@ def judge(times: Sequence[float], course: Mapping[str, Sequence[float]]) -> list
     start = next((place for place, at in enumerate(times) if at >= begins), 0)
     if len(times) - start < _FEWEST:
         raise ValueError(f"{len(times) - start} looks after the warm-up are too few")
-    return [_verdict(name, times[start:], values[start:], times[-1]) for name, values in course.items()]
+    return [_verdict(name, times[start:], values[start:], seconds) for name, values in course.items()]
 
 
 def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ async def soak(seed: int, seconds: float, tell: Callable[[str], object] = print)
         return one
 
     report = await run(seed, seconds, tell, made)
-    verdicts = judge(runs[0].times, runs[0].course)
+    verdicts = judge(runs[0].times, runs[0].course, seconds)
     for verdict in verdicts:
         if not verdict.holds:
             report.violate("grows", f"{HEADING}\n  {verdict.line()}")
