@@ -22,10 +22,10 @@ _WITHOUT_BODY = frozenset((204, 304))
 class Whole(web.Response):
     """An answer with neither cookies nor compression.
 
-    `is_said`: its headers say already what `on_response_prepare` would say of every answer.
+    `said` are the lines of its head, each with its end, that `on_response_prepare` would add, where that is known.
     """
 
-    is_said = False
+    said: str | None = None
     _is_sent = False
 
     @property
@@ -62,19 +62,21 @@ class Whole(web.Response):
 
     def _at_once(self, request: web.BaseRequest) -> bytes | None:
         """Return the bytes of all of it; None where aiohttp is to send it."""
-        headers, body = self.headers, self.body
-        if not (self.is_said and isinstance(body, bytes) and body and self._is_plain(request)):
+        headers, body, said = self.headers, self.body, self.said
+        if said is None or not isinstance(body, bytes) or not body or not self._is_plain(request):
             return None
         lines = [f"{name}: {value}" for name, value in headers.items()]
         if hdrs.CONTENT_LENGTH not in headers:
             lines.append(f"Content-Length: {len(body)}")
         if hdrs.CONTENT_TYPE not in headers:
             lines.append("Content-Type: application/octet-stream")
-        head = f"HTTP/1.1 {self.status} {self.reason}\r\n" + "\r\n".join(lines)
+        told = "".join(lines)
         # Nobody ends a line but we: what does is not sent (aiohttp raises ValueError).
-        if not head.isascii() or head.count("\n") != len(lines) or head.count("\r") != len(lines) or "\0" in head:
+        if not told.isascii() or "\n" in told or "\r" in told or "\0" in told:
             return None
-        return (head + _rest(int(time.time()))).encode() + body
+        own = "\r\n".join(lines)
+        head = f"HTTP/1.1 {self.status} {self.reason}\r\n{said}{own}{_rest(int(time.time()))}"
+        return b"".join((head.encode(), body))
 
     def _is_plain(self, request: web.BaseRequest) -> bool:
         return (

@@ -72,6 +72,12 @@ class Meter:
         quota = self._entry.quota()
         return {} if quota is None else quota.headers
 
+    @property
+    def lines(self) -> str:
+        """Return the same as the lines of a head."""
+        quota = self._entry.quota()
+        return "" if quota is None else quota.lines
+
     def covers(self, size: int) -> bool:
         """Count bytes of the body; whether they are within those that were counted before it came."""
         self._received += size

@@ -126,6 +126,12 @@ class Quota:
             _RESET: str(math.ceil(self.reset_s)),
         }
 
+    @property
+    def lines(self) -> str:
+        """Return them as the lines of a head, each with its end: dearer to put into an answer one by one."""
+        reset = math.ceil(self.reset_s)
+        return f"{LIMIT}: {self.limit}\r\n{_REMAINING}: {self.remaining}\r\n{_RESET}: {reset}\r\n"
+
 
 @dataclass(slots=True)
 class Refusal:
