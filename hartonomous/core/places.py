@@ -107,7 +107,9 @@ class Places:
         for term in wanted:
             places: Sequence[int] = ()
             for form in term.forms:
-                places = at[form] if form in at and not places else [*places, *at.get(form, ())]
+                more = at.get(form, ())
+                if more and more != places:
+                    places = [*places, *more] if places else more
             if having is None:
                 having = places
             elif having != places:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -90,12 +89,13 @@ class Stake:
         self._tokens = 0
 
     def of(self, question: QueryRequest) -> QueryRequest:
-        """Return the question so that its prompt is estimated when its generation begins."""
+        """Return the question, told to estimate its prompt when its generation begins: it is one request's own."""
         if self._meter is None or not self._meter.counts_tokens:
             return question
         asked = len(question.search.query) + len(question.system or "") + len(question.added_system or "")
         asked += sum(len(turn["content"]) for turn in question.history)
-        return replace(question, on_sources=lambda event: self._add(asked // _CHARACTERS + _sources(event)))
+        question.on_sources = lambda event: self._add(asked // _CHARACTERS + _sources(event))
+        return question
 
     def ended(self, outcome: QueryResult | HartonomousError) -> None:
         """Use what was reported in place of the estimate, which holds where the time was up, as the caller may say."""

@@ -64,10 +64,10 @@ def query_answer(
     result: QueryResult, timings: dict[str, float], request_id: str, *, sources: bool = True
 ) -> dict[str, Any]:
     """Return the body of `/rag/query`; a stream's last event leaves the sources out, which it sent first."""
-    view: dict[str, Any] = {"answer": result.answer, "citations": citations(result)}
-    if sources:
-        view["sources"] = [hit(scored) for scored in result.sources]
-    return view | {
+    return {
+        "answer": result.answer,
+        "citations": citations(result),
+        **({"sources": [hit(scored) for scored in result.sources]} if sources else {}),
         "model": result.model,
         "finish_reason": result.finish_reason,
         "usage": result.usage.as_dict(),

@@ -12,7 +12,7 @@ from hartonomous.pipelines.conversation import StandAlone
 from hartonomous.pipelines.questions import ScoredHit, SearchRequest, SearchResult
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class QueryRequest:
     """A question, what came before it, and how to answer it.
 
