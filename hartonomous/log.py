@@ -274,7 +274,7 @@ def record_of(name: str, message: str, now: float, about: Mapping[str, str], fie
 
 
 def tell(records: Sequence[KeptRecord]) -> None:
-    """Write INFO records, which takes half as long as one by one; nothing before `configure`."""
+    """Write INFO records in as few writes as may be; nothing before `configure`."""
     lines = _Lines.latest
     if lines is not None and lines.level <= logging.INFO and records:
         lines.take(records)
