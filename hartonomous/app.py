@@ -117,7 +117,7 @@ async def _lifetime(app: web.Application, reloader: Reloader, settings: Settings
         stack.push_async_callback(reloader.close)
         await reloader.start(settings)
         _background(stack, reloader.follow(reload_noted(app[TRAIL], cause="process")))
-        _background(stack, _measure_lag(app[METRICS]))
+        stack.callback(_Rounds(app[STATE], app[METRICS]).stop)
         loop = asyncio.get_running_loop()
         app[METRICS].tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         yield
@@ -209,9 +209,24 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         logger.opt(exception=error).error("a background task ended")
 
 
-async def _measure_lag(metrics: Metrics) -> None:
-    """Observe how late the event loop wakes a timer: what blocks it shows here."""
-    while True:
-        asked = time.monotonic()
-        await asyncio.sleep(_LAG_INTERVAL_S)
-        metrics.loop_lag.observe(max(0.0, time.monotonic() - asked - _LAG_INTERVAL_S))
+class _Rounds:
+    """Observes how late the event loop wakes a timer, also for who says who is let in: what blocks it shows."""
+
+    def __init__(self, state: State, metrics: Metrics) -> None:
+        self._crowd, self._state, self._lag = state.crowd, state, metrics.loop_lag
+        self._loop = asyncio.get_running_loop()
+        self._set()
+
+    def _set(self) -> None:
+        self._asked = self._loop.time()
+        self._timer = self._loop.call_at(self._asked + _LAG_INTERVAL_S, self._look)
+
+    def _look(self) -> None:
+        took = self._loop.time() - self._asked
+        self._lag.observe(max(0.0, took - _LAG_INTERVAL_S))
+        self._crowd.came_round(took, self._state.active)
+        self._set()
+
+    def stop(self) -> None:
+        """Observe nothing any more."""
+        self._timer.cancel()

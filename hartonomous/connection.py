@@ -27,6 +27,7 @@ from hartonomous import codec
 from hartonomous.config import Server
 from hartonomous.errors import RequestTimedOutError
 from hartonomous.keys import HELD
+from hartonomous.shedding import Shedder
 
 _LINGER_S = 10.0
 
@@ -47,12 +48,20 @@ class Connection(web.RequestHandler):
         "_lost",
         "_quiet_since",
         "_sent",
+        "_shedder",
         "_stirred",
         "_wire",
         "address",
     )
 
-    def __init__(self, manager: web.Server, address: str, limits: Server, lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        address: str,
+        limits: Server,
+        lost: Callable[[Connection], None],
+        shedder: Shedder | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(
             manager,
@@ -65,6 +74,7 @@ class Connection(web.RequestHandler):
         )
         self.address = address
         self._lost = lost
+        self._shedder = shedder
         # Unlike aiohttp's own reference it stays until the end, also when the connection is being closed.
         self._wire: asyncio.Transport | None = None
         # The one that carries it with TLS: closed twice, asyncio's own forgets it, and then neither aborts nor counts.
@@ -96,6 +106,9 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Pass on what came, and note what it is a part of."""
         in_body = not self._body.is_eof()
+        shedder = self._shedder
+        if shedder is not None and shedder.looks_at(self) and not in_body and self._is_refused(data, shedder):
+            return
         super().data_received(data)
         if self._note_requests() or not data:
             return
@@ -105,6 +118,25 @@ class Connection(web.RequestHandler):
         self._begun = True
         if self._head_since is None:
             self._head_since = self._loop.time()
+
+    def _is_refused(self, data: bytes, shedder: Shedder) -> bool:
+        """Whether what came was a request that has been answered already: with a refusal."""
+        if self._begun or not self._is_waiting or self._close or self.transport is None:
+            return False
+        answer = shedder.answer(data, self._peer)
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        now = self._loop.time()
+        self._next_keepalive_close_time = now + self._keepalive_timeout
+        if self._head_since is not None:  # no request before was answered in the usual way: no other timer runs
+            self._head_since = now
+        return True
+
+    @property
+    def _peer(self) -> str:
+        peer = None if self.transport is None else self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on where reading was held: aiohttp's streams ask for it at each piece, and run the parser for it."""

@@ -23,6 +23,7 @@ from hartonomous.config import Config
 from hartonomous.core.access import NOBODY, Caller, Scope
 from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
+from hartonomous.core.overload import Crowd
 from hartonomous.core.trace import Span, TraceContext
 from hartonomous.keyring import Keyring
 from hartonomous.limiting.limiter import Limiter
@@ -128,6 +129,7 @@ class State:
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
     for which there is no room: their work is refused. `operators` are those of the operator's own listener.
+    `crowd` knows how many may be under way.
     `retired` are the runtimes of before that still serve what began with them. `needs_keys`: there have been keys, so
     that who takes the last one away locks everybody out, and lets nobody in.
     """
@@ -137,6 +139,7 @@ class State:
         self.stopping = False
         self.draining = False
         self.surplus: set[web.RequestHandler] = set()
+        self.crowd = Crowd()
         self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
         self._coming: Keyring | None = None

@@ -25,6 +25,7 @@ from hartonomous.core.addresses import network_of
 from hartonomous.handshakes import Handshakes
 from hartonomous.keys import METRICS, STATE, TRAIL
 from hartonomous.log import logger
+from hartonomous.shedding import Shedder
 
 # Let in when there is no room: enough for those who ask for health.
 SURPLUS = 16
@@ -72,6 +73,7 @@ class Listener:
         self._config, self._limit = config, self._room(config)
         self._state, self._metrics = runner.app[STATE], runner.app[METRICS]
         self._loop = asyncio.get_running_loop()
+        self._shedder = None if is_operators else Shedder(runner.app)
         self._handshakes = Handshakes(self._metrics, runner.app[TRAIL], self._loop.time)
         self._sockets: list[socket.socket] = []
         self._open: dict[Connection, None] = {}
@@ -245,7 +247,7 @@ class Listener:
             self._metrics.connections_limited.labels("address").inc()
             return
         accepted.setblocking(False)
-        connection = Connection(self._manager, address, self._limits, self.lost)
+        connection = Connection(self._manager, address, self._limits, self.lost, self._shedder)
         if len(self._open) >= self.limit:
             self._state.surplus.add(connection)
             self._metrics.connections_limited.labels("surplus").inc()

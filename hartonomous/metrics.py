@@ -141,6 +141,11 @@ class Metrics:
         self.received = Counter(
             "hartonomous_http_received_bytes_total", "Bytes of requests' bodies that were read.", registry=registry
         )
+        self.shed = Counter(
+            "hartonomous_http_shed_total",
+            "Requests refused at once (503 overloaded) because the process could not see to more in time.",
+            registry=registry,
+        )
         self.in_flight = Gauge("hartonomous_http_requests_in_flight", "Requests being served now.", registry=registry)
 
     def _connections(self, registry: CollectorRegistry) -> None:

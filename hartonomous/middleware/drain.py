@@ -2,21 +2,23 @@
 
 A request keeps the runtime that it meets here, whatever is reloaded meanwhile. What is under way goes on; `/health`,
 `/ready` and `/metrics` are answered to the end, so that whoever asks sees the shutdown. They are also all that is
-answered on a connection for which there was no room (`hartonomous.listening`).
+answered on a connection for which there was no room (`hartonomous.listening`), and with `/admin` what is
+answered however much there is to do (`core.overload`): most of the rest is refused before (`hartonomous.shedding`).
 """
 
 from __future__ import annotations
 
 from aiohttp import web
 
-from hartonomous.errors import BackendUnavailableError
-from hartonomous.keys import RUNTIME, State, Tenure
+from hartonomous.errors import BackendUnavailableError, NotAskedError
+from hartonomous.keys import METRICS, RUNTIME, State, Tenure
 
 _ALWAYS = frozenset(("/health", "/ready", "/metrics"))
+_OPERATORS = "/admin/"
 
 
 def begin(request: web.Request, state: State) -> Tenure | None:
-    """Let the request in, unless the server is shutting down or has too many connections.
+    """Let the request in, unless the server is shutting down, has too many connections, or its hands full.
 
     Return what it takes part in until `state.end`; None for what always goes.
 
@@ -29,9 +31,17 @@ def begin(request: web.Request, state: State) -> Tenure | None:
         raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
     if request.protocol in state.surplus:
         raise BackendUnavailableError("There are too many connections.", code="too_many_connections", retry_after=1)
+    if state.crowd.is_beyond(state.active) and not request.path.startswith(_OPERATORS):
+        request.app[METRICS].shed.inc()
+        raise overloaded()
     tenure = state.begin()
     request[RUNTIME] = tenure.runtime
     return tenure
+
+
+def overloaded() -> NotAskedError:
+    """Return what is said to whom there is no time for; it is no fault of its own, of which the log would tell."""
+    return NotAskedError("The server has its hands full.", code="overloaded", retry_after=1)
 
 
 def end_connection(request: web.Request, response: web.StreamResponse, state: State) -> None:

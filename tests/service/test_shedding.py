@@ -1,0 +1,190 @@
+"""A process with its hands full refuses work before it costs anything, and finishes what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from hartonomous.keys import STATE
+from hartonomous.log import configure, logger
+from tests.service.application import ConfigMaker, RunningApp, eventually, running
+from tests.service.fault_backend import FaultBackend
+from tests.service.rag import sample
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+MANY = 150
+_STEP = 10
+
+
+class Held:
+    """An application whose chats wait for the model, as many as there are, until `gate` is set."""
+
+    def __init__(self, app: RunningApp, session: aiohttp.ClientSession, gate: asyncio.Event) -> None:
+        self.app, self.session, self.gate = app, session, gate
+        self._asked: list[asyncio.Task[int]] = []
+
+    async def ask(self, **options: Any) -> tuple[int, Any, Any]:
+        """Ask for a chat; return status, headers and body."""
+        async with self.session.post(self.app.url + CHAT, **({"json": BODY} | options)) as response:
+            return response.status, response.headers, await response.json()
+
+    async def hold(self, count: int) -> None:
+        """Ask for so many more, and wait until they are under way; not all at once, which is work as well."""
+        for _ in range(0, count, _STEP):
+            expected = self.active + _STEP
+            self._asked += [asyncio.create_task(self._status()) for _ in range(_STEP)]
+            await eventually(lambda: self.active == expected, "all under way")  # noqa: B023 - called at once
+
+    async def release(self) -> list[int]:
+        """Let the model answer; return the statuses of what was held."""
+        self.gate.set()
+        return await asyncio.gather(*self._asked)
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return self.app.app[STATE].active
+
+    @property
+    def shed(self) -> float:
+        """How many were refused at once."""
+        return sample(self.app, "hartonomous_http_shed_total")
+
+    async def _status(self) -> int:
+        status, _, _ = await self.ask()
+        return status
+
+
+@pytest.fixture
+async def held(make_config: ConfigMaker) -> AsyncIterator[Held]:
+    gate = asyncio.Event()
+
+    async def behave(exchange: Any) -> None:
+        await gate.wait()
+        await exchange.answer(200, b'{"choices": []}', {"Content-Type": "application/json"})
+
+    async with FaultBackend() as generative:
+        generative.on(CHAT, behave)
+        config = make_config(backends={"generative": {"urls": (generative.url,), "concurrency": 300, "queue": 300}})
+        connector = aiohttp.TCPConnector(limit=0)
+        async with running(config) as app, aiohttp.ClientSession(connector=connector) as session:
+            await eventually(lambda: not app.runtime.monitor.missing(), "the backends")
+            made = Held(app, session, gate)
+            yield made
+            await made.release()
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """The log."""
+    text = io.StringIO()
+    configure("INFO", text)
+    yield text
+    logger.remove()
+
+
+@asynccontextmanager
+async def busy(held: Held) -> AsyncIterator[None]:
+    """Make the loop's rounds so long that many under way are too many."""
+
+    async def burn() -> None:
+        while True:
+            time.sleep(0.11)  # noqa: ASYNC251 - it is what is to be seen
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(burn())
+    crowd = held.app.app[STATE].crowd
+    try:
+        await eventually(lambda: crowd.is_crowded and crowd.is_beyond(MANY), "the crowd")
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_requests_that_wait_for_a_backend_turn_nobody_away(held: Held) -> None:
+    await held.hold(200)
+    await held.hold(50)
+    assert set(await held.release()) == {200}
+    assert held.shed == 0
+
+
+async def test_beyond_what_a_busy_loop_can_do_work_is_refused_and_what_has_begun_is_answered(held: Held) -> None:
+    await held.hold(MANY)
+    async with busy(held):
+        status, headers, body = await held.ask(headers={"X-Request-ID": "mine"})
+        error = body["error"]
+        assert (status, headers["Retry-After"], headers["X-Request-ID"]) == (503, "1", "mine")
+        assert (error["type"], error["code"], body["request_id"]) == ("backend_unavailable", "overloaded", "mine")
+        assert held.active == MANY
+        for path in ("/health", "/metrics"):
+            async with held.session.get(held.app.url + path) as response:
+                assert response.status == 200
+        async with held.session.post(held.app.url + "/admin/sweep") as response:
+            assert response.status != 503
+    assert set(await held.release()) == {200}
+    assert (await held.ask())[0] == 200
+
+
+async def test_a_request_that_is_not_plain_is_refused_in_the_same_way(held: Held) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"model": '
+        yield b'"m"}'
+
+    await held.hold(MANY)
+    async with busy(held):
+        plain, chunked = await held.ask(), await held.ask(data=pieces(), json=None)
+        closing = await held.ask(headers={"Connection": "close"})
+        assert held.shed == 3
+    for status, headers, body in (plain, chunked, closing):
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert body["request_id"] == headers["X-Request-ID"]
+        assert body["error"] == plain[2]["error"]
+
+
+async def test_what_is_refused_is_counted_and_logged_like_all_requests(lines: io.StringIO, held: Held) -> None:
+    await held.hold(MANY)
+    async with busy(held):
+        for _ in range(3):
+            await held.ask(headers={"X-Request-ID": "mine"})
+        assert sample(held.app, "hartonomous_http_requests_total", route=CHAT, method="POST", status="503") == 3
+        assert sample(held.app, "hartonomous_http_failures_total", status="503") == held.shed == 3
+
+    def mine() -> list[dict[str, Any]]:
+        records = [json.loads(line) for line in lines.getvalue().splitlines()]
+        return [record for record in records if record.get("request_id") == "mine"]
+
+    await eventually(lambda: len(mine()) == 3, "the lines")
+    said = {name: mine()[0][name] for name in ("message", "logger", "method", "route", "status", "remote", "key")}
+    assert said == {
+        "message": "request",
+        "logger": "hartonomous.middleware.access",
+        "method": "POST",
+        "route": CHAT,
+        "status": 503,
+        "remote": "127.0.0.1",
+        "key": None,
+    }
+
+
+async def test_a_connection_serves_on_after_a_refusal(held: Held) -> None:
+    await held.hold(MANY)
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        one = Held(held.app, session, held.gate)
+        async with busy(held):
+            assert [(await one.ask())[0] for _ in range(3)] == [503] * 3
+            assert sample(held.app, "hartonomous_http_connections") == MANY + 1
+        await held.release()
+        assert (await one.ask())[0] == 200
+        assert (await one.ask())[0] == 200
+        assert sample(held.app, "hartonomous_http_connections") == MANY + 1
