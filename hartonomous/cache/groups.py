@@ -10,7 +10,6 @@ one that breaks the service harms nobody else.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,7 @@ _MOST_WAIT_S = 0.01
 
 
 class Groups:
-    """The groups that gather, by kind: only questions of one kind go together.
+    """The groups of questions, by kind: only questions of one kind go together.
 
     What is made for many callers has `limit_s` seconds, whatever each of them has left.
     """
@@ -38,8 +37,7 @@ class Groups:
     def __init__(self, flights: Flights[Mapping[str, Outcome]], limit_s: float) -> None:
         self._flights = flights
         self._limit_s = limit_s
-        self._gathering: dict[Hashable, _Group] = {}
-        self._under_way: Counter[Hashable] = Counter()
+        self._lanes: dict[Hashable, _Lane] = {}  # kinds are few: they come with models
 
     def board(
         self, kind: Hashable, key: str, text: str, most: int, embed: Embed, call: Call
@@ -48,38 +46,34 @@ class Groups:
 
         The caller must become its passenger without waiting for anything before.
         """
-        group = self._gathering.get(kind)
+        lane = self._lanes.get(kind) or self._lanes.setdefault(kind, _Lane())
+        group = lane.gathering
         if group is None or group.flight.is_over:
-            group = self._gathering[kind] = _Group()
-            group.flight = self._flights.start_once([key], partial(self._ask, kind, group, embed), call.span)
+            group = lane.gathering = _Group()
+            group.flight = self._flights.start_once([key], partial(self._ask, lane, group, embed), call.span)
         else:
             self._flights.join(group.flight, key)
         group.texts[key] = text
         group.calls.append(call)
         if len(group.texts) >= most:
-            del self._gathering[kind]
+            lane.gathering = None
             group.leave()
         return group.flight
 
-    async def _ask(self, kind: Hashable, group: _Group, embed: Embed) -> Mapping[str, Outcome]:
+    async def _ask(self, lane: _Lane, group: _Group, embed: Embed) -> Mapping[str, Outcome]:
         try:
-            if self._under_way[kind]:
+            if lane.under_way:
                 await group.gather()
         finally:
-            if self._gathering.get(kind) is group:
-                del self._gathering[kind]
-        self._under_way[kind] += 1
+            if lane.gathering is group:
+                lane.gathering = None
+        lane.under_way += 1
         try:
             return await _each(group.texts, embed, self._joint(group.calls))
         finally:
-            self._end(kind)
-
-    def _end(self, kind: Hashable) -> None:
-        self._under_way[kind] -= 1
-        if not self._under_way[kind]:
-            del self._under_way[kind]
-        if kind in self._gathering:
-            self._gathering[kind].leave()
+            lane.under_way -= 1
+            if lane.gathering is not None:
+                lane.gathering.leave()
 
     def _joint(self, calls: Sequence[Call]) -> Call:
         """Return the call of a group: it is wanted as long as anybody wants it."""
@@ -87,6 +81,16 @@ class Groups:
             return calls[0].for_all(self._limit_s)
         wanted = max((call.deadline for call in calls), key=lambda deadline: deadline.remaining)
         return replace(tracing.joint(calls), deadline=Deadline(self._limit_s), wanted=wanted)
+
+
+class _Lane:
+    """What gathers of one kind, and how many groups of it are under way."""
+
+    __slots__ = ("gathering", "under_way")
+
+    def __init__(self) -> None:
+        self.gathering: _Group | None = None
+        self.under_way = 0
 
 
 class _Group:
