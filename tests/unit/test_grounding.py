@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hartonomous.core import places
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
 from hartonomous.core.sourceindex import index_of
+from hartonomous.core.terms import laid_out
+from hartonomous.core.words import Term
 
 _PLAIN = "limes are green and sour. lemons are yellow, limes are sold by weight. rain falls on trees."
 SOURCES = [
@@ -298,3 +301,16 @@ def test_a_cited_source_with_all_the_words_in_one_place_settles_a_sentence(words
 def test_a_name_or_a_number_is_looked_for_in_every_source_whatever_is_cited() -> None:
     for sentence in ("The HX-200 weighs 3 kg.", "It runs for 8 hours."):
         assert JUDGE.judge(sentence, [1]) == JUDGE.judge(sentence)
+
+
+def test_a_sentence_that_stands_in_a_source_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(sentence: str) -> tuple[list[Term], list[int]]:
+        read.append(sentence)
+        return laid_out(sentence)
+
+    monkeypatch.setattr(places, "laid_out", noted)
+    assert JUDGE.judge("The HX-200 weighs 3 kg.").supported
+    JUDGE.judge("The HX-200 weighs 9 kg.")
+    assert read == ["The HX-200 weighs 9 kg."]
