@@ -124,18 +124,20 @@ class Addresses:
     def _take(self, weights: Mapping[Replica, int]) -> None:
         gone = [replica for replica in self.all if replica not in weights]
         for replica, weight in weights.items():
-            replica.weight = weight
+            replica.weight, replica.on_idle = weight, None
             if replica not in self._metrics:
-                self._metrics[replica] = self._hold(replica.url)
+                self._metrics[replica] = metrics = self._hold(replica.url)
+                replica.in_flight = metrics.in_flight
                 self._show(replica)
-                replica.on_calls = self._counted
         self.all[:] = list(weights)
         self.asked[:] = [replica for replica in self.all if replica.weight]
         self._leaving = [replica for replica in (*self._leaving, *gone) if replica not in weights]
         for replica in gone:
             replica.weight = 0
             self._differing.discard(replica)
-            self._counted(replica, 0)
+            replica.on_idle = self._left
+            if not replica.calls:
+                self._left(replica)
         self.agree()
 
     def agree(self) -> None:
@@ -157,16 +159,14 @@ class Addresses:
             self._differing.discard(replica)
             told.info("an address serves the model of the others")
 
-    def _counted(self, replica: Replica, change: int) -> None:
-        """Show how many calls are under way; with its last one an address is forgotten that is configured no longer."""
-        self._metrics[replica].in_flight.inc(change)
-        if not replica.calls and replica in self._leaving:
-            self._leaving.remove(replica)
-            self._forget(replica)
-            logger.bind(service=self._name, address=replica.url).info("an address is asked no more, and is idle")
+    def _left(self, replica: Replica) -> None:
+        """With its last call an address is forgotten that is configured no longer."""
+        self._leaving.remove(replica)
+        self._forget(replica)
+        logger.bind(service=self._name, address=replica.url).info("an address is asked no more, and is idle")
 
     def _forget(self, replica: Replica) -> None:
-        replica.on_calls = None
+        replica.in_flight = replica.on_idle = None
         self._metrics.pop(replica).release()
 
     def show(self) -> None:

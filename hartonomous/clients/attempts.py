@@ -14,20 +14,21 @@ from hartonomous import tracing
 from hartonomous.clients.admission import Place
 from hartonomous.clients.failures import Verdict
 from hartonomous.clients.guard import Request
+from hartonomous.core.call import lines
 from hartonomous.core.trace import Span, Value
 from hartonomous.services import ModelService, Service
 
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 
 
-def begin(request: Request, place: Place, service: str, config: Service) -> Mapping[str, str]:
+def begin(request: Request, place: Place, service: str, config: Service) -> bytes:
     """Begin the span of an attempt, where its request is recorded, as that of `place`; return the headers of the call.
 
-    Their `traceparent` is the attempt's own.
+    They are as they are sent. Their `traceparent` is the attempt's own.
     """
     call = request.call
     if call.span is None:
-        return call.headers
+        return call.sent
     name, known = _named(request.method, request.path.partition("?")[0], service, _model(config))
     sent: dict[str, Value] = {
         **known,
@@ -39,7 +40,7 @@ def begin(request: Request, place: Place, service: str, config: Service) -> Mapp
     if place.tries:
         sent["http.request.resend_count"] = place.tries
     place.span = call.span.child(name, "client", sent)
-    return {**call.headers, **place.span.context.headers}
+    return lines({**call.headers, **place.span.context.headers})
 
 
 def end(span: Span, outcome: str, status: int | None, found: Verdict | None) -> None:

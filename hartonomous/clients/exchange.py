@@ -8,6 +8,7 @@ of tasks and a piece of a stream none. aiohttp's parser reads the bytes, and its
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from multidict import CIMultiDict
 
 from hartonomous import codec
 from hartonomous.clients.watch import Watch
-from hartonomous.clients.wire import Wire
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.http import RawResponseMessage
+
+    from hartonomous.clients.wire import Wire
 
 Take = Callable[[bytes], None]
 
@@ -30,19 +32,17 @@ _SWITCHING_PROTOCOLS = 101
 _NO_HEADERS: Mapping[str, str] = CIMultiDict()
 
 
-class Exchange:
+class Exchange(ABC):
     """A request and its response.
 
     Its headers must come by `first_by` and its end by `end_by`, in the loop's time, and a body that is waited for may
-    pause for `idle_s` seconds. With a `take` the answer is waited for as a whole, and its body handed to that as it
-    comes; without one it is there with its headers, and its body is read by `piece` or `pour`. `told` is called with
-    its status when its headers come.
+    pause for `idle_s` seconds. The answer that `is_whole` is waited for to its end, and its body handed to `_gather` as
+    it comes; another is there with its headers, and its body is read by `piece` or `pour`.
     """
 
     __slots__ = (
         "_by",
         "_connecting",
-        "_connection",
         "_content",
         "_end_by",
         "_error",
@@ -53,7 +53,6 @@ class Exchange:
         "_loop",
         "_size",
         "_take",
-        "_told",
         "_waiter",
         "_watch",
         "_wire",
@@ -65,15 +64,7 @@ class Exchange:
         "status",
     )
 
-    def __init__(
-        self,
-        watch: Watch,
-        first_by: float,
-        end_by: float,
-        idle_s: float,
-        take: Take | None,
-        told: Callable[[int], None],
-    ) -> None:
+    def __init__(self, watch: Watch, first_by: float, end_by: float, idle_s: float, *, is_whole: bool) -> None:
         self.status = 0
         """0 until the headers are there."""
         self.headers = _NO_HEADERS
@@ -82,17 +73,16 @@ class Exchange:
         self.refusal: Exception | None = None
         """What `take` has raised, which was given no more then."""
         self._watch, self._loop = watch, watch.loop
-        self._told: Callable[[int], None] | None = told
         self._by, self._end_by, self._idle_s = first_by, end_by, idle_s
         self._heard_at = 0.0
         self._content: StreamReader = EMPTY_PAYLOAD
-        self._connection: Connection | None = None
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[object] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-        self._take, self.is_whole = take, take is not None
+        self._take: Take | None = self._gather if is_whole else None
+        self.is_whole = is_whole
         self._size = 0
         self._is_flowing = self._is_held = False
         watch.add(self, first_by)
@@ -113,19 +103,9 @@ class Exchange:
         finally:
             self._connecting = None
 
-    def attach(self, connection: Connection, *, is_without_body: bool = False) -> asyncio.Transport:
-        """Go on over this connection; return what the request is to be written to. The response has no body to HEAD.
-
-        Raises aiohttp.ClientConnectionResetError when it is closed.
-        """
-        self._connection = connection
-        wire = connection.protocol
-        assert isinstance(wire, Wire)
-        if wire.transport is None or wire.transport.is_closing():
-            raise aiohttp.ClientConnectionResetError("closed meanwhile")
-        wire.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
+    def attach(self, wire: Wire) -> None:
+        """Go on over this connection."""
         self._wire, wire.exchange = wire, self
-        return wire.transport
 
     def writing(self, task: asyncio.Task[None]) -> None:
         """Have the rest of the request written by a task, which ends with the exchange."""
@@ -145,8 +125,8 @@ class Exchange:
             return False
         self.status, self.headers, self._content = status, message.headers, content
         self._by = self._end_by
-        if self._told is not None:
-            self._told(status)
+        if status < 300:
+            self._succeeded()
         if not content.is_eof():
             self._waits()
         return True
@@ -214,7 +194,6 @@ class Exchange:
             self._wake()
         elif not self._is_flowing:  # what is read may let more come, which is then for the loop below
             self._is_flowing = True
-            self._heard_at = self._loop.time()
             try:
                 self._hand_over(self._take)
             finally:
@@ -222,7 +201,9 @@ class Exchange:
             if self._content.at_eof():
                 self._leave(is_whole=True)
                 self._wake()
-            elif self.refusal is not None:
+                return
+            self._heard_at = self._loop.time()
+            if self.refusal is not None:
                 self._wake()
 
     def lost(self, error: BaseException) -> None:
@@ -260,7 +241,7 @@ class Exchange:
         self._watch.discard(self)
         self._leave(is_whole=False)
         # Each leads back here, and would keep all of it until the garbage collector comes.
-        self._error = self._take = self._told = None
+        self._error = self._take = None
 
     def _hand_over(self, take: Take) -> None:
         """Give out what is there of the body."""
@@ -299,12 +280,17 @@ class Exchange:
 
         llama.cpp closes it then, though it says Keep-Alive: the next call would meet it closing.
         """
-        connection, self._connection = self._connection, None
         wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.exchange = None
         if self._writing is not None and not self._writing.done():
             self._writing.cancel()
             is_whole = False
-        if connection is not None:
-            connection.release() if is_whole and self.content_type != codec.SSE else connection.close()
+        if wire is not None:
+            wire.leave(is_whole=is_whole and self.content_type != codec.SSE)
+
+    @abstractmethod
+    def _succeeded(self) -> None:
+        """The headers of a good answer have come."""
+
+    @abstractmethod
+    def _gather(self, data: bytes) -> None:
+        """Keep a piece of an answer that is read as a whole; what it raises is the `refusal`."""

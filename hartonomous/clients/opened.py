@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from hartonomous.clients.admission import Place
 from hartonomous.clients.exchange import Exchange
 from hartonomous.clients.failures import FOREIGN, AnswerTooLargeError, BrokenOffError
@@ -15,55 +17,38 @@ if TYPE_CHECKING:
     from hartonomous.clients.pool import Pool
 
 
-class Opened:
+class Opened(Exchange):
     """A response whose headers are there and whose body is still to be read; errors are ours already.
 
     It holds a place at its address until the pool closes it. `is_whole`: it is read to its end before anybody uses it.
     Before `first_by` and `end_by`, in the loop's time, its headers and its end must come.
     """
 
-    __slots__ = ("_pieces", "_pool", "_size", "exchange", "failure", "is_whole", "place")
+    __slots__ = ("_pieces", "_pool", "failure", "place")
 
     def __init__(self, pool: Pool, place: Place, first_by: float, end_by: float, *, is_whole: bool) -> None:
+        super().__init__(pool.watch, first_by, end_by, pool.config.idle_timeout_s, is_whole=is_whole)
         self.place = place
-        self.is_whole = is_whole
         self.failure: BaseException | None = None
         """What broke the body, also where its reader has made something else of it."""
         self._pool = pool
         self._pieces: list[bytes] = []
-        self._size = 0
-        take = self._gather if is_whole else None
-        self.exchange = Exchange(pool.watch, first_by, end_by, pool.config.idle_timeout_s, take, self._began)
-
-    @property
-    def status(self) -> int:
-        """The status; 0 before there is one."""
-        return self.exchange.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers, found by any spelling of their names."""
-        return self.exchange.headers
-
-    @property
-    def content_type(self) -> str:
-        """The media type, in small letters and without parameters; "" where there is none."""
-        return self.exchange.content_type
 
     @property
     def length(self) -> int | None:
         """How many bytes the body has; None where that is not said."""
-        headers = self.exchange.headers
+        headers = self.headers
         told = headers.get("Content-Length", "")
         return int(told) if told.isascii() and told.isdigit() and "Transfer-Encoding" not in headers else None
 
+    @override
     async def piece(self) -> bytes:
         """Return what has come of the body, as soon as anything has, for which it has `idle_timeout_s`; b"" at its end.
 
         Raises BackendError, BackendUnavailableError, DeadlineExceededError.
         """
         try:
-            return await self.exchange.piece()
+            return await super().piece()
         except FOREIGN as error:
             raise self._failed(error) from error
         except BaseException as error:
@@ -75,27 +60,20 @@ class Opened:
         while data := await self.piece():
             yield data
 
+    @override
     async def pour(self, take: Callable[[bytes], None]) -> None:
         """Hand the body to `take` as it comes, in the callback of the connection; return at its end.
 
         Raises as `piece`, and what `take` raises, which ends it.
         """
         try:
-            await self.exchange.pour(take)
+            await super().pour(take)
         except FOREIGN as error:
             raise self._failed(error) from error
         except BaseException as error:
             self.failure = error
             raise
         self._check_refusal()
-
-    def pause(self) -> None:
-        """Hand out nothing more, and let the backend wait, until `resume`."""
-        self.exchange.pause()
-
-    def resume(self) -> None:
-        """Go on after a `pause`."""
-        self.exchange.resume()
 
     async def read(self) -> bytes:
         """Return the whole body, at once where it is there; raises as `piece`, BackendError beyond `max_answer_bytes`.
@@ -111,7 +89,7 @@ class Opened:
     def blamed(self) -> bool | None:
         """Whether the backend is to blame that it took too long; None: the time that it had tells."""
         # A stream that runs into the request's deadline says nothing about the backend.
-        return True if self.exchange.is_idle else None if self.is_whole or not self.status else False
+        return True if self.is_idle else None if self.is_whole or not self.status else False
 
     def tells(self, said: Mapping[str, Value]) -> None:
         """Add what the body has said to the span of the call, where it is recorded."""
@@ -123,20 +101,20 @@ class Opened:
         self.failure = error = BrokenOffError(f"The {self._pool.name} service broke its stream off.")
         return error
 
-    def _began(self, status: int) -> None:
-        if status < 300:
-            self.place.answering(is_stream=not self.is_whole)
+    @override
+    def _succeeded(self) -> None:
+        self.place.answering(is_stream=not self.is_whole)
 
+    @override
     def _gather(self, data: bytes) -> None:
         cap = self._pool.config.max_answer_bytes
-        self._size += len(data)
         if self._size > cap:
             raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
         self._pieces.append(data)
 
     def _check_refusal(self) -> None:
-        if self.exchange.refusal is not None:
-            raise self.exchange.refusal
+        if self.refusal is not None:
+            raise self.refusal
 
     def _failed(self, error: BaseException) -> BaseException:
         self.failure = self._pool.translate(error, self.place, self.blamed())

@@ -315,9 +315,7 @@ class Pool:
         place = opened.place
         headers = attempts.begin(request, place, self.name, self.config)
         try:
-            await self._wires.send(
-                opened.exchange, request.method, place.replica.url, request.path, headers, request.body
-            )
+            await self._wires.send(opened, request.method, place.replica.url, request.path, headers, request.body)
         except FOREIGN as error:
             raise self.translate(error, place, opened.blamed()) from error
 
@@ -328,7 +326,7 @@ class Pool:
 
     def _end(self, opened: Opened, call: Call, found: Verdict | None) -> None:
         """Give back what a call has taken, and count it."""
-        opened.exchange.close()
+        opened.close()
         place, metrics = opened.place, self._metrics
         metrics.in_flight.dec()
         metrics.latency.observe(time.perf_counter() - place.started, call.exemplar)

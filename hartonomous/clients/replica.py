@@ -7,14 +7,15 @@ from collections.abc import Callable
 from hartonomous.clients.breaker import Breaker
 from hartonomous.core.adaptive import AdaptiveLimit
 from hartonomous.core.served import Served
+from hartonomous.tally import Gauge
 
 
 class Replica:
     """One address. It takes `limit` calls at once, of which `active` are under way; `up` is None while not known.
 
-    `entered` counts all calls there have been, but for look-ups; `calls` are those under way with look-ups, and
-    `on_calls` is told of each by how many they are more. With a `weight` of 0 it is given none. `model` is what it said
-    last that it serves; `is_foreign`, that this is another model than the service's.
+    `entered` counts all calls there have been, but for look-ups; `calls` are those under way with look-ups: `in_flight`
+    shows them, and `on_idle` is told when the last has ended. With a `weight` of 0 it is given none. `model` is what it
+    said last that it serves; `is_foreign`, that this is another model than the service's.
     """
 
     __slots__ = (
@@ -24,9 +25,10 @@ class Replica:
         "breaker",
         "calls",
         "entered",
+        "in_flight",
         "is_foreign",
         "model",
-        "on_calls",
+        "on_idle",
         "slots",
         "up",
         "url",
@@ -40,7 +42,8 @@ class Replica:
         self.weight = weight
         self.adaptive = AdaptiveLimit(slots) if is_adaptive else None
         self.active = self.calls = self.entered = 0
-        self.on_calls: Callable[[Replica, int], None] | None = None
+        self.in_flight: Gauge | None = None
+        self.on_idle: Callable[[Replica], None] | None = None
         self.up: bool | None = None
         self.model: Served | None = None
         self.is_foreign = False
@@ -65,17 +68,18 @@ class Replica:
         """Count a call as under way; a look-up has no slot."""
         self.active += has_slot
         self.entered += has_slot
-        self._count(1)
+        self.calls += 1
+        if self.in_flight is not None:
+            self.in_flight.inc()
 
     def ended(self, *, has_slot: bool) -> None:
         """Count a call as over."""
         self.active -= has_slot
-        self._count(-1)
-
-    def _count(self, change: int) -> None:
-        self.calls += change
-        if self.on_calls is not None:
-            self.on_calls(self, change)
+        self.calls -= 1
+        if self.in_flight is not None:
+            self.in_flight.dec()
+        if self.on_idle is not None and not self.calls:
+            self.on_idle(self)
 
     def __repr__(self) -> str:
         return f"<Replica {self.url} {self.breaker.state} active={self.active}/{self.limit}>"

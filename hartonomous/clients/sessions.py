@@ -9,11 +9,9 @@ from functools import partial
 import aiohttp
 
 from hartonomous.clients.resolver import Resolver
-from hartonomous.clients.wire import Wire, Wires
+from hartonomous.clients.wire import KEEPALIVE_S, Wire, Wires
 from hartonomous.services import Service
 
-# llama.cpp closes an idle connection after 5 s: ours go first, so that no request meets a closing one.
-_KEEPALIVE_S = 4.0
 _RESOLVED_FOR_S = 10
 
 
@@ -43,10 +41,10 @@ def _session(config: Service, connector: aiohttp.BaseConnector) -> aiohttp.Clien
 def _connector(config: Service, socket_path: str | None, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
     # How many calls there are at once is for the admission to say.
     if socket_path is not None:
-        return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=_KEEPALIVE_S)
+        return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=KEEPALIVE_S)
     return aiohttp.TCPConnector(
         limit=0,
-        keepalive_timeout=_KEEPALIVE_S,
+        keepalive_timeout=KEEPALIVE_S,
         # aiohttp's time to connect begins when the name is resolved.
         resolver=Resolver(config.connect_timeout_s),
         ttl_dns_cache=_RESOLVED_FOR_S,

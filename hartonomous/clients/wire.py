@@ -9,7 +9,6 @@ what is worth having, its connector (connections, TLS, names, keep-alive, unix s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,6 +18,8 @@ from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.http import StreamWriter
 from yarl import URL
 
+from hartonomous.core.call import lines
+
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.http import RawResponseMessage
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
     from hartonomous.clients.exchange import Exchange
+
+KEEPALIVE_S = 4.0
+"""How long a connection waits for a call: llama.cpp closes it after 5 s, and no request is to meet a closing one."""
 
 # A larger body goes piece by piece, because in one it would hold the loop.
 _IN_ONE = 512 * 1024
@@ -40,6 +44,34 @@ class Wire(ResponseHandler):
     """A connection to a backend, which tells the exchange under way of what comes."""
 
     exchange: Exchange | None = None
+    connection: Connection
+    kept: Kept
+    kept_at = 0.0
+    """When it was kept last, in the loop's time."""
+    _is_without_body: bool | None = None
+
+    def expect(self, *, is_without_body: bool) -> asyncio.Transport:
+        """Begin to read a response, which has no body to HEAD; return what the request is to be written to.
+
+        aiohttp's parser is ready for the next response when it has read one to its end.
+
+        Raises aiohttp.ClientConnectionResetError when it is closed.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("closed meanwhile")
+        if is_without_body is not self._is_without_body:
+            self._is_without_body = is_without_body
+            self.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
+        return transport
+
+    def leave(self, *, is_whole: bool) -> None:
+        """End the exchange; with its whole answer the connection is kept for another one."""
+        self.exchange = None
+        if is_whole and not self.should_close and self.transport is not None:
+            self.kept.keep(self)
+        else:
+            self.connection.close()
 
     def data_received(self, data: bytes) -> None:
         """Let aiohttp read what came, and the exchange go on with it."""
@@ -71,10 +103,60 @@ class Wire(ResponseHandler):
             self.exchange.lost(self._exception or aiohttp.ServerDisconnectedError())
 
 
+class Kept:
+    """The connections to one address that wait for a call, each `KEEPALIVE_S` at most. For one event loop.
+
+    They stay the connector's, which counts them as in use: to give each back to it and to ask for it again costs 5 µs
+    a call, to take it from here a tenth of that.
+    """
+
+    __slots__ = ("_loop", "_timer", "_wires")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._wires: list[Wire] = []
+
+    def take(self) -> Wire | None:
+        """Return the one that was used last and is still good; None where there is none."""
+        wires = self._wires
+        while wires:
+            wire = wires.pop()
+            if wire.is_connected() and wire.kept_at > self._loop.time() - KEEPALIVE_S:
+                return wire
+            wire.connection.close()
+        return None
+
+    def keep(self, wire: Wire) -> None:
+        """Keep one that has nothing more to read."""
+        wire.kept_at = self._loop.time()
+        self._wires.append(wire)
+        if self._timer is None:
+            self._timer = self._loop.call_at(wire.kept_at + KEEPALIVE_S, self._sweep)
+
+    def close(self) -> None:
+        """Close all of them."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for wire in self._wires:
+            wire.connection.close()
+        self._wires.clear()
+
+    def _sweep(self) -> None:
+        """Close those that have waited too long, or were closed by the backend; the first has waited longest."""
+        by, wires = self._loop.time() - KEEPALIVE_S, self._wires
+        self._wires = [wire for wire in wires if wire.kept_at > by and wire.is_connected()]
+        for wire in [wire for wire in wires if wire not in self._wires]:
+            wire.connection.close()
+        first = self._wires[0].kept_at if self._wires else None
+        self._timer = None if first is None else self._loop.call_at(first + KEEPALIVE_S, self._sweep)
+
+
 class _Target(ClientRequest):
     """What is asked of an address: aiohttp's request, whose headers are written out once, and its way to connect."""
 
     head = b""
+    kept: Kept
 
     def prepare(self) -> _Target:
         """Write out what all requests like this one begin with."""
@@ -96,24 +178,27 @@ class Wires:
     def __init__(self, session: aiohttp.ClientSession, connect_timeout_s: float) -> None:
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
+        self._loop = asyncio.get_running_loop()
         self._targets: dict[tuple[str, str, str], _Target] = {}
+        self._kept: dict[ConnectionKey, Kept] = {}
 
     async def send(
-        self, exchange: Exchange, method: str, url: str, path: str, headers: Mapping[str, str], body: bytes | None
+        self, exchange: Exchange, method: str, url: str, path: str, headers: bytes, body: bytes | None
     ) -> None:
         """Send a request to `path` of an address; return when it is answered (`Exchange.answered`).
 
+        `headers` are `core.call.lines`.
+
         Raises aiohttp.ClientError, TimeoutError; RuntimeError when the session is closed.
         """
-        connector = self._session.connector
-        if connector is None or connector.closed:
-            raise RuntimeError("the session is closed")
         target = self._targets.get((method, url, path)) or self._prepare(method, url, path)
         may_repeat = method in _REPEATED
         while True:
             try:
-                connection = await exchange.connected(connector.connect(target, _NO_TRACES, self._timeout))
-                _write(exchange, connection, target, headers, body)
+                wire = target.kept.take()
+                if wire is None:
+                    wire = await self._connected(exchange, target)
+                _write(exchange, wire, target, headers, body)
                 return await exchange.answered()
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 raise
@@ -127,9 +212,22 @@ class Wires:
             may_repeat = False
             exchange.begin_again()
 
+    async def _connected(self, exchange: Exchange, target: _Target) -> Wire:
+        """Return a new connection."""
+        connector = self._session.connector
+        if connector is None or connector.closed:
+            raise RuntimeError("the session is closed")
+        connection = await exchange.connected(connector.connect(target, _NO_TRACES, self._timeout))
+        wire = connection.protocol
+        assert isinstance(wire, Wire)
+        wire.connection, wire.kept = connection, target.kept
+        return wire
+
     async def close(self) -> None:
         """Close every connection, which ends the exchanges that have one."""
         await self._session.close()
+        for kept in self._kept.values():
+            kept.close()
 
     def _prepare(self, method: str, url: str, path: str) -> _Target:
         """Return what is asked with its headers, the session's among them; it is kept for the next time."""
@@ -141,25 +239,17 @@ class Wires:
             headers={**self._session.headers, hdrs.CONTENT_TYPE: "application/json"},
             skip_auto_headers=self._session.skip_auto_headers,
             session=self._session,
-            loop=asyncio.get_running_loop(),
+            loop=self._loop,
         )
         self._targets[method, url, path] = target.prepare()
+        target.kept = self._kept.setdefault(target.connection_key, Kept(self._loop))
         return target
 
 
-def lines(headers: Mapping[str, str]) -> bytes:
-    """Return headers as they are sent. Raises ValueError where one would begin another line."""
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if not text.count("\r") == text.count("\n") == len(headers) or "\0" in text:
-        raise ValueError("a header cannot hold a line break")
-    return text.encode()
-
-
-def _write(
-    exchange: Exchange, connection: Connection, target: _Target, headers: Mapping[str, str], body: bytes | None
-) -> None:
-    transport = exchange.attach(connection, is_without_body=target.method == hdrs.METH_HEAD)
-    head = target.head + lines(headers)
+def _write(exchange: Exchange, wire: Wire, target: _Target, headers: bytes, body: bytes | None) -> None:
+    exchange.attach(wire)
+    transport = wire.expect(is_without_body=target.method == hdrs.METH_HEAD)
+    head = target.head + headers
     if body is None:
         transport.write(head + (b"\r\n" if target.method in target.GET_METHODS else b"Content-Length: 0\r\n\r\n"))
         return
@@ -168,8 +258,6 @@ def _write(
         transport.write(head + body)
         return
     transport.write(head)
-    wire = connection.protocol
-    assert wire is not None
     exchange.writing(asyncio.create_task(_write_on(wire, exchange, body)))
 
 

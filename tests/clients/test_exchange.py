@@ -10,9 +10,8 @@ import pytest
 
 from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError, SlowAnswerError
 from hartonomous.clients.pool import Pool
-from hartonomous.clients.wire import lines
 from hartonomous.core.access import EVERYTHING
-from hartonomous.core.call import Call
+from hartonomous.core.call import Call, lines
 from hartonomous.core.deadline import Deadline
 from hartonomous.metrics import Metrics
 from hartonomous.services import Service

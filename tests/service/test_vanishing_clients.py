@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hartonomous.clients import sessions
+from hartonomous.clients import sessions, wire
 from hartonomous.clients.pool import Pool
 from hartonomous.keys import METRICS
 from hartonomous.trial.llama_server import KINDS
@@ -37,7 +37,8 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @pytest.fixture
 async def app(make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningApp]:
     """The application over the real models, with a document; it keeps idle connections for a moment only."""
-    monkeypatch.setattr(sessions, "_KEEPALIVE_S", 0.3)
+    for module in (sessions, wire):
+        monkeypatch.setattr(module, "KEEPALIVE_S", 0.3)
     generative = {"concurrency": CONCURRENCY, "queue": 2 * CLIENTS}
     config = make_config(backends={"generative": generative}, health={"interval_s": 1000.0})
     async with running(config) as made:
