@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from select import PIPE_BUF
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hartonomous import log
+from hartonomous.core.kept import KeptRecord
 from hartonomous.log import logger
 
 
@@ -198,3 +200,47 @@ def test_what_is_told_keeps_to_the_level() -> None:
     log.told(__name__, "request", 0.0, {}, {})
     logger.remove()
     assert text.getvalue() == ""
+
+
+class _Partial(io.StringIO):
+    """Takes so many characters in all, then nothing, as a disk that is full does, until there is room again."""
+
+    room = 0
+
+    def write(self, text: str) -> int:
+        taken = super().write(text[: self.room])
+        self.room -= taken
+        return taken
+
+
+def _told(*names: str) -> list[KeptRecord]:
+    return [log.record_of(__name__, "request", 1e9, {"request_id": name}, {}) for name in names]
+
+
+def test_of_lines_that_are_written_together_those_are_lost_that_are_not_whole(stream: io.StringIO) -> None:
+    full, names = _Partial(), ("one", "two", "three", "four")
+    log.configure("INFO", full)
+    before, first = log.lost(), _told("one")[0].line
+    full.room = 2 * len(first) + 12
+    log.tell(_told(*names))
+    assert log.lost() - before == 2
+    full.room = 10_000
+    log.tell(_told("five", "six"))
+    assert log.lost() - before == 2
+    whole = [json.loads(line) for line in full.getvalue().splitlines() if line.endswith("}")]
+    assert [(record.get("request_id"), record.get("lines")) for record in whole] == [
+        ("one", None),
+        ("two", None),
+        (None, 2),
+        ("five", None),
+        ("six", None),
+    ]
+
+
+def test_lines_are_written_together_as_far_as_a_pipe_takes_them_whole(stream: io.StringIO) -> None:
+    records = _told(*(str(number) for number in range(100)))
+    sizes = [len(text) for text in log._gathered(records)]
+    assert max(sizes) <= PIPE_BUF
+    assert len(sizes) < 10
+    log.tell(records)
+    assert [record["request_id"] for record in _records(stream)] == [str(number) for number in range(100)]
