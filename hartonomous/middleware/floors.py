@@ -13,18 +13,18 @@ from aiohttp import web
 
 from hartonomous.errors import AuthenticationError
 from hartonomous.handlers.whole import Whole
-from hartonomous.keys import GUARDS, METER, METRICS, NOTES, REQUEST_ID, STATE, TRAIL, Guard, Handler
+from hartonomous.keys import GUARDS, METER, METRICS, NOTES, STATE, TRAIL, Guard, Handler
 from hartonomous.limiting.meter import Meter
-from hartonomous.limiting.policy import LIMIT
 from hartonomous.middleware import access, audit, cors, drain
 from hartonomous.middleware.address_limit import count_failed, enter_by_address
 from hartonomous.middleware.auth import know
 from hartonomous.middleware.errors import answer_to
-from hartonomous.middleware.expectation import check_expectation, end_uninvited
+from hartonomous.middleware.expectation import check_expectation
 from hartonomous.middleware.key_limit import enter_by_key
 from hartonomous.middleware.known_query import check_query
-from hartonomous.middleware.limited import add_limits, sent
-from hartonomous.middleware.request_id import HEADER, add_request_id, identify
+from hartonomous.middleware.limited import sent
+from hartonomous.middleware.request_id import identify
+from hartonomous.middleware.saying import say, say_whole
 from hartonomous.middleware.scope import check_scope
 from hartonomous.middleware.trace import is_polled, traced
 
@@ -94,7 +94,7 @@ class Floors:
             check_expectation(request)
             response = await handler(request)
             if isinstance(response, Whole):
-                self._say(request, response, by_key)
+                say_whole(request, response, self._state, by_key)
             if (by_key is not None and by_key.has_place) or (by_address is not None and by_address.has_place):
                 await sent(request, response)
         except AuthenticationError:
@@ -114,18 +114,4 @@ class Floors:
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say in an answer's headers what they say of every answer: the one handler for `on_response_prepare`."""
-        add_request_id(request, response)
-        drain.end_connection(request, response, self._state)
-        add_limits(request, response)
-        end_uninvited(request, response)
-        if self._state.current.config.server.cors.origins:
-            await cors.add_allowed(request, response)
-
-    def _say(self, request: web.Request, response: Whole, meter: Meter | None) -> None:
-        """Say the same of an answer that is there as a whole, which then needs no `prepare`."""
-        drain.end_connection(request, response, self._state)
-        end_uninvited(request, response)
-        headers = response.headers
-        if not (self._state.current.config.server.cors.origins or LIMIT in headers or HEADER in headers):
-            limits = "" if meter is None else meter.lines
-            response.said = f"{HEADER}: {request[REQUEST_ID]}\r\n{limits}"
+        await say(request, response, self._state)
