@@ -50,6 +50,7 @@ class Connection(web.RequestHandler):
         "_sent",
         "_shedder",
         "_stirred",
+        "_was_paused",
         "_wire",
         "address",
     )
@@ -87,6 +88,7 @@ class Connection(web.RequestHandler):
         self._begun = False
         self._answering: web.BaseRequest | None = None
         self._sent = 0
+        self._was_paused = False
         self._stirred = False
         self._quiet_since = loop.time()
 
@@ -101,6 +103,7 @@ class Connection(web.RequestHandler):
         """Tell of the end."""
         super().connection_lost(exc)
         self._wire = self._below = None
+        self._body = EMPTY_PAYLOAD  # which knows its connection
         self._lost(self)
 
     def data_received(self, data: bytes) -> None:
@@ -138,9 +141,14 @@ class Connection(web.RequestHandler):
         peer = None if self.transport is None else self.transport.get_extra_info("peername")
         return str(peer[0]) if isinstance(peer, tuple) else ""
 
+    def pause_reading(self) -> None:
+        """Hold reading, and the parser."""
+        self._was_paused = True
+        super().pause_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on where reading was held: aiohttp's streams ask for it at each piece, and run the parser for it."""
-        if self._reading_paused:
+        """Read on where reading was ever held: aiohttp's streams ask at each piece, and run the parser each time."""
+        if self._was_paused:
             super().resume_reading(resume_parser)
 
     def _note_requests(self) -> bool:

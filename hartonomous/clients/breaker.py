@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from random import random as _random
 from typing import Literal, NoReturn
 
@@ -155,8 +154,10 @@ class Breaker:
         if outcome is None or (outcome and self._state == "closed" and not self._has_failed):
             return
         self._has_failed = not outcome
-        with suppress(_FailedError):
+        try:
             self._machine.call(_succeed if outcome else _fail)
+        except _FailedError as error:
+            error.__traceback__ = None  # pybreaker's frames lead back to it, and to every caller of this
         self._follow()
 
     def _follow(self) -> None:

@@ -115,14 +115,15 @@ class Exchange(ABC):
         """Forget the connection, which was lost before anything came."""
         self._leave(is_whole=False)
         self._error = None
+        self._watch.look_by(self._by)
 
     def began(self, message: RawResponseMessage, content: StreamReader) -> bool:
         """Take over the headers of the response; return whether they were expected."""
         status = message.code
-        if status < 200 and status != _SWITCHING_PROTOCOLS:
-            return True
-        if self.status:
+        if self.status or not status:
             return False
+        if 100 <= status < 200 and status != _SWITCHING_PROTOCOLS:
+            return True
         self.status, self.headers, self._content = status, message.headers, content
         self._by = self._end_by
         if status < 300:
@@ -173,15 +174,15 @@ class Exchange(ABC):
     def pause(self) -> None:
         """Hand out no more of the body, and let the backend wait."""
         self._is_held = True
-        if self._wire is not None and self._wire.connected and not self._content.is_eof():
-            self._wire.pause_reading()
+        if self._wire is not None and not self._content.is_eof():
+            self._wire.hold()
 
     def resume(self) -> None:
         """Go on after a `pause`."""
         self._is_held = False
         self._waits()
-        if self._wire is not None and self._wire.connected:
-            self._wire.resume_reading()
+        if self._wire is not None:
+            self._wire.let_go()
         self.flow()
 
     def flow(self) -> None:
@@ -241,12 +242,16 @@ class Exchange(ABC):
         self._watch.discard(self)
         self._leave(is_whole=False)
         # Each leads back here, and would keep all of it until the garbage collector comes.
-        self._error = self._take = None
+        self._error = self._take = self.refusal = None
+        self._content = EMPTY_PAYLOAD
 
     def _hand_over(self, take: Take) -> None:
         """Give out what is there of the body."""
         content = self._content
         while self._size < content.total_bytes and not self._is_held and self.refusal is None:
+            if (error := content.exception()) is not None:
+                self.abort(error)
+                return
             data = content.read_nowait()
             self._size += len(data)
             try:

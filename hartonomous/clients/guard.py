@@ -85,21 +85,24 @@ class Guard:
                 return await send(place, request, not tried)
             except HartonomousError as error:
                 tried.append(place.replica)
-                place = await self._enter_again(error, tried, request)
+                again = await self._enter_again(error, tried, request)
+                if again is None:
+                    raise
+                place = again
             except BaseException as error:
                 place.leave(verdict(error))  # it may not even have begun
                 raise
 
-    async def _enter_again(self, error: HartonomousError, tried: Sequence[Replica], request: Request) -> Place:
-        """Wait, and return the place for another attempt; raise `error` where there must be none, or is none."""
+    async def _enter_again(self, error: HartonomousError, tried: Sequence[Replica], request: Request) -> Place | None:
+        """Wait, and return the place for another attempt; None where there must be none, or is none."""
         wait_s = self._wait_before(error, len(tried), request)
         if wait_s is None:
-            raise error
+            return None
         await asyncio.sleep(wait_s)
         try:
             place = await self._admission.enter(request.call, tried, is_lookup=request.is_lookup)
         except (NotAskedError, DeadlineExceededError):
-            raise error from error.__cause__  # it tells more than that there was no other attempt
+            return None  # the failure tells more than that there was no other attempt
         # One poisonous text must not open the circuit for everybody: a call counts once against an address.
         place.counts = place.replica not in tried
         place.tries = len(tried)

@@ -339,6 +339,7 @@ class Pool:
         if place.span is not None:
             attempts.end(place.span, outcome, opened.status or None, found)
         place.leave(found)
+        opened.failure = None  # whose traceback leads back here, and to the request's body
 
     def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
         # A total of 0 would mean none at all.

@@ -49,6 +49,7 @@ class Wire(ResponseHandler):
     kept_at = 0.0
     """When it was kept last, in the loop's time."""
     _is_without_body: bool | None = None
+    _was_paused = False
 
     def expect(self, *, is_without_body: bool) -> asyncio.Transport:
         """Begin to read a response, which has no body to HEAD; return what the request is to be written to.
@@ -70,8 +71,21 @@ class Wire(ResponseHandler):
         self.exchange = None
         if is_whole and not self.should_close and self.transport is not None:
             self.kept.keep(self)
-        else:
-            self.connection.close()
+            return
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()  # to close it would be to wait until the backend has taken all of the request
+        self.connection.close()
+
+    def hold(self) -> None:
+        """Let the backend wait with what it has not sent yet.
+
+        The transport alone is held: the parser would go on with what it has only where it was told so while it reads.
+        """
+        self._pause_reading_for_buffer()
+
+    def let_go(self) -> None:
+        """Go on after a `hold`."""
+        self._resume_reading_for_buffer()
 
     def data_received(self, data: bytes) -> None:
         """Let aiohttp read what came, and the exchange go on with it."""
@@ -91,9 +105,14 @@ class Wire(ResponseHandler):
         if self.exchange is None or not self.exchange.began(*data):
             self.force_close()  # more than was asked for
 
+    def pause_reading(self) -> None:
+        """Hold reading, and the parser."""
+        self._was_paused = True
+        super().pause_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on where reading was held: aiohttp's streams ask for it at each piece, and run the parser for it."""
-        if self._reading_paused:
+        """Read on where reading was ever held: aiohttp's streams ask at each piece, and run the parser each time."""
+        if self._was_paused:
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:

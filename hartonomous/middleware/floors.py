@@ -57,8 +57,10 @@ class Floors:
                 status = response.status
             return response
         finally:
-            audit.tell_of(request, status, guard, self._trail)
-            self._records.end(request, status)
+            try:
+                audit.tell_of(request, status, guard, self._trail)
+            finally:
+                self._records.end(request, status)
 
     async def _answered(self, request: web.Request, guard: Guard | None, handler: Handler) -> web.StreamResponse:
         """What answers errors, counts who is under way, and answers preflights, which carry no key."""
