@@ -53,6 +53,12 @@ class Client:
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()
 
+    def resume(self) -> None:
+        """Read on after a `pause`."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.resume_reading()
+
     async def rest(self) -> bytes:
         """Return all that comes until the server closes."""
         received = bytearray()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import zlib
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from hartonomous.connection import Connection
 from hartonomous.keys import METRICS
-from tests.service.application import ConfigMaker, RunningApp, running
+from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.sockets import HOST, ask, connected, exchange, get, port_of, post
 
 INGEST = "/rag/ingest"
@@ -386,6 +388,27 @@ async def _check_name(app: RunningApp, name: str) -> None:
         assert (status, error["param"]) == (422, "collection")
     status, answer = await send(app, BATCH, json.dumps({"queries": [{"query": "a", "collection": name}]}).encode())
     assert (status, answer["results"][0]["status"]) == (200, 422)
+
+
+@pytest.mark.parametrize("count", [16_384, 16_385, 16_386])
+async def test_a_body_of_many_chunks_is_read_where_the_parser_was_held_at_the_last_that_came(
+    app: RunningApp, count: int
+) -> None:
+    body = b'{"query":"a"'.ljust(count)
+    async with connected(port_of(app.url)) as client:
+        client.writer.write(f"POST {RERANK} HTTP/1.1\r\n".encode() + HOST)
+        client.writer.write(b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.writer.write(b"".join(b"1\r\n%c\r\n" % byte for byte in body))
+        await eventually(lambda: _read(count), "all that came is read")
+        rest = b',"documents":["b"]}'
+        client.writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest))
+        assert (await client.answer())[0] == 200
+
+
+def _read(count: int) -> bool:
+    """Whether so many bytes of a request's body have been read."""
+    bodies = [one._body for one in gc.get_objects() if isinstance(one, Connection)]
+    return any(body.total_bytes == count for body in bodies)
 
 
 async def test_a_collections_name_in_a_path_is_checked(app: RunningApp) -> None:

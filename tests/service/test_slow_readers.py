@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 
 import aiohttp
 
 from tests.service import fault_backend as fault
-from tests.service.application import WAIT_S, ConfigMaker, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend
+from tests.service.rag import sample
+from tests.service.sockets import connected, port_of, post
 
 CHAT = "/v1/chat/completions"
 
@@ -68,3 +71,40 @@ async def test_a_client_that_reads_late_gets_all_of_a_stream_whose_backend_has_w
         await eventually(lambda: sent > 0 and time.monotonic() - sent_at > held_s, "the backend waits")
         assert sent < len(events)
         assert await response.read() == b"".join(events)
+
+
+async def test_a_client_that_is_slow_near_the_end_of_a_stream_gets_its_end(
+    make_config: ConfigMaker, faulty: FaultBackend
+) -> None:
+    event, count = b"data: " + b"x" * 8_000 + b"\n\n", 400
+    last, sent_at, is_read = b"data: 1\n\ndata: [DONE]\n\n", 0.0, asyncio.Event()
+
+    async def behave(exchange: fault.Exchange) -> None:
+        nonlocal sent_at
+        await exchange.head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
+        for _ in range(count):
+            await exchange.chunk(event)
+            sent_at = time.monotonic()
+        await is_read.wait()
+        await exchange.raw(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last))
+
+    faulty.on(CHAT, behave)
+    config = make_config(backends={"generative": {"urls": (faulty.url,), "idle_timeout_s": 3}})
+    async with running(config, buffer_bytes=16_384) as app, connected(port_of(app.url)) as client:
+        client.pause()
+        client.writer.write(post(CHAT, b'{"messages":[],"stream":true}', b"Connection: close"))
+        await eventually(lambda: sent_at and time.monotonic() - sent_at > 0.3, "all are held")
+        client.resume()
+        received = b""
+        while received.count(event) < count:
+            received += await client.reader.read(1 << 16)
+        is_read.set()
+        received += await client.rest()
+        assert last in received
+        assert b'"error"' not in received
+        await eventually(partial(_succeeded, app), "the call has ended well")
+        assert app.runtime.pools["generative"].replicas[0].breaker.state == "closed"
+
+
+def _succeeded(app: RunningApp) -> bool:
+    return sample(app, "hartonomous_backend_requests_total", service="generative", outcome="2xx") == 1
