@@ -175,3 +175,21 @@ async def test_what_came_in_the_segment_in_which_it_was_held_is_handed_out(size:
 
         await opened.pour(take)
     assert len(taken) == 3 * size
+
+
+@pytest.mark.parametrize("count", [16_384, 16_385, 16_386])
+async def test_a_body_of_many_chunks_is_read_where_the_parser_was_held_at_the_last_that_came(count: int) -> None:
+    """Held while it parses what came, it is to go on with what comes next."""
+    taken = bytearray()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"1\r\nx\r\n" * count)
+        await eventually(lambda: len(taken) == count, "all that came is handed out")
+        writer.write(b"1\r\ny\r\n0\r\n\r\n")
+
+    async with (
+        served(serve, Service(idle_timeout_s=5)) as (pool, _),
+        pool.open("POST", PATH, call(), b"{}") as opened,
+    ):
+        await opened.pour(taken.extend)
+    assert len(taken) == count + 1
