@@ -17,7 +17,7 @@ from hartonomous.metrics import Metrics
 from hartonomous.services import Service
 from tests.clients.test_exchange import CHUNKED, OK, answering, call, served
 from tests.service import fault_backend as fault
-from tests.service.application import eventually
+from tests.service.application import WAIT_S, eventually
 from tests.service.fault_backend import FaultBackend
 
 PATH = "/x"
@@ -60,7 +60,7 @@ async def test_a_connection_in_use_outlives_the_idle_ones(
     faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "KEEPALIVE_S", 0.5)
-    async with _pool(faulty) as pool:
+    async with _pool(faulty) as pool, asyncio.timeout(WAIT_S):
         await _together(pool, faulty, 3)
         faulty.on(PATH, fault.reply())
         while faulty.open_connections > 1:
@@ -102,7 +102,7 @@ async def test_the_oldest_are_closed_while_the_others_stay(
 ) -> None:
     """The sweep that finds some to keep comes again for them."""
     monkeypatch.setattr(wire, "KEEPALIVE_S", 0.4)
-    async with _pool(faulty) as pool:
+    async with _pool(faulty) as pool, asyncio.timeout(WAIT_S):
         await _together(pool, faulty, 3)
         faulty.on(PATH, fault.reply())
         while faulty.open_connections == 3:
