@@ -102,7 +102,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell of the end."""
         super().connection_lost(exc)
-        self._wire = self._below = None
+        self._wire = self._below = self._answering = None
         self._body = EMPTY_PAYLOAD  # which knows its connection
         self._lost(self)
 

@@ -104,6 +104,8 @@ class Wire(ResponseHandler):
         """Hand the headers of a response to the exchange."""
         if self.exchange is None or not self.exchange.began(*data):
             self.force_close()  # more than was asked for
+            if self.exchange is not None and not self.exchange.status:
+                self.exchange.abort(aiohttp.ClientPayloadError("no status"))
 
     def pause_reading(self) -> None:
         """Hold reading, and the parser."""
@@ -236,7 +238,11 @@ class Wires:
         connector = self._session.connector
         if connector is None or connector.closed:
             raise RuntimeError("the session is closed")
-        connection = await exchange.connected(connector.connect(target, _NO_TRACES, self._timeout))
+        try:
+            connection = await exchange.connected(connector.connect(target, _NO_TRACES, self._timeout))
+        except aiohttp.ClientConnectorError as error:
+            error.__traceback__ = None  # aiohttp's frame keeps it, and it all the callers of this with their requests
+            raise
         wire = connection.protocol
         assert isinstance(wire, Wire)
         wire.connection, wire.kept = connection, target.kept

@@ -113,8 +113,9 @@ async def test_the_oldest_are_closed_while_the_others_stay(
         assert faulty.connections == 3
 
 
-async def test_a_status_below_100_breaks_the_call_off_at_once() -> None:
-    answer = b"HTTP/1.1 099 X\r\nContent-Length: 2\r\n\r\n{}"
+@pytest.mark.parametrize("status", [b"000", b"099"])
+async def test_a_status_below_100_breaks_the_call_off_at_once(status: bytes) -> None:
+    answer = b"HTTP/1.1 %b X\r\nContent-Length: 2\r\n\r\n{}" % status
     async with served(answering(answer), Service(first_byte_timeout_s=20)) as (pool, _), asyncio.timeout(10):
         with pytest.raises(BackendError):
             await pool.request("POST", PATH, call(30), b"{}", is_idempotent=False)

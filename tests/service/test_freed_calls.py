@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import pytest
 from aiohttp import web
 
-from hartonomous import listening
 from hartonomous.clients.exchange import Exchange
 from hartonomous.clients.guard import Request
 from hartonomous.config import Config
@@ -31,12 +30,8 @@ CALLS = 5
 
 
 @pytest.fixture
-async def app(faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningApp]:
-    """The application in front of the faulty backend, which may fail as often as it likes.
-
-    No timer looks at a connection in mid-call, which would have it know its request until the next look.
-    """
-    monkeypatch.setattr(listening, "_LOOKS", (1_000.0, 1_000.0))
+async def app(faulty: FaultBackend) -> AsyncIterator[RunningApp]:
+    """The application in front of the faulty backend, which may fail as often as it likes."""
     service = {"urls": (faulty.url,), "first_byte_timeout_s": 0.2, "breaker": {"failures": 1_000}}
     services = {"embedding": service, "generative": service, "qdrant": {"url": NOBODY}}
     async with running(Config.model_validate({"backends": services, "health": {"interval_s": 1000.0}})) as made:
@@ -116,3 +111,10 @@ async def test_a_client_that_leaves_leaves_nothing_to_the_garbage_collector(
 ) -> None:
     faulty.on(CHAT, behaviour)
     await _is_freed(app, faulty, leaves=True)
+
+
+async def test_an_address_that_refuses_leaves_nothing_to_the_garbage_collector(
+    app: RunningApp, faulty: FaultBackend
+) -> None:
+    await faulty.stop()
+    await _is_freed(app, faulty)
