@@ -44,7 +44,7 @@ async def test_calls_one_after_the_other_are_shared_out_by_weight(
 ) -> None:
     async with FaultBackend() as other, FaultBackend() as drained:
         urls = (weighted(faulty, 3), other.url, weighted(drained, 0))
-        config = make_config(backends={"reranking": {"urls": urls}}, health=SELDOM)
+        config = make_config(backends={"reranking": {"urls": urls, "hedging": False}}, health=SELDOM)
         async with fleet(config, tmp_path / "c.yaml") as made:
             assert [await made.rank() for _ in range(20)] == [200] * 20
             assert asked(faulty, other, drained) == [15, 5, 0]

@@ -37,9 +37,13 @@ ASK_THE_WALL_CLOCK = {
     "handlers/logs.py": "shown to the caller",
     "handlers/openai.py": "shown to the caller",
     "handlers/ragmodel.py": "shown to the caller",
+    "handlers/whole.py": "the Date of an answer",
+    "middleware/access.py": "shown in the log",
     "pipelines/documents.py": "shown to the caller",
     "reload.py": "shown in the metrics",
     "sending/faults.py": "a Retry-After that is a date",
+    "shedding.py": "shown in the log",
+    "tally.py": "shown in the metrics",
     "tls.py": "the validity of certificates",
     "trial/rerank.py": "shown to the caller",
 }

@@ -262,13 +262,15 @@ async def test_a_hedge_never_goes_to_an_address_that_was_taken_away(
             make_config(backends={"reranking": {"urls": urls}}, health=SELDOM), tmp_path / "c.yaml"
         ) as made:
             assert [await made.rank() for _ in range(30)] == [200] * 30  # it is known how long such calls take
-            faulty.on(RERANK, slowly(0.3))
+            faulty.on(RERANK, fault.hang())
             assert await made.rank() == 200
             hedged = asked(gone, drained)
             assert sum(hedged) == 1
+            faulty.on(RERANK, slowly(0.3))
             await made.reload(faulty, weighted(drained, 0))
             assert await made.rank() == 200
             assert asked(gone, drained) == hedged
+            faulty.on(RERANK, fault.hang())
             await made.reload(faulty, drained)
             assert await made.rank() == 200
             assert sum(asked(gone, drained)) == 2
