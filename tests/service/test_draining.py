@@ -258,9 +258,8 @@ async def test_a_hedge_never_goes_to_an_address_that_was_taken_away(
 ) -> None:
     async with FaultBackend() as gone, FaultBackend() as drained:
         urls = (weighted(faulty, 1_000), gone.url, drained.url)
-        async with fleet(
-            make_config(backends={"reranking": {"urls": urls}}, health=SELDOM), tmp_path / "c.yaml"
-        ) as made:
+        service = {"urls": urls, "first_byte_timeout_s": 5.0}
+        async with fleet(make_config(backends={"reranking": service}, health=SELDOM), tmp_path / "c.yaml") as made:
             assert [await made.rank() for _ in range(30)] == [200] * 30  # it is known how long such calls take
             faulty.on(RERANK, fault.hang())
             assert await made.rank() == 200
