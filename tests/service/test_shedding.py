@@ -15,7 +15,7 @@ import pytest
 
 from hartonomous.keys import STATE
 from hartonomous.log import configure, logger
-from tests.service.application import ConfigMaker, RunningApp, eventually, running
+from tests.service.application import WAIT_S, ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend
 from tests.service.rag import sample
 
@@ -36,6 +36,12 @@ class Held:
         """Ask for a chat; return status, headers and body."""
         async with self.session.post(self.app.url + CHAT, **({"json": BODY} | options)) as response:
             return response.status, response.headers, await response.json()
+
+    async def let_in(self) -> None:
+        """Ask until it is answered: that there is room again is seen in the loop's next rounds."""
+        async with asyncio.timeout(WAIT_S):
+            while (await self.ask())[0] == 503:
+                continue
 
     async def hold(self, count: int) -> None:
         """Ask for so many more, and wait until they are under way; not all at once, which is work as well."""
@@ -132,7 +138,7 @@ async def test_beyond_what_a_busy_loop_can_do_work_is_refused_and_what_has_begun
         async with held.session.post(held.app.url + "/admin/sweep") as response:
             assert response.status != 503
     assert set(await held.release()) == {200}
-    assert (await held.ask())[0] == 200
+    await held.let_in()
 
 
 async def test_a_request_that_is_not_plain_is_refused_in_the_same_way(held: Held) -> None:
@@ -185,6 +191,6 @@ async def test_a_connection_serves_on_after_a_refusal(held: Held) -> None:
             assert [(await one.ask())[0] for _ in range(3)] == [503] * 3
             assert sample(held.app, "hartonomous_http_connections") == MANY + 1
         await held.release()
-        assert (await one.ask())[0] == 200
+        await one.let_in()
         assert (await one.ask())[0] == 200
         assert sample(held.app, "hartonomous_http_connections") == MANY + 1
