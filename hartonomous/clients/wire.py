@@ -2,8 +2,8 @@
 
 `ClientSession.request` makes a request, a response, two timers, a task and some forty smaller objects for each call, of
 which a service's calls differ in nothing but a few headers and the body (60 to 85 µs). So of aiohttp's client this uses
-what is worth having, its connector (connections, TLS, names, keep-alive, unix sockets) and its parser, through
-`connector.connect` and the protocol; and sends the rest itself. What comes back is an `Exchange`.
+what is worth having, its connector (connections, TLS, names, unix sockets) and its parser, through `connector.connect`
+and the protocol; and sends the rest itself, over connections that it keeps. What comes back is an `Exchange`.
 """
 
 from __future__ import annotations
