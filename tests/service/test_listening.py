@@ -99,3 +99,22 @@ async def test_a_client_that_does_not_read_does_not_outlive_the_server(make_conf
         await runner.cleanup()
         await listener.wait_closed(0.1)
         await eventually(lambda: not listener._open, "its connection has ended")
+
+
+async def test_who_waits_in_the_systems_queue_when_the_server_ends_is_answered(make_config: ConfigMaker) -> None:
+    runner, listener = await _listening(make_config())
+    listener.serve(*await bind("127.0.0.1", 0))
+    address = listener.sockets[0].getsockname()
+    waiting = [socket.create_connection(address) for _ in range(40)]  # the loop does not come round meanwhile
+    try:
+        for each in waiting:
+            each.sendall(get("/health"))
+        await listener.close(10.0)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        assert {each.recv(12) for each in waiting} == {b"HTTP/1.1 200"}
+    finally:
+        for each in waiting:
+            each.close()
+        await runner.cleanup()
+        await listener.wait_closed(0.1)
