@@ -68,8 +68,10 @@ class Held:
 
     async def _status(self) -> int:
         """Ask until it is let in: where other programs take the processor, the loop's rounds are long as well."""
-        while (status := (await self.ask())[0]) == 503:
+        status, _, _ = await self.ask()
+        while status == 503:
             await asyncio.sleep(0.05)
+            status, _, _ = await self.ask()
         return status
 
 
