@@ -36,12 +36,16 @@ run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
 
 # The tests often wait; the types are checked meanwhile.
+# Hundreds of processes share the cores: what fails beside them is asked once more, by itself, and fails if it fails again.
+ALONE = { echo "What failed beside others is run by itself:" && \
+	$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none --maxfail 1 $(PYTEST_ARGS); }
+
 test: lint
 	@$(MAKE) --no-print-directory --jobs 2 types tests
 
 tests: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) || $(ALONE)
 
 coverage: $(VENV)/.dev
 	$(BIN)/hartonomous trial --fetch-only
@@ -92,8 +96,8 @@ LOCK = $(BIN)/uv pip compile setup.cfg --quiet --universal --python-version 3.11
 # The server's packages alone have the versions that are tested.
 lock: $(VENV)/.audit
 	$(LOCK) --all-extras $(if $(UPGRADE),--upgrade) --output-file etc/requirements.lock
-	$(LOCK) --constraints etc/requirements.lock --upgrade --output-file etc/server.lock
-	$(LOCK) --extra otlp --constraints etc/requirements.lock --upgrade --output-file etc/otlp.lock
+	$(LOCK) --extra uvloop --constraints etc/requirements.lock --upgrade --output-file etc/server.lock
+	$(LOCK) --extra uvloop --extra otlp --constraints etc/requirements.lock --upgrade --output-file etc/otlp.lock
 	@printf 'setuptools >=77\n' | $(subst setup.cfg,-,$(LOCK)) $(if $(UPGRADE),--upgrade) --output-file etc/build.lock
 
 INSTALL = $(PYTHON) -B etc/install --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --sysconfdir "$(SYSCONFDIR)"
@@ -113,8 +117,8 @@ $(VENV)/.trial $(VENV)/.dev $(VENV)/.audit: $(VENV)/.%: setup.cfg pyproject.toml
 		|| { echo "The packages could not be installed: pip's own words stand above."; exit 1; }
 	@touch $@
 
-EXTRAS.trial := trial,eval
-EXTRAS.dev := trial,eval,otlp,dev
+EXTRAS.trial := trial,eval,uvloop
+EXTRAS.dev := trial,eval,otlp,uvloop,dev
 EXTRAS.audit := audit
 
 # The pip that Python 3.11 comes with takes twice as long to choose the packages; it will do where there is no newer one.

@@ -50,13 +50,15 @@ class Server(Section):
     read the same file tell each other of reloads in `runtime_directory`. A stop begins with `notice_s` in which work is
     still taken although `/ready` says no. The address of a caller is what a proxy of `trusted_proxies` says it is.
     `/admin` and `/metrics` are served at `admin` instead, if there is one. With `reuse_port` several processes of this
-    host listen on the same port, among which the kernel shares out those who connect.
+    host listen on the same port, among which the kernel shares out those who connect. The `event_loop` is uvloop where
+    that is installed (`auto`), or the one that is named.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8700
     reuse_port: bool = False
     mode: Literal["production", "development"] = "production"
+    event_loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     tls: Tls | None = None
     admin: Listener | None = None
     cors: Cors = Cors()

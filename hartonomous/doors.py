@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hartonomous import eventloop
 from hartonomous.adopting import Adopted, Door, bind, names, path_of, reason, shown
 from hartonomous.config import Config
 from hartonomous.errors import ConfigError
@@ -61,7 +62,7 @@ class Doors:
             listener.serve()
         admin = ", ".join(map(shown, self._listeners["admin"].sockets)) if "admin" in self._listeners else None
         for each in self._listeners["main"].sockets:
-            told = logger.bind(**_place(each), tls=self._tls, keys=self._keys, admin=admin)
+            told = logger.bind(**_place(each), tls=self._tls, keys=self._keys, admin=admin, loop=eventloop.running())
             told.bind(connections=self._listeners["main"].limit).info("listening")
 
     @property

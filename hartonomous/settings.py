@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hartonomous import clienttls, cparser, tls, tracing
+from hartonomous import clienttls, cparser, eventloop, tls, tracing
 from hartonomous.config import Config
 from hartonomous.configfile import digest, load, load_template
 from hartonomous.core.template import Template
@@ -21,8 +21,8 @@ from hartonomous.fields import Section
 TEMPLATE = "rag.generation.template"
 TOKENIZER = "backends.embedding.tokenizer"
 
-# What was done at the start: where the server listens, how it parses, where it hears of reloads.
-_FIXED = ("host", "port", "reuse_port", "admin", "mode", "runtime_directory")
+# What was done at the start: where the server listens, how it parses, on which loop, where it hears of reloads.
+_FIXED = ("host", "port", "reuse_port", "admin", "mode", "event_loop", "runtime_directory")
 
 
 @dataclass(slots=True, frozen=True)
@@ -82,6 +82,7 @@ def read(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 def complete(config: Config) -> Settings:
     """Read what a configuration names. Raises ConfigError."""
     cparser.check(config.server)
+    eventloop.check(config.server)
     tracing.check(config.tracing)
     generation, certificate = config.rag.generation, config.server.tls
     template = load_template(generation.template)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 def _serve(path: Path) -> int:
     import asyncio
 
-    from hartonomous import log, server, systemd
+    from hartonomous import eventloop, log, server, systemd
     from hartonomous.configfile import load
     from hartonomous.errors import ConfigError
 
@@ -37,7 +37,8 @@ def _serve(path: Path) -> int:
         given = systemd.take(os.environ)
         config = load(path, os.environ)
         log.configure(config.log.level, kept_records=config.log.kept_records)
-        asyncio.run(server.run(config, path, given))
+        with asyncio.Runner(loop_factory=eventloop.factory(config.server)) as runner:
+            runner.run(server.run(config, path, given))
     except ConfigError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -34,6 +34,7 @@ FLOORS = (
         "tls",
         "clienttls",
         "cparser",
+        "eventloop",
         "settings",
         "tracing",
         "otlp",
