@@ -35,6 +35,10 @@ OTLP ?=
 run: $(VENV)/.trial
 	@exec $(BIN)/hartonomous trial --config etc/trial.yaml $(if $(MODEL),--model "$(MODEL)")
 
+# Hundreds of processes share the cores: what fails beside them is asked once more, by itself, and fails if it fails again.
+ALONE = { echo "What failed beside others is run by itself:" && \
+	$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none --maxfail 1 $(PYTEST_ARGS); }
+
 # The tests often wait; the types are checked meanwhile.
 # Hundreds of processes share the cores: what fails beside them is asked once more, by itself, and fails if it fails again.
 ALONE = { echo "What failed beside others is run by itself:" && \
