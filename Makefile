@@ -40,10 +40,6 @@ ALONE = { echo "What failed beside others is run by itself:" && \
 	$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none --maxfail 1 $(PYTEST_ARGS); }
 
 # The tests often wait; the types are checked meanwhile.
-# Hundreds of processes share the cores: what fails beside them is asked once more, by itself, and fails if it fails again.
-ALONE = { echo "What failed beside others is run by itself:" && \
-	$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none --maxfail 1 $(PYTEST_ARGS); }
-
 test: lint
 	@$(MAKE) --no-print-directory --jobs 2 types tests
 
