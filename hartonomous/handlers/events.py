@@ -44,6 +44,7 @@ class Events:
         try:
             await self._opened.pour(self._take)
         finally:
+            self._tokens.feed_events(self._waiting)
             if self._resuming is not None:
                 self._resuming.cancel()
         if not (self._tail[-_TAIL:] + self._waiting).rstrip().endswith(_DONE):
@@ -52,7 +53,6 @@ class Events:
 
     def _take(self, data: bytes) -> None:
         """Send the events that these bytes complete."""
-        self._tokens.feed(data)
         # As a rule a piece is an event, or several.
         if self._waiting or not data.endswith(b"\n\n"):
             data = self._completed(data)
@@ -61,6 +61,7 @@ class Events:
         if not self._is_speaking:
             self._is_speaking = True
             metering.first_token(self._request)
+        self._tokens.feed_events(data)
         self._client.send(data)
         self._tail = data if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         if self._client.is_full:

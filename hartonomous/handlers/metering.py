@@ -150,6 +150,11 @@ class Relayed:
         if self._reader is not None:
             self._reader.feed(data)
 
+    def feed_events(self, data: bytes) -> None:
+        """Read the next events of a stream, which are whole."""
+        if self._reader is not None:
+            self._reader.feed_events(data)
+
     def __enter__(self) -> Self:
         return self
 

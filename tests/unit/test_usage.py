@@ -25,11 +25,23 @@ def read(data: bytes, cuts: list[int], estimated: int = 0) -> int:
         assert eager.tokens >= 0
         start = end
     assert eager.tokens == lazy.tokens
+    if data.startswith(b"data:"):
+        assert _of_events(data, cuts, estimated) == lazy.tokens
     if data.startswith(b"{"):
         whole = UsageReader(estimated)
         whole.whole(data)
         assert whole.tokens == lazy.tokens
     return lazy.tokens
+
+
+def _of_events(data: bytes, cuts: list[int], estimated: int) -> int:
+    """Read a stream by its events, of which as many come at once as the cuts say."""
+    reader, events = UsageReader(estimated), [event + b"\n\n" for event in data.split(b"\n\n")[:-1]]
+    for cut in [*cuts, len(events)]:
+        reader.feed_events(b"".join(events[:cut]))
+        events = events[cut:]
+        assert reader.tokens >= 0
+    return reader.tokens
 
 
 def stream(*chunks: Any) -> bytes:
