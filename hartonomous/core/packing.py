@@ -73,7 +73,7 @@ class Draft(NamedTuple):
     def bounded(self, limit: int) -> Draft:
         """Return the draft without the sources and turns that cannot fit into `limit` tokens whatever the model."""
         room = limit * _BYTES_A_TOKEN
-        if not self.history and sum(_most_bytes(source.text) for source in self.sources) <= room:
+        if not self.history and sum([_most_bytes(source.text) for source in self.sources]) <= room:
             return self
         kept: list[Source] = []
         for source in self.sources:
@@ -157,7 +157,7 @@ def _latest(history: Sequence[Mapping[str, str]], room: int) -> list[Message]:
 
 def most(messages: Sequence[Message]) -> int:
     """Return a number of tokens that a prompt of these messages does not exceed, whatever the model."""
-    return _TEMPLATE_MOST + sum(_MESSAGE_MOST + most_tokens(message["content"]) for message in messages)
+    return _TEMPLATE_MOST + sum([_MESSAGE_MOST + most_tokens(message["content"]) for message in messages])
 
 
 def careful(text: str) -> int:

@@ -24,6 +24,8 @@ def runtime_of(request: web.Request) -> Runtime:
 class Timer:
     """Measures a request in milliseconds."""
 
+    __slots__ = ("_started",)
+
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
@@ -35,7 +37,7 @@ class Timer:
 
 def cost_headers(timings: Mapping[str, float], degraded: Sequence[str]) -> dict[str, str]:
     """Return `Server-Timing`, and the header of degraded answers where stages were left out."""
-    headers = {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in timings.items())}
+    headers = {"Server-Timing": ", ".join([f"{stage};dur={ms}" for stage, ms in timings.items()])}
     if degraded:
         headers[DEGRADED_HEADER] = ",".join(degraded)
     return headers

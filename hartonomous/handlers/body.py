@@ -107,7 +107,8 @@ async def read_piece(request: web.Request) -> bytes:
                 data = await request.content.readany()
         except TimeoutError as error:
             raise timed_out() from error
-    await received(request, len(data))
+    if (meter := received(request, len(data))) is not None:
+        await meter.more()
     return data
 
 

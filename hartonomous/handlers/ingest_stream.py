@@ -134,7 +134,8 @@ class _Body:
         self.heard()
         if not piece:
             raise StopAsyncIteration
-        await metering.received(self._request, len(piece))
+        if (meter := metering.received(self._request, len(piece))) is not None:
+            await meter.more()
         return piece
 
     def check(self, *, waited: bool = False) -> None:

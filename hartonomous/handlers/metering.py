@@ -9,11 +9,13 @@ from typing import Protocol, Self
 
 from aiohttp import web
 
+from hartonomous.core.access import NOBODY
 from hartonomous.core.call import Call
 from hartonomous.core.usage import UsageReader
 from hartonomous.errors import DeadlineExceededError, HartonomousError
 from hartonomous.handlers.stream import ClientGoneError
 from hartonomous.keys import CALLER, METER, METRICS, SPEAKING, STARTED, exemplar_of
+from hartonomous.limiting.meter import Meter
 from hartonomous.middleware.access import template_of
 from hartonomous.pipelines.answering import CachedResult, CachedSources
 from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
@@ -27,14 +29,14 @@ class _Answerer(Protocol):
     async def answer(self, request: QueryRequest, call: Call) -> QueryResult: ...
 
 
-async def received(request: web.Request, size: int) -> None:
-    """Tell that bytes of the body have come. Raises RateLimitedError when they are more than the key may send."""
-    request.app[METRICS].received.inc(size)
-    if (tenant := _tenant(request)) is not None:
+def received(request: web.Request, size: int) -> Meter | None:
+    """Tell that bytes of the body have come; await `more` of what is returned: nothing where they are covered."""
+    metrics = request.app[METRICS]
+    metrics.received.inc(size)
+    if (tenant := metrics.tenants.of_key(request.get(CALLER, NOBODY).key_id)) is not None:
         tenant.received += size
     meter = request.get(METER)
-    if meter is not None and not meter.covers(size):
-        await meter.more()
+    return None if meter is None or meter.covers(size) else meter
 
 
 def spent(request: web.Request, tokens: float) -> None:
@@ -71,8 +73,7 @@ def first_token(request: web.Request) -> None:
 
 
 def _tenant(request: web.Request) -> Tenant | None:
-    caller = request.get(CALLER)
-    return None if caller is None else request.app[METRICS].tenants.of_key(caller.key_id)
+    return request.app[METRICS].tenants.of_key(request.get(CALLER, NOBODY).key_id)
 
 
 def _count(request: web.Request, tokens: float) -> None:

@@ -47,15 +47,15 @@ def _search_request(body: SearchBody, runtime: Runtime, call: Call) -> SearchReq
         ValidationFailedError: a filter that is not allowed.
     """
     collection = reached(body.collection, runtime, call)
-    if body.filter is not None:
-        filters.check(body.filter)
-    rag = runtime.config.rag
+    if (wanted := body.filter) is not None:
+        filters.check(wanted)
+        wanted = filters.whole(wanted)
     return SearchRequest(
         query=body.query,
         collection=collection,
-        top_k=body.top_k or rag.retrieval.top_k,
+        top_k=body.top_k or runtime.config.rag.retrieval.top_k,
         mode=body.mode,
-        filter=filters.whole(body.filter),
+        filter=wanted,
         rerank=body.rerank,
         feedback=body.feedback,
         score_threshold=body.score_threshold,

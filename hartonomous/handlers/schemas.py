@@ -5,7 +5,7 @@ They are strict (`"5"` is no number, `true` no integer) and refuse unknown field
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, override
 
 from hartonomous import codec
 from hartonomous.config import COLLECTION_PATTERN, Chunking
@@ -32,11 +32,18 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
+    _count: ClassVar[int] = 0  # of its fields: to ask pydantic takes 0.5 us
+
+    @classmethod
+    @override
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls._count = len(cls.model_fields)
+
     @model_validator(mode="before")
     @classmethod
     def _one_unknown_field(cls, value: Any) -> Any:
         """Keep one unknown field of many: each would cost an error, and a large body has room for a million."""
-        if not isinstance(value, dict) or len(value) <= len(cls.model_fields):
+        if not isinstance(value, dict) or len(value) <= cls._count:
             return value
         unknown = next((name for name in value if name not in cls.model_fields), None)
         known = {name: value[name] for name in cls.model_fields if name in value}
@@ -201,7 +208,10 @@ class MessageBody(Body):
 class QueryBody(SearchBody):
     """A question to be answered from the collection."""
 
-    messages: Annotated[list[MessageBody], Field(max_length=256)] = []
+    # With `= []` each body would have a deep copy of it, in 1.4 us.
+    messages: Annotated[list[MessageBody], Field(max_length=256, json_schema_extra={"default": []})] = Field(
+        default_factory=list
+    )
     stream: bool = False
     max_tokens: MaxTokens | None = None
     temperature: Temperature | None = None

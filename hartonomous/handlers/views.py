@@ -50,7 +50,11 @@ def search_answer(result: SearchResult, total_ms: float, request_id: str) -> dic
 
 def citations(result: QueryResult) -> list[dict[str, Any]]:
     """Return the sources that the answer uses, by marker."""
-    return [{**hit(result.sources[marker - 1]), "marker": marker} for marker in sorted(result.cited)]
+    return _cited(result, [hit(scored) for scored in result.sources])
+
+
+def _cited(result: QueryResult, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**sources[marker - 1], "marker": marker} for marker in sorted(result.cited)]
 
 
 def grounding(rows: list[SentenceGrounding]) -> list[dict[str, Any]]:
@@ -64,10 +68,11 @@ def query_answer(
     result: QueryResult, timings: dict[str, float], request_id: str, *, sources: bool = True
 ) -> dict[str, Any]:
     """Return the body of `/rag/query`; a stream's last event leaves the sources out, which it sent first."""
+    views = [hit(scored) for scored in result.sources]
     return {
         "answer": result.answer,
-        "citations": citations(result),
-        **({"sources": [hit(scored) for scored in result.sources]} if sources else {}),
+        "citations": _cited(result, views),
+        **({"sources": views} if sources else {}),
         "model": result.model,
         "finish_reason": result.finish_reason,
         "usage": result.usage.as_dict(),

@@ -70,11 +70,10 @@ class Whole(web.Response):
             lines.append(f"Content-Length: {len(body)}")
         if hdrs.CONTENT_TYPE not in headers:
             lines.append("Content-Type: application/octet-stream")
-        told = "".join(lines)
-        # Nobody ends a line but we: what does is not sent (aiohttp raises ValueError).
-        if not told.isascii() or "\n" in told or "\r" in told or "\0" in told:
-            return None
         own = "\r\n".join(lines)
+        # Nobody ends a line but we: what does is not sent (aiohttp raises ValueError).
+        if not own.isascii() or "\0" in own or not own.count("\r") == own.count("\n") == len(lines) - 1:
+            return None
         head = f"HTTP/1.1 {self.status} {self.reason}\r\n{said}{own}{_rest(int(time.time()))}"
         return b"".join((head.encode(), body))
 

@@ -76,7 +76,7 @@ class Conversation:
         self, question: str, history: Sequence[Mapping[str, str]], model: str | None, call: Call
     ) -> StandAlone:
         """Return the question that is meant. Raises only when the request's own deadline has passed."""
-        turns = _newest(_said(history), _READ_TURNS, _READ_CHARS) if self._config.rewrite else []
+        turns = _newest(_said(history), _READ_TURNS, _READ_CHARS) if history and self._config.rewrite else []
         if not turns or stands_alone(question, turns):
             return StandAlone(question)
         started = time.perf_counter()

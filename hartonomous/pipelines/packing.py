@@ -111,7 +111,7 @@ class Packer:
         everything = draft.everything
         messages = draft.messages(everything)
         if most(messages) <= limit:
-            newest = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
+            newest = draft.newest([careful(turn) for turn in draft.turns], limit // 3) if draft.history else draft
             if len(newest.history) == len(draft.history):
                 return Packed(messages, everything, answer, draft, context)
             return _packed(newest, everything, answer, context)

@@ -8,6 +8,7 @@ asked.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -64,6 +65,7 @@ class Answerer:
         self._generative = generative
         self._retrieval = retrieval
         self._generation = generation
+        self._options = {"temperature": generation.temperature, **generation.options}
         self._template = template
         self._standard = generation.system or fill(template.system)
         self._paraphrases = paraphrases
@@ -77,6 +79,8 @@ class Answerer:
         Raises PermissionDeniedError before anything is asked of a service, our errors when the deadline has passed.
         """
         call.grant.check(request.search.collection)
+        if not request.history:
+            return request  # as most do; what is not awaited is not set up
         alone = await self._conversation.stand_alone(request.search.query, request.history, request.model, call)
         if alone.took_ms is None:
             return request  # it stands alone as it is
@@ -149,13 +153,19 @@ class Answerer:
         self, request: QueryRequest, found: SearchResult, relevant: Sequence[ScoredHit], call: Call
     ) -> Plan | QueryResult:
         """Return the plan, or the sources alone where none can be made; `found` has the hits of it then."""
+        started = time.perf_counter()
+        options = {**self._options, **request.options}
+        if request.model is not None:
+            options["model"] = request.model
+        max_tokens = request.max_tokens or self._generation.max_tokens
         try:
-            plan = await self._plan(request, found, relevant, call)
+            packed = await self._packer.pack(self._draft(request, relevant), max_tokens, options, call)
         except _FAILED:
             if not _sources_do(request, call):
                 raise
             found.hits = list(relevant)
             return self.sources_alone(request, found, 0)
+        plan = Plan(request, found, relevant, packed, options, started)
         found.hits = plan.sources
         return plan
 
@@ -224,7 +234,10 @@ class Answerer:
 
     def _relevant(self, question: str, hits: Sequence[ScoredHit]) -> list[ScoredHit]:
         """Return the hits that an answer may rest on."""
-        relevance = Relevance(question, self._retrieval.min_similarity, self._retrieval.min_words)
+        least = self._retrieval.min_similarity
+        if min([hit.scores.get("dense", -math.inf) for hit in hits], default=0.0) >= least:
+            return list(hits)  # nothing is in doubt
+        relevance = Relevance(question, least, self._retrieval.min_words)
         # Where only words were searched, as asked for or for want of an embedding, none is known to be dissimilar.
         unknown = 0.0 if any("dense" in hit.scores for hit in hits) else None
         similarities = [hit.scores.get("dense", unknown) for hit in hits]
@@ -234,24 +247,15 @@ class Answerer:
             if relevance.is_similar(similarity) or relevance.holds(_shown(hit), similarity)
         ]
 
-    async def _plan(
-        self, request: QueryRequest, found: SearchResult, relevant: Sequence[ScoredHit], call: Call
-    ) -> Plan:
-        started = time.perf_counter()
-        options = {"temperature": self._generation.temperature, **self._generation.options, **request.options}
-        if request.model is not None:
-            options["model"] = request.model
-        draft = Draft(
+    def _draft(self, request: QueryRequest, relevant: Sequence[ScoredHit]) -> Draft:
+        return Draft(
             question=request.search.query,
             system=self._system(request),
             standard=self._standard if request.system or request.added_system else None,
-            history=alternating(request.history),
+            history=alternating(request.history) if request.history else (),
             sources=_numbered(relevant[: self._generation.max_sources]),
             template=self._template,
         )
-        max_tokens = request.max_tokens or self._generation.max_tokens
-        packed = await self._packer.pack(draft, max_tokens, options, call)
-        return Plan(request, found, relevant, packed, options, started)
 
     def _system(self, request: QueryRequest) -> str:
         """Return the instruction; what a caller gives as one cannot end its turn either."""
