@@ -25,7 +25,7 @@ from hartonomous.core.addresses import Proxies
 from hartonomous.errors import ConfigError
 from hartonomous.handlers import admin, documents, ingest, logs, openai, openapi, ops, rag
 from hartonomous.keyring import Keyring
-from hartonomous.keys import GUARDS, METRICS, RELOAD, SERVING, STATE, TRAIL, Runtime, State
+from hartonomous.keys import ENTRANCE, GUARDS, METRICS, RELOAD, SERVING, STATE, TRAIL, Runtime, State
 from hartonomous.log import logger
 from hartonomous.metrics import Metrics
 from hartonomous.middleware import cors
@@ -38,7 +38,7 @@ from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.reload import Reloader
-from hartonomous.routing import add_routes
+from hartonomous.routing import Entrance, add_routes
 from hartonomous.settings import TOKENIZER, Settings, complete, read
 from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
@@ -86,7 +86,8 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     add_routes(app.router, OPERATIONS, None if config.server.admin is None else app[STATE].operators)
     cors.setup(app)
     floors = Floors(app)
-    app.middlewares.append(floors.enter)
+    app[ENTRANCE] = Entrance(app, floors.enter).open
+    app.middlewares.append(floors.enter)  # for whoever serves the application without a `Listener`
     app.on_response_prepare.append(floors.prepare)
     app.on_cleanup.append(floors.close)
     app.cleanup_ctx.append(lambda app: _lifetime(app, reloader, settings))

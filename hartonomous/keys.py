@@ -76,6 +76,7 @@ class Runtime:
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Floor = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True, frozen=True)
@@ -224,6 +225,8 @@ STATE = web.AppKey("STATE", State)
 GUARDS: web.AppKey[Mapping[Handler, Guard]] = web.AppKey("GUARDS")
 SERVING = web.AppKey("SERVING", ServingContext)
 TRAIL = web.AppKey("TRAIL", Trail)
+# Lets the requests of a server come in.
+ENTRANCE: web.AppKey[Callable[[web.Server], None]] = web.AppKey("ENTRANCE")
 RELOAD: web.AppKey[Callable[..., Coroutine[None, None, Reloaded]]] = web.AppKey("RELOAD")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)

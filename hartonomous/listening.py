@@ -23,7 +23,7 @@ from hartonomous.config import Config, Server
 from hartonomous.connection import Connection
 from hartonomous.core.addresses import network_of
 from hartonomous.handshakes import Handshakes
-from hartonomous.keys import METRICS, STATE, TRAIL
+from hartonomous.keys import ENTRANCE, METRICS, STATE, TRAIL
 from hartonomous.log import logger
 from hartonomous.shedding import Shedder
 
@@ -69,6 +69,7 @@ class Listener:
             raise ValueError("the runner has not been set up")
         self.ssl_context = ssl_context
         self._manager = runner.server
+        runner.app[ENTRANCE](self._manager)
         self._is_operators = is_operators
         self._config, self._limit = config, self._room(config)
         self._state, self._metrics = runner.app[STATE], runner.app[METRICS]

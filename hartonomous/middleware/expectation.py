@@ -1,8 +1,8 @@
 """`Expect: 100-continue`: a caller that waits to be asked for its body is asked when the body is wanted.
 
-aiohttp asks for it before the first middleware, so that also somebody without a key would send all of it. Here every
-route has an expect handler that does nothing; who reads the body calls `invite` first, and whoever has been refused by
-then never sends it.
+aiohttp's applications ask for it before anything else, so that also somebody without a key would send all of it. The
+entrance (`routing`) does not; who reads the body calls `invite` first, and whoever has been refused by then never sends
+it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from hartonomous.errors import ExpectationFailedError
 
 _CONTINUE = "100-continue"
 _INVITED = web.RequestKey("_INVITED", bool)
-
-
-async def unanswered(_request: web.Request) -> None:
-    """Say nothing yet: the expect handler of every route."""
 
 
 def check_expectation(request: web.Request) -> None:
