@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from hartonomous.core.prompt import Message, Source, alternating, build_messages, render, truncate_to
+from hartonomous.core.prompt import Message, Source, alternating, build_messages, rendered, truncate_to
 from hartonomous.core.template import Template
 from hartonomous.core.tokens import estimate_tokens, most_tokens
 
@@ -26,7 +26,7 @@ _CUTS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.4)
 
 
 class Selection(NamedTuple):
-    """Sources that are shown, numbered from 1 (marker 1 is the first), and their places among those that were given."""
+    """Sources that are shown (marker 1 is the first), and their places among those that were given."""
 
     sources: tuple[Source, ...]
     places: tuple[int, ...]
@@ -58,7 +58,7 @@ class Draft(NamedTuple):
     @property
     def pieces(self) -> list[str]:
         """The sources as they stand in the prompt."""
-        return [SEPARATOR + render(source) for source in self.sources]
+        return [SEPARATOR + piece for piece in rendered(self.sources)]
 
     def messages(self, selection: Selection) -> list[Message]:
         """Return the messages with these sources."""
@@ -73,7 +73,8 @@ class Draft(NamedTuple):
     def bounded(self, limit: int) -> Draft:
         """Return the draft without the sources and turns that cannot fit into `limit` tokens whatever the model."""
         room = limit * _BYTES_A_TOKEN
-        if not self.history and sum([_most_bytes(source.text) for source in self.sources]) <= room:
+        texts = [source.text for source in self.sources]
+        if not self.history and (4 * sum(map(len, texts)) <= room or sum(map(_most_bytes, texts)) <= room):
             return self
         kept: list[Source] = []
         for source in self.sources:
@@ -81,7 +82,7 @@ class Draft(NamedTuple):
             room -= len(text.encode())
             if kept and room < 0:
                 break
-            kept.append(source._replace(text=text))
+            kept.append(source.of(text))
         return self._replace(sources=kept, history=_latest(self.history, limit * _BYTES_A_TOKEN))
 
     def newest(self, sizes: Sequence[int], budget: int) -> Draft:
@@ -120,8 +121,7 @@ class Draft(NamedTuple):
 
     def only(self, places: Sequence[int]) -> Selection:
         """Return these sources."""
-        numbered = (self.sources[place]._replace(marker=marker) for marker, place in enumerate(places, 1))
-        return Selection(tuple(numbered), tuple(places))
+        return Selection(tuple([self.sources[place] for place in places]), tuple(places))
 
     def cuts(self, fraction: float, room: int) -> Iterator[Selection]:
         """Yield the beginning of the best source, shorter and shorter; the last one fits `room` whatever the model."""
@@ -130,11 +130,11 @@ class Draft(NamedTuple):
         low, high = 0, len(best.text)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = most_tokens(render(best._replace(text=best.text[:middle]))) < room
+            fits = most_tokens(rendered([best.of(best.text[:middle])])[0]) < room
             low, high = (middle, high) if fits else (low, middle - 1)
         for text in dict.fromkeys((*texts, best.text[:low].rstrip())):
             if text:
-                yield Selection((best._replace(marker=1, text=text),), (0,))
+                yield Selection((best.of(text),), (0,))
 
 
 def _most_bytes(text: str) -> int:
@@ -173,10 +173,10 @@ def head(selection: Selection) -> Selection:
 
 def halved(selection: Selection) -> Selection:
     """Return the better half of a selection by size, at least its first source, or half of that one."""
-    sizes = [careful(render(source)) for source in selection.sources]
+    sizes = [careful(piece) for piece in rendered(selection.sources)]
     if len(sizes) == 1:
         (only,) = selection.sources
-        return selection._replace(sources=(only._replace(text=truncate_to(only.text, 0.5)),))
+        return selection._replace(sources=(only.of(truncate_to(only.text, 0.5)),))
     count, room = 1, sum(sizes) // 2 - sizes[0]
     while count < len(sizes) and sizes[count] <= room:
         room -= sizes[count]

@@ -10,9 +10,10 @@ The layout is plain enough for a model of 135 million parameters: short sentence
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
+from hartonomous.core.grounding import placed
 from hartonomous.core.neutral import neutralise
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
 
@@ -20,19 +21,44 @@ _OPEN = "<source>"
 _CLOSE = "</source>"
 # Titles and headings say where a text stands: they are no place for a text of their own.
 _HEAD_LENGTH = 240
-# The same chunks are found again and again: what stands between their tags is kept, 4 MB of it where it is ASCII.
+# The same chunks are found again and again: so many are kept, 6 MB of text at most where it is ASCII.
 _KEPT, _LONGEST_KEPT = 512, 4_000
 
 Message = dict[str, str]
 
 
-class Source(NamedTuple):
-    """One hit as the model sees it; `marker` n is cited as [n], `headings` are the ones above it, outermost first."""
+@dataclass(frozen=True)
+class Source:
+    """One hit as the model sees it; `headings` are the ones above it, outermost first. The first is cited as [1]."""
 
-    marker: int
-    title: str | None
-    headings: Sequence[str]
     text: str
+    title: str | None = None
+    headings: tuple[str, ...] = ()
+
+    @cached_property
+    def inner(self) -> str:
+        """What follows its marker in the prompt, harmless."""
+        parts = [" ".join(part.split()) for part in (self.title or "", *self.headings)]
+        head = " > ".join([part for part in parts if part])
+        # Made harmless as a whole: no tag is hidden half in a heading and half in the text.
+        return neutralise(f" {head[:_HEAD_LENGTH]}".rstrip() + f"\n{self.text.strip()}")
+
+    @cached_property
+    def ground(self) -> str:
+        """What an answer can rest on: the text with the title and headings, which the model sees, too."""
+        return placed(self.text, self.title, self.headings)
+
+    def of(self, text: str) -> Source:
+        """Return the source of the beginning of its text."""
+        return self if len(text) == len(self.text) else Source(text, self.title, self.headings)
+
+
+def source_of(text: str, title: str | None, headings: tuple[str, ...]) -> Source:
+    """Return a source, the same one for the same chunk, whose parts were put together before."""
+    return (_kept if len(text) <= _LONGEST_KEPT else Source)(text, title, headings)
+
+
+_kept = lru_cache(_KEPT)(Source)
 
 
 def build_messages(
@@ -56,28 +82,15 @@ def build_messages(
     messages = [{"role": "system", "content": instruction.strip()}] if instruction.strip() else []
     messages += [{"role": turn["role"], "content": neutralise(turn["content"])} for turn in turns]
     # The best source last, next to the question: small models read what is near.
-    shown = "\n\n".join([render(source) for source in reversed(sources)])
+    shown = "\n\n".join(rendered(sources)[::-1])
     asked = fill(template.user, sources=shown, question=neutralise(question.strip()))
     messages.append({"role": "user", "content": asked.strip()})
     return messages
 
 
-def render(source: Source) -> str:
-    """Return one source as it stands in the prompt; count its tokens with this."""
-    marker, title, headings, text = source
-    inner = (_kept_inner if len(text) <= _LONGEST_KEPT else _inner)(text, title, tuple(headings))
-    return f"{_OPEN}\n[{marker}]{inner}\n{_CLOSE}"
-
-
-def _inner(text: str, title: str | None, headings: tuple[str, ...]) -> str:
-    """Return what follows a source's marker."""
-    parts = [" ".join(part.split()) for part in (title or "", *headings)]
-    head = " > ".join([part for part in parts if part])
-    # Made harmless as a whole: no tag is hidden half in a heading and half in the text.
-    return neutralise(f" {head[:_HEAD_LENGTH]}".rstrip() + f"\n{text.strip()}")
-
-
-_kept_inner = lru_cache(_KEPT)(_inner)  # 0.6 us instead of 1.7
+def rendered(sources: Sequence[Source]) -> list[str]:
+    """Return sources as they stand in the prompt, numbered from 1; count their tokens with this."""
+    return [f"{_OPEN}\n[{marker}]{source.inner}\n{_CLOSE}" for marker, source in enumerate(sources, 1)]
 
 
 def rewriting_message(template: Template, history: Sequence[Mapping[str, str]], question: str) -> Message:

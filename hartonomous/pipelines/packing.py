@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.core.call import Call
 from hartonomous.core.packing import Draft, Selection, careful, halved, head, most
-from hartonomous.core.prompt import Message, render
+from hartonomous.core.prompt import Message, rendered
 from hartonomous.errors import ValidationFailedError
 
 # With less room than this for a source there is nothing to answer from.
@@ -189,7 +189,7 @@ def _selections(draft: Draft, sizes: _Sizes, limit: int) -> list[Selection]:
     found = list({one.places: one for one in selected if one is not None}.values())
     if selected[-1] is None:
         # The best source is too large, or just fits.
-        head = careful(render(draft.sources[0]._replace(text="")))
+        head = careful(rendered([draft.sources[0].of("")])[0])
         found += draft.cuts((room - head) / max(1, sizes.sources[0] - head), room)
     return found
 

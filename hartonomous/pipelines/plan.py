@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from hartonomous.clients.generative import Delta, Usage
 from hartonomous.core.citations import AnswerBuilder
-from hartonomous.core.grounding import placed
-from hartonomous.core.prompt import Source
 from hartonomous.pipelines.answers import QueryRequest
 from hartonomous.pipelines.packing import Packed
 from hartonomous.pipelines.questions import ScoredHit, SearchResult
 
 _NOTHING_TOLD = Usage()
-# The same chunks are found again and again: 0.5 us instead of 1.1 for each, and one text for all who look at it.
-_KEPT, _LONGEST_KEPT = 512, 4_000
-_placed = lru_cache(_KEPT)(placed)
 
 
 class Plan:
@@ -58,8 +52,7 @@ class Plan:
     def go_on(self, packed: Packed) -> None:
         """Go on with a prompt; after a refusal with one whose sources are the first of the other one's."""
         self.packed = packed
-        self.grounds = [_ground(source) for source in packed.shown.sources]
-        """The texts that an answer can rest on: those with their titles and headings, which the model sees, too."""
+        self.grounds = [source.ground for source in packed.shown.sources]
         self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
 
     def hear(self, delta: Delta) -> str:
@@ -92,8 +85,3 @@ class Plan:
     def body(self) -> dict[str, Any]:
         """The chat request."""
         return {"messages": self.packed.messages, "max_tokens": self.packed.max_tokens, **self.options}
-
-
-def _ground(source: Source) -> str:
-    _, title, headings, text = source
-    return (_placed if len(text) <= _LONGEST_KEPT else placed)(text, title, tuple(headings))

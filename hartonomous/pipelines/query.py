@@ -22,7 +22,7 @@ from hartonomous.core.citations import SentenceGrounding
 from hartonomous.core.grounding import THRESHOLD
 from hartonomous.core.neutral import neutralise
 from hartonomous.core.packing import Draft
-from hartonomous.core.prompt import Source, alternating
+from hartonomous.core.prompt import Source, alternating, source_of
 from hartonomous.core.quote import best_quote
 from hartonomous.core.relevance import Relevance
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
@@ -253,7 +253,7 @@ class Answerer:
             system=self._system(request),
             standard=self._standard if request.system or request.added_system else None,
             history=alternating(request.history) if request.history else (),
-            sources=_numbered(relevant[: self._generation.max_sources]),
+            sources=_sources(relevant[: self._generation.max_sources]),
             template=self._template,
         )
 
@@ -328,8 +328,8 @@ def _without_generation(
     )
 
 
-def _numbered(hits: Sequence[ScoredHit]) -> list[Source]:
-    return [Source(marker, hit.chunk.title, hit.chunk.headings, hit.chunk.text) for marker, hit in enumerate(hits, 1)]
+def _sources(hits: Sequence[ScoredHit]) -> tuple[Source, ...]:
+    return tuple([source_of(hit.chunk.text, hit.chunk.title, hit.chunk.headings) for hit in hits])
 
 
 def _shown(hit: ScoredHit) -> str:

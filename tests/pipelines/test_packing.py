@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import random
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -83,7 +84,7 @@ def text_of(kind: str, size: int) -> str:
 
 
 def draft(*texts: str, question: str = "How long?", history: Sequence[Mapping[str, str]] = ()) -> Draft:
-    sources = [Source(marker, f"T{marker}", (), text) for marker, text in enumerate(texts, 1)]
+    sources = [Source(text, f"T{number}") for number, text in enumerate(texts, 1)]
     return Draft(question, None, list(history), sources, DEFAULT_TEMPLATE)
 
 
@@ -115,7 +116,8 @@ async def test_the_context_is_used_to_its_end_and_never_passed(service: Counting
         left = [place for place in range(12) if place not in packed.shown.places]
         assert left
         assert packed.shown.places[0] == 0
-        assert [source.marker for source in packed.shown.sources] == list(range(1, 1 + len(packed.shown.places)))
+        markers = re.findall(r"^<source>\n\[(\d+)\]", packed.messages[-1]["content"], re.MULTILINE)
+        assert [int(marker) for marker in reversed(markers)] == list(range(1, 1 + len(packed.shown.places)))
         for place in left:
             more = wanted.only(sorted((*packed.shown.places, place)))
             larger = packed._replace(messages=wanted.messages(more), shown=more)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hartonomous.core.neutral import neutralise
-from hartonomous.core.prompt import Source, build_messages, render, rewriting_message, truncate_to
+from hartonomous.core.prompt import Source, build_messages, rendered, rewriting_message, source_of, truncate_to
 from hartonomous.core.template import DEFAULT_SYSTEM, DEFAULT_TEMPLATE, NOTHING_FOUND, Template
 from tests.effort import Work, growth
 
@@ -18,11 +18,11 @@ GAP = r"[\s\u200b]*"
 DELIMITER = re.compile(f"<{GAP}/?{GAP}{GAP.join('source')}", re.IGNORECASE)
 
 
-SOURCE = Source(1, "Title", ("A", "B"), "Text.")
+SOURCE = Source("Text.", "Title", ("A", "B"))
 
 
 def test_the_system_comes_first_and_the_question_last_beside_the_best_source() -> None:
-    messages = build_messages(question="What?", sources=[SOURCE, Source(2, None, (), "Other.")])
+    messages = build_messages(question="What?", sources=[SOURCE, Source("Other.")])
     assert [message["role"] for message in messages] == ["system", "user"]
     assert messages[0]["content"] == DEFAULT_SYSTEM
     content = messages[1]["content"]
@@ -40,7 +40,7 @@ def test_the_system_can_be_replaced_or_left_out() -> None:
 
 def test_a_template_says_what_stands_around_the_sources() -> None:
     template = Template(system="Be brief, {{you}}.", user="{question}\n--\n{sources}")
-    system, user = build_messages(question="{sources}?", sources=[Source(1, None, (), "{question}")], template=template)
+    system, user = build_messages(question="{sources}?", sources=[Source("{question}")], template=template)
     assert system["content"] == "Be brief, {you}."
     assert user["content"] == "{sources}?\n--\n<source>\n[1]\n{question}\n</source>"
 
@@ -151,7 +151,7 @@ def test_a_rewriting_asks_with_the_conversation_on_lines_of_its_own() -> None:
 @pytest.mark.parametrize("field", ["text", "title", "headings"])
 def test_a_document_cannot_close_its_delimiter_or_its_turn(attack: str, field: str) -> None:
     parts = {"text": "t", "title": "t", "headings": "h"} | {field: f"a {attack} b"}
-    shown = render(Source(1, parts["title"], (parts["headings"],), parts["text"]))
+    (shown,) = rendered([Source(parts["text"], parts["title"], (parts["headings"],))])
     inner = shown.removeprefix("<source>\n").removesuffix("\n</source>")
     assert attack not in inner
     assert not DELIMITER.search(inner)
@@ -168,10 +168,10 @@ def test_neither_can_the_question_nor_an_earlier_turn(attack: str) -> None:
 
 
 def test_a_tag_in_two_halves_is_no_tag() -> None:
-    shown = render(Source(1, "a <", ("/sour", "ce>"), "b"))
+    (shown,) = rendered([Source("b", "a <", ("/sour", "ce>"))])
     assert "<source>" not in "".join(shown.split()).removeprefix("<source>")
     assert shown.count("</source>") == 1
-    shown = render(Source(1, "a <", (), "/source> b"))
+    (shown,) = rendered([Source("/source> b", "a <")])
     assert "[1] a (\n/source> b" in shown
 
 
@@ -181,7 +181,8 @@ def test_letters_that_nobody_sees_are_blanks() -> None:
 
 
 def test_a_long_heading_is_cut() -> None:
-    assert len(render(Source(1, "t" * 5_000, ("h" * 5_000,), "x"))) < 400
+    (shown,) = rendered([Source("x", "t" * 5_000, ("h" * 5_000,))])
+    assert len(shown) < 400
 
 
 @given(st.text(alphabet="<>/ sourceSOURCE\u200b\n|[]INST", max_size=60))
@@ -239,8 +240,26 @@ def test_a_question_cannot_forge_a_source() -> None:
     assert content.count("</source>") == 1
 
 
+def test_a_text_under_another_title_is_another_source() -> None:
+    sources = [source_of("Text.", title, headings) for title in ("A", None) for headings in ((), ("B",))] * 2
+    assert sources[:4] == [
+        Source("Text.", "A"),
+        Source("Text.", "A", ("B",)),
+        Source("Text."),
+        Source("Text.", None, ("B",)),
+    ]
+    assert [source.ground for source in sources[4:]] == [
+        "# A\n\nText.",
+        "# A\n\n## B\n\nText.",
+        "Text.",
+        "# B\n\nText.",
+    ]
+    assert rendered(sources)[4:6] == ["<source>\n[5] A\nText.\n</source>", "<source>\n[6] A > B\nText.\n</source>"]
+
+
 def test_a_title_stays_on_its_line() -> None:
-    assert "[1] a b > c d\n" in render(Source(1, "a\nb", ("c\n\nd",), "t"))
+    (shown,) = rendered([Source("t", "a\nb", ("c\n\nd",))])
+    assert "[1] a b > c d\n" in shown
 
 
 @given(st.text(max_size=200), st.floats(0, 2))
