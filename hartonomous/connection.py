@@ -26,7 +26,8 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from hartonomous import codec
 from hartonomous.config import Server
 from hartonomous.errors import RequestTimedOutError
-from hartonomous.keys import HELD
+from hartonomous.keyring import Presented
+from hartonomous.keys import HELD, Peer
 from hartonomous.shedding import Shedder
 
 _LINGER_S = 10.0
@@ -35,7 +36,7 @@ HEADER_TIMEOUT = "header_timeout"
 WRITE_TIMEOUT = "write_timeout"
 
 
-class Connection(web.RequestHandler):
+class Connection(Peer):
     """A connection from `address` ("" where there is none), which tells of its end."""
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Connection(web.RequestHandler):
             auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
         )
         self.address = address
+        self.presented = Presented()
         self._lost = lost
         self._shedder = shedder
         # Unlike aiohttp's own reference it stays until the end, also when the connection is being closed.

@@ -25,7 +25,7 @@ from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
 from hartonomous.core.overload import Crowd
 from hartonomous.core.trace import Span, TraceContext
-from hartonomous.keyring import Keyring
+from hartonomous.keyring import Keyring, Presented
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.meter import Meter
 from hartonomous.metrics import Metrics
@@ -91,6 +91,14 @@ class Guard:
     event: str | None = None
     is_closed_to_pages: bool = False
     parameters: frozenset[str] | None = None
+
+
+class Peer(web.RequestHandler):
+    """A connection, which remembers the key that it presented."""
+
+    __slots__ = ("presented",)
+
+    presented: Presented
 
 
 class Tenure:
@@ -184,9 +192,10 @@ class State:
         finally:
             self._coming = None
 
-    def caller(self, key: str) -> Caller | None:
-        """Return whose key this is, None when there is none."""
-        caller = self.current.keyring.caller(key)
+    def caller(self, key: str, connection: web.RequestHandler | None = None) -> Caller | None:
+        """Return whose key this is that came on a connection, None when there is none."""
+        presented = connection.presented if isinstance(connection, Peer) else None
+        caller = self.current.keyring.caller(key, presented)
         if caller is None or self._coming is None:
             return caller
         coming = self._coming.caller(key)

@@ -69,7 +69,8 @@ class Limiter:
         """Do the same at once where nobody is to be asked, which spares a coroutine; raises as `enter`."""
         if self._here is None:
             return self.enter(name, policy, body_bytes)
-        return self._met(name, policy, self._here.admit(name, asked(policy, body_bytes)), body_bytes)
+        wanted = policy.always if body_bytes is None else asked(policy, body_bytes)
+        return self._met(name, policy, self._here.admit(name, wanted), body_bytes)
 
     def _met(self, name: str, policy: Policy, entry: Entry | Refusal, body_bytes: int | None) -> Meter:
         if isinstance(entry, Refusal):

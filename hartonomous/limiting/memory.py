@@ -65,8 +65,10 @@ class MemoryStore:
         now, usage = self._clock(), self._held.get(name) or self._usage(name)
         levels: list[float] = []
         buckets: list[Bucket] = []
+        used = usage.buckets
         for kind, rate, cost in asked.costs:
-            bucket = usage.bucket(kind, rate)
+            known = used.get(kind)
+            bucket = known[0] if known is not None and known[1] is rate else usage.bucket(kind, rate)
             level = bucket.look(rate, now)
             # Without a cost something must be left, whatever it is.
             if not (level + cost <= rate.most if cost else level < rate.burst):

@@ -99,6 +99,10 @@ class Meter:
 
     def close(self) -> None:
         """Give the place back, use the tokens, and give back the bytes that did not come."""
+        if not self._tokens and self._taken <= self._received:  # as nearly always
+            if self._entry.place is not None:
+                self._store.settle(self._name, self._entry.place)
+            return
         costs: list[Cost] = []
         if self._tokens and self._policy.tokens is not None:
             costs.append((Kind.TOKENS, self._policy.tokens, float(self._tokens)))

@@ -20,6 +20,7 @@ _MINUTE_S, _DAY_S = 60.0, 86_400.0
 # So spelled that answers' headers need not find out each time how they compare.
 LIMIT = istr("RateLimit-Limit")
 _REMAINING, _RESET = istr("RateLimit-Remaining"), istr("RateLimit-Reset")
+_LINES = f"{LIMIT}: %d\r\n{_REMAINING}: %d\r\n{_RESET}: %d\r\n"
 
 
 class Kind(IntEnum):
@@ -129,8 +130,7 @@ class Quota:
     @property
     def lines(self) -> str:
         """Return them as the lines of a head, each with its end: dearer to put into an answer one by one."""
-        reset = math.ceil(self.reset_s)
-        return f"{LIMIT}: {self.limit}\r\n{_REMAINING}: {self.remaining}\r\n{_RESET}: {reset}\r\n"
+        return _LINES % (self.limit, self.remaining, math.ceil(self.reset_s))
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ def _identified(request: web.Request, state: State, guard: Guard | None) -> Call
         guard = _guard_of_error(request)
     if guard is not None and (guard.scope is None or (guard.scope == "metrics" and _is_open_here(request, state))):
         return NOBODY
-    caller = state.caller(key_of(request))
+    caller = state.caller(key_of(request), request.protocol)
     if caller is None:
         raise AuthenticationError("A valid API key is required.", headers=_CHALLENGE)
     return caller
@@ -88,5 +88,7 @@ def key_of(request: web.Request) -> str:
 
 
 def _bearers(authorization: str) -> str:
+    if authorization.startswith("Bearer "):  # as nearly all write it
+        return authorization[7:].strip()
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hartonomous.core import apikey
 from hartonomous.core.access import Grant
-from hartonomous.keyring import Keyring
+from hartonomous.keyring import Keyring, Presented
 from hartonomous.security import Auth
 from tests.service.keyed import PEPPER, Key, auth_section
 
@@ -103,3 +103,33 @@ def test_neither_a_ring_nor_a_caller_shows_hash_or_pepper() -> None:
     assert "team-a" in shown
     digest = apikey.digest(A.text, PEPPER.encode())
     assert not any(secret in shown for secret in (PEPPER, A.text, repr(digest), digest.hex()))
+
+
+def test_a_connection_that_presented_a_key_is_known_by_it_again_and_by_no_other() -> None:
+    presented = Presented()
+    first = RING.caller(A.text, presented)
+    assert first is not None
+    assert RING.caller(A.text, presented) is first
+    wrong = A.text[:-1] + ("0" if A.text[-1] != "0" else "1")
+    assert [RING.caller(key, presented) for key in (wrong, "", A.text + "é", "\ud800")] == [None] * 4
+    other = RING.caller(B.text, presented)
+    assert other is not None
+    assert other.key_id == "team-b"
+    assert RING.caller(A.text, presented) is first
+
+
+def test_a_key_that_a_connection_presented_is_nothing_to_another_keyring() -> None:
+    presented = Presented()
+    assert RING.caller(A.text, presented) is not None
+    assert _ring(B).caller(A.text, presented) is None
+    narrowed = _ring(Key("team-a", ("query",), ("docs",))).caller(A.text, presented)
+    assert narrowed is not None
+    assert sorted(narrowed.scopes) == ["query"]
+
+
+def test_a_key_that_a_connection_presented_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon = Key("soon", ("query",), ("*",), options={"expires": "2090-01-01"})
+    ring, presented = _ring(soon), Presented()
+    assert ring.caller(soon.text, presented) is not None
+    monkeypatch.setattr("hartonomous.keyring.time.time", lambda: 3_800_000_000.0)
+    assert ring.caller(soon.text, presented) is None
