@@ -51,6 +51,16 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 
+_MAYBE_DATE = re.compile(rf"\b(?:{_MONTH})\b|[0-9][./-][0-9]", re.IGNORECASE)
+
+
+def may_be_of_date(chunk: str) -> bool:
+    """Tell whether something without a blank in it may be a part of a date that only it shows: a month or figures."""
+    if chunk.isascii() and chunk.isalpha():
+        return chunk.lower() in _MONTHS
+    return _MAYBE_DATE.search(chunk) is not None
+
+
 _UNITS = """
 % percent prozent cent pourcent|kg kilo kilos kilogram kilograms kilogramm kilogramme kilogrammes|g gram grams gramm
 gramme grammes|mg milligram milligrams milligramm|lb lbs pound pounds|oz ounce ounces|t ton tons tonne tonnes tonnen|

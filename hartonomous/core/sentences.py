@@ -20,7 +20,8 @@ _WIDE = frozenset(WIDE_ENDS)
 # Each run of marks or of blanks is looked at once, from its beginning: a text of nothing but dots stays cheap.
 _MARKS = re.escape(CLOSERS)
 _END = re.compile(f"[{re.escape(ENDS)}]")
-_CANDIDATE = re.compile(rf"(?<![{_MARKS}])[{_MARKS}]++\s*+|(?<![^\S\n])[^\S\n]*+\n\s*+")
+# It begins with one set of characters, for which alone the engine searches quickly.
+_CANDIDATE = re.compile(rf"[{_MARKS}\n](?:(?<!\n)[{_MARKS}]*+)?\s*+")
 _WORD_BACKWARDS = re.compile(r"[^\s(\[\"'“„«*_]*")
 _ITEM = re.compile(r"\s*(?:[-*+>]\s+)?(?:\(?[0-9]{1,3}|\(?[A-Za-z])\Z")
 # "am 3. Mai", "der 2. Weltkrieg"
@@ -86,20 +87,24 @@ def sentences(text: str) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start = 0
     for candidate in _CANDIDATE.finditer(text):
-        mark = candidate[0].rstrip()
-        gap = candidate[0][len(mark) :]
-        following = text[candidate.end() : candidate.end() + 1]
-        before = text[start : candidate.start()]
-        if len(before) > 80:  # its first and its last word decide
-            before = before[:8] + before[-40:]
-        if ends_sentence(before, mark, gap, following):
-            found.append((start, candidate.start() + len(mark)))
-            start = candidate.end()
+        at, end = candidate.span()
+        run = text[at:end]
+        mark = run.rstrip()
+        if len(mark) == len(run) and end < len(text) and _WIDE.isdisjoint(run):
+            continue  # no blank follows
+        # Of what is before, its first and its last word decide.
+        before = text[start:at] if at - start <= 80 else text[start : start + 8] + text[at - 40 : at]
+        if ends_sentence(before, mark, run[len(mark) :], text[end : end + 1]):
+            found.append((start, at + len(mark)))
+            start = end
     found.append((start, len(text)))
-    trimmed = (_trim(text, *span) for span in found)
+    trimmed = [_trim(text, *span) for span in found]
     return [span for span in trimmed if span[0] < span[1]]
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     part = text[start:end]
+    bare = part.strip()
+    if len(bare) == end - start:
+        return start, end
     return start + len(part) - len(part.lstrip()), start + len(part.rstrip())
