@@ -18,11 +18,11 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict
 
 from hartonomous import codec
+from hartonomous.clients.heads import Body
 from hartonomous.clients.watch import Watch
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
-    from aiohttp.http import RawResponseMessage
 
     from hartonomous.clients.wire import Wire
 
@@ -75,7 +75,7 @@ class Exchange(ABC):
         self._watch, self._loop = watch, watch.loop
         self._by, self._end_by, self._idle_s = first_by, end_by, idle_s
         self._heard_at = 0.0
-        self._content: StreamReader = EMPTY_PAYLOAD
+        self._content: StreamReader | Body = EMPTY_PAYLOAD
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[object] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -117,14 +117,13 @@ class Exchange(ABC):
         self._error = None
         self._watch.look_by(self._by)
 
-    def began(self, message: RawResponseMessage, content: StreamReader) -> bool:
+    def began(self, status: int, headers: Mapping[str, str], content: StreamReader | Body) -> bool:
         """Take over the headers of the response; return whether they were expected."""
-        status = message.code
         if self.status or not status:
             return False
         if 100 <= status < 200 and status != _SWITCHING_PROTOCOLS:
             return True
-        self.status, self.headers, self._content = status, message.headers, content
+        self.status, self.headers, self._content = status, headers, content
         self._by = self._end_by
         if status < 300:
             self._succeeded()

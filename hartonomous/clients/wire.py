@@ -18,6 +18,7 @@ from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.http import StreamWriter
 from yarl import URL
 
+from hartonomous.clients.heads import Heads
 from hartonomous.core.call import lines
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Wire(ResponseHandler):
     kept_at = 0.0
     """When it was kept last, in the loop's time."""
     _is_without_body: bool | None = None
+    _is_unread = False
+    """Whether nothing has come of a response that is expected."""
     _was_paused = False
 
     def expect(self, *, is_without_body: bool) -> asyncio.Transport:
@@ -64,6 +67,7 @@ class Wire(ResponseHandler):
         if is_without_body is not self._is_without_body:
             self._is_without_body = is_without_body
             self.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
+        self._is_unread = not is_without_body
         return transport
 
     def leave(self, *, is_whole: bool) -> None:
@@ -94,15 +98,23 @@ class Wire(ResponseHandler):
             if data:  # nothing was asked: the next request would take it for its answer
                 self.close()
             return
-        super().data_received(data)
-        if self._exception is None:
+        is_first, self._is_unread = self._is_unread, False
+        if is_first and (known := self.kept.heads.read(data)) is not None:
+            exchange.began(*known)
             exchange.flow()
-        else:
+            return
+        super().data_received(data)
+        if self._exception is not None:
             exchange.lost(self._exception)
+            return
+        if is_first and self._payload is not None and not self.should_close:
+            self.kept.heads.learn(data, exchange.status, exchange.headers, self._payload.total_bytes)
+        exchange.flow()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], _size: int = 0) -> None:
         """Hand the headers of a response to the exchange."""
-        if self.exchange is None or not self.exchange.began(*data):
+        message, content = data
+        if self.exchange is None or not self.exchange.began(message.code, message.headers, content):
             self.force_close()  # more than was asked for
             if self.exchange is not None and not self.exchange.status:
                 self.exchange.abort(aiohttp.ClientPayloadError("no status"))
@@ -131,10 +143,12 @@ class Kept:
     a call, to take it from here a tenth of that.
     """
 
-    __slots__ = ("_loop", "_timer", "_wires")
+    __slots__ = ("_loop", "_timer", "_wires", "heads")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.heads = Heads()
+        """Those of the address's answers."""
         self._timer: asyncio.TimerHandle | None = None
         self._wires: list[Wire] = []
 
