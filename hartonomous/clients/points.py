@@ -4,6 +4,9 @@ One point is one chunk: the named vectors `dense` and `sparse`, and a payload th
 that a search needs no second look-up. `collection` says whose it is (`clients.reach`). `visible` hides what is not
 published yet, `sequence` orders the ingests of a document; `clients.vectors` tells how the two make a replacement whole
 for every reader.
+
+They are structs of msgspec, which checks the types while it parses an answer: two rankings of twenty take 55 µs, parsed
+into dictionaries and then looked at 150.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
 
 from hartonomous import codec
 from hartonomous.core import walltime
@@ -63,41 +66,49 @@ next_sequence = _Sequences().next
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chunk:
-    """The payload. `start` and `end` are offsets in code points into the document; `updated_at` is RFC 3339 in UTC.
+class _Version(msgspec.Struct, kw_only=True, gc=False):  # without cycles, so nothing to be collected
+    """Which version of which document it is."""
+
+    document_id: str
+    content_hash: str
+    version: str
+    chunk_count: int
+    sequence: int
+
+
+class _About(_Version, kw_only=True, gc=False):
+    """What is known of the document; `updated_at` is RFC 3339 in UTC."""
+
+    attributes_hash: str = ""
+    format: str = "text"
+    title: str | None = None
+    source: str | None = None
+    metadata: dict[str, Any] = {}
+    updated_at: str = ""
+
+
+class _Chunk(_About, kw_only=True, gc=False):
+    """The payload. `start` and `end` are offsets in code points into the document.
 
     `gap` are the blanks between the chunk before and this one: with them a document can be put together again. `pages`
     are the offsets at which the document's second page and those after it begin; its first chunk alone has them.
     """
 
-    id: str
-    document_id: str
-    content_hash: str
-    version: str
-    chunk_index: int
-    chunk_count: int
     text: str
-    start: int
+    chunk_index: int
+    start: Annotated[int, msgspec.Meta(ge=0)]
     end: int
-    sequence: int
-    attributes_hash: str = ""
     headings: tuple[str, ...] = ()
-    format: str = "text"
-    title: str | None = None
-    source: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    updated_at: str = ""
     embedding_tokens: int | None = None
     page: int | None = None
     pages: Sequence[int] | None = None
     gap: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChunkPoint(_Chunk):
+class ChunkPoint(_Chunk, kw_only=True, gc=False):
     """A chunk to be written: its payload and its vectors; `sparse` is (indices, values), as `Bm25Encoder` makes it."""
 
+    id: str
     dense: Sequence[float]
     sparse: tuple[list[int], list[float]]
 
@@ -112,68 +123,64 @@ class ChunkPoint(_Chunk):
         return {name: getattr(self, name) for name in ATTRIBUTES}
 
     def _payload(self, collection: str) -> dict[str, Any]:
-        payload = {name: getattr(self, name) for name in _CHUNK.names}
+        payload = {name: getattr(self, name) for name in _Chunk.__struct_fields__}
         return {"visible": False, COLLECTION: collection} | {
             name: value for name, value in payload.items() if value is not None
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredChunk(_Chunk):
-    """A chunk as it was read, without its vectors."""
+class StoredChunk(_Chunk, kw_only=True, gc=False):
+    """A chunk as it was read, without its vectors. `collection` is whose it says that it is; no payload has the id."""
+
+    id: str = ""
+    collection: str | None = None
 
     @classmethod
     def from_payload(cls, point_id: object, payload: object) -> StoredChunk:
-        """Read a payload, which becomes the chunk's own; optional fields may be missing.
-
-        Raises BackendError for anything else that is wrong.
-        """
-        if not isinstance(point_id, str) or not isinstance(payload, dict):
-            _nonsense()
-        payload = _CHUNK.checked(payload)
-        if payload["start"] < 0 or payload["end"] - payload["start"] != len(payload["text"]):
-            _nonsense()
-        payload["id"] = point_id
-        payload["headings"] = tuple(payload.get("headings", ()))
-        payload.setdefault("metadata", {})
-        # All fields at once: a search reads a hundred chunks, and `__init__` takes 4 µs for one.
-        chunk = cls.__new__(cls)
-        object.__setattr__(chunk, "__dict__", payload)
+        """Read a payload; optional fields may be missing or null. Raises BackendError for any other fault."""
+        chunk = _read(cls, payload, id=point_id)
+        chunk.check()
         return chunk
 
-    def is_of(self, payload: object) -> bool:
-        """Whether a payload of the same point is what this was read from, as the same ingest wrote it."""
-        if type(payload) is not dict or payload.get("sequence") != self.sequence:
-            return False
-        return bool(payload.get("content_hash") == self.content_hash)
+    def check(self) -> None:
+        """Raise BackendError where the offsets do not fit the text."""
+        if self.end - self.start != len(self.text):
+            _nonsense()
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
-class DocumentState:
+class DocumentState(_About, kw_only=True, gc=False):
     """What is stored of a document: the newest version that readers see."""
-
-    document_id: str
-    content_hash: str
-    version: str
-    sequence: int
-    chunk_count: int
-    attributes_hash: str = ""
-    title: str | None = None
-    source: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    format: str = "text"
-    updated_at: str = ""
 
     @classmethod
     def from_payload(cls, payload: object) -> DocumentState:
         """Read it from the payload of one of the document's chunks; raise BackendError when it is nonsense."""
-        if not isinstance(payload, dict):
-            _nonsense()
-        return cls(**_STATE.read(payload))
+        return _read(cls, payload)
 
 
-@dataclass(slots=True)
-class Hit:
+STATE_FIELDS = list(DocumentState.__struct_fields__)
+"""The payload fields that `DocumentState.from_payload` reads."""
+VERSION_FIELDS = list(_Version.__struct_fields__)
+"""Those of them that tell which version it is; without the others it is small."""
+
+_Payload = TypeVar("_Payload", bound=_Version)
+
+
+def _read(kind: type[_Payload], payload: object, **known: object) -> _Payload:
+    """Read a payload that is parsed already, in which null is nothing, and what else is known of the point."""
+    if not isinstance(payload, dict):
+        _nonsense()
+    fields = {name: value for name, value in payload.items() if value is not None}
+    try:
+        return msgspec.convert(fields | known, kind)
+    except (msgspec.ValidationError, RecursionError):
+        _nonsense()
+
+
+def _nonsense() -> NoReturn:
+    raise BackendError("The vector store holds a point that is not a chunk of ours.")
+
+
+class Hit(msgspec.Struct, gc=False):
     """A chunk that a search found; `score` is the cosine similarity (dense) or the BM25 sum (sparse)."""
 
     chunk: StoredChunk
@@ -193,8 +200,13 @@ def of_collection(collection: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_others(collection: str, payloads: Iterable[object]) -> None:
     """Raise BackendError when one of these payloads says that it is another collection's."""
-    for payload in payloads:
-        if isinstance(payload, dict) and (payload.get(COLLECTION) or collection) != collection:
+    check_owners(collection, (payload.get(COLLECTION) for payload in payloads if isinstance(payload, dict)))
+
+
+def check_owners(collection: str, owners: Iterable[object]) -> None:
+    """Raise BackendError when one of these is the name of another collection."""
+    for owner in owners:
+        if owner and owner != collection:
             logger.bind(collection=collection).error("the vector store answered a point of another collection")
             raise BackendError("The vector store answered what is not of this collection.", code="foreign_points")
 
@@ -244,68 +256,3 @@ def assemble(chunks: Sequence[StoredChunk]) -> str:
         parts.append(part)
         length += len(part)
     return "".join(parts)
-
-
-_KNOWN_SHAPES = 256
-
-
-class _Fields:
-    """Payload fields with their types."""
-
-    def __init__(self, required: Mapping[str, type], optional: Mapping[str, type]) -> None:
-        self.names = (*required, *optional)
-        self._required = tuple(required)
-        self._types = tuple(required.values())
-        self._get = itemgetter(*required)
-        self._optional = optional
-        self._good: set[tuple[object, ...]] = set()
-
-    def checked(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Return a payload that has what `read` wants, maybe with more; raises as it does.
-
-        Points are made alike: names and types that were good once are good again, in 1 µs for all of them.
-        """
-        shape = (*payload, *map(type, payload.values()))
-        if shape in self._good:
-            return payload
-        fields = self.read(payload)
-        if None not in payload.values():
-            if len(self._good) >= _KNOWN_SHAPES:
-                self._good.clear()
-            self._good.add(shape)
-        return fields
-
-    def read(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields that are there and not null; raise BackendError for a missing or mistyped one."""
-        try:
-            values = self._get(payload)
-        except KeyError:
-            _nonsense()
-        if tuple(map(type, values)) != self._types:
-            _nonsense()
-        fields = dict(zip(self._required, values, strict=True))
-        for name, kind in self._optional.items():
-            value = payload.get(name)
-            if value is None:
-                continue
-            if type(value) is not kind:
-                _nonsense()
-            fields[name] = value
-        return fields
-
-
-def _nonsense() -> NoReturn:
-    raise BackendError("The vector store holds a point that is not a chunk of ours.")
-
-
-_ID = {"document_id": str, "content_hash": str, "version": str, "chunk_count": int, "sequence": int}
-_ABOUT = {"attributes_hash": str, "format": str, "title": str, "source": str, "metadata": dict, "updated_at": str}
-_CHUNK = _Fields(
-    {**_ID, "text": str, "chunk_index": int, "start": int, "end": int},
-    {**_ABOUT, "headings": list, "embedding_tokens": int, "page": int, "pages": list, "gap": str},
-)
-_STATE = _Fields(_ID, _ABOUT)
-STATE_FIELDS = list(_STATE.names)
-"""The payload fields that `DocumentState.from_payload` reads."""
-VERSION_FIELDS = list(_ID)
-"""Those of them that tell which version it is; without the others it is small."""

@@ -7,12 +7,14 @@ import math
 import re
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
+
+import msgspec
 
 from hartonomous import codec
 from hartonomous.clients.points import (
@@ -20,6 +22,7 @@ from hartonomous.clients.points import (
     ChunkPoint,
     Hit,
     StoredChunk,
+    check_owners,
     of_collection,
     refuse_others,
     visible_filter,
@@ -30,6 +33,7 @@ from hartonomous.errors import BackendError, ValidationFailedError
 
 _NUMBERS = {int, float}
 _TEXT = {str}
+_NOT_QDRANTS = "The qdrant service gave an answer that is not Qdrant's."
 _BATCH_POINTS = 256
 # Qdrant takes 32 MiB; aiohttp sends no more than 1 MiB without holding the loop, and the store stalls for less.
 _BATCH_BYTES = 896 * 1024
@@ -73,18 +77,21 @@ class BestVectors:
         return next(len(search.vector) for search in self.searches if search.using == "dense")
 
 
-async def ask(pool: Pool, method: str, path: str, call: Call, body: bytes | None = None) -> Any:
-    """Send a request to Qdrant; return what stands under `result` in its answer.
-
-    Raises what `Pool.request` raises.
-    """
-    return await pool.request(
-        method, path, call, body, read=_read_result, nonsense="The qdrant service gave an answer that is not Qdrant's."
-    )
-
-
-def _read_result(answer: Answer) -> Any:
+def read_result(answer: Answer) -> Any:
+    """Return what stands under `result` in an answer."""
     return codec.loads(answer.body)["result"]
+
+
+def ask(
+    pool: Pool,
+    method: str,
+    path: str,
+    call: Call,
+    body: bytes | None = None,
+    read: Callable[[Answer], Any] = read_result,
+) -> Coroutine[Any, Any, Any]:
+    """Send a request to Qdrant; return what `read` makes of its answer. Raises what `Pool.request` raises."""
+    return pool.request(method, path, call, body, read=read, nonsense=_NOT_QDRANTS)
 
 
 def match(key: str, value: str | int) -> dict[str, Any]:
@@ -145,16 +152,56 @@ def _numbers(vector: Vector) -> list[Any]:
     return vector.tolist() if isinstance(vector, array) else list(vector)
 
 
+class _Point(msgspec.Struct, gc=False):
+    id: str
+    score: float
+    payload: StoredChunk
+
+
+class _Found(msgspec.Struct, gc=False):
+    points: list[_Point]
+
+
+class _Batch(msgspec.Struct, gc=False):
+    result: list[_Found]
+
+
+_read_batch = msgspec.json.Decoder(_Batch).decode
+
+
+def read_rankings(answer: Answer) -> Any:
+    """Read the answer to a batch of searches for payloads alone, for `rankings_of`."""
+    try:
+        return _read_batch(answer.body).result
+    except (msgspec.ValidationError, RecursionError):
+        return read_result(answer)  # what is wrong, if it is not only that something is null, is found there
+
+
 def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
-    """Read the rankings of a batch, each best first; a chunk that is in several of them is read once.
+    """Return the rankings of a batch as `read_rankings` or `read_result` has read it, each best first.
 
     Raises BackendError when one is none, or has a score that is not finite or a point of another collection.
     """
-    known: dict[str, StoredChunk] = {}
-    return [_ranking(answer, collection, known) for answer in answers]
+    return [
+        _ranking(answer if type(answer) is _Found else _found(answer, collection), collection) for answer in answers
+    ]
 
 
-def _ranking(answer: Any, collection: str, known: dict[str, StoredChunk]) -> list[Hit]:
+def _ranking(found: _Found, collection: str) -> list[Hit]:
+    points = found.points
+    check_owners(collection, {point.payload.collection for point in points})
+    ranking = []
+    for point in points:
+        chunk = point.payload
+        chunk.check()
+        chunk.id = point.id
+        ranking.append(Hit(chunk, point.score))
+    # Qdrant's own order, and stable where scores are equal.
+    ranking.sort(key=attrgetter("score"), reverse=True)
+    return ranking
+
+
+def _found(answer: Any, collection: str) -> _Found:
     try:
         points = answer["points"]
         ids, payloads, scores = ([point[name] for point in points] for name in ("id", "payload", "score"))
@@ -165,15 +212,8 @@ def _ranking(answer: Any, collection: str, known: dict[str, StoredChunk]) -> lis
         nonsense()
     if not _TEXT.issuperset(map(type, ids)):
         nonsense()
-    ranking = []
-    for point_id, payload, score in zip(ids, payloads, scores, strict=True):
-        chunk = known.get(point_id)
-        if chunk is None or not chunk.is_of(payload):  # replaced between the two searches
-            chunk = known[point_id] = StoredChunk.from_payload(point_id, payload)
-        ranking.append(Hit(chunk, float(score)))
-    # Qdrant's own order, and stable where scores are equal.
-    ranking.sort(key=attrgetter("score"), reverse=True)
-    return ranking
+    chunks = map(StoredChunk.from_payload, ids, payloads)
+    return _Found([_Point(*point) for point in zip(ids, map(float, scores), chunks, strict=True)])
 
 
 def dense_vectors(answer: Any, dimension: int) -> dict[str, list[float]]:
@@ -236,4 +276,4 @@ def decode_cursor(cursor: str) -> str:
 
 def nonsense() -> NoReturn:
     """Refuse an answer whose shape is not Qdrant's."""
-    raise BackendError("The qdrant service gave an answer that is not Qdrant's.")
+    raise BackendError(_NOT_QDRANTS)

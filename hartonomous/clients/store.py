@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 from hartonomous import codec
 from hartonomous.clients.points import COLLECTION, of_collection, refuse_others
-from hartonomous.clients.pool import Pool
-from hartonomous.clients.qdrant import ask, nonsense
+from hartonomous.clients.pool import Answer, Pool
+from hartonomous.clients.qdrant import ask, nonsense, read_result
 from hartonomous.clients.reach import name_of, path_to
 from hartonomous.core.call import Call
 
@@ -33,8 +33,16 @@ class PointStore:
         self._pool = pool
         self._write_options = write_options
 
-    async def _post(self, collection: str, what: str, body: Mapping[str, Any], call: Call) -> Any:
-        return await ask(self._pool, "POST", path_to(collection, call, f"/points/{what}"), call, codec.dumps(body))
+    def _post(
+        self,
+        collection: str,
+        what: str,
+        body: Mapping[str, Any],
+        call: Call,
+        read: Callable[[Answer], Any] = read_result,
+    ) -> Coroutine[Any, Any, Any]:
+        path = path_to(collection, call, f"/points/{what}")
+        return ask(self._pool, "POST", path, call, codec.dumps(body), read)
 
     async def _batch(self, collection: str, operations: Sequence[Mapping[str, Any]], call: Call) -> None:
         await self._post_batch(collection, codec.dumps({"operations": operations}), call)

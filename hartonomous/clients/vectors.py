@@ -28,6 +28,8 @@ from hartonomous.clients.qdrant import (
     match,
     nonsense,
     rankings_of,
+    read_rankings,
+    read_result,
     search_json,
 )
 from hartonomous.clients.reach import name_of
@@ -66,7 +68,8 @@ class VectorClient(Versions):
         wanted = [*(search_json(searches[index], name) for index in asked), *(best_json(one, name) for one in best)]
         if not wanted:
             return rankings, []
-        answers = await self._post(collection, "query/batch", {"searches": wanted}, call)
+        read = read_result if best else read_rankings
+        answers = await self._post(collection, "query/batch", {"searches": wanted}, call, read)
         if not isinstance(answers, list) or len(answers) != len(wanted):
             nonsense()
         found = rankings_of(answers[: len(asked)], name)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from hartonomous import tracing
 from hartonomous.cache.answers import AnswerStore
@@ -25,6 +25,7 @@ from hartonomous.pipelines.query import Answerer, Event, QueryRequest, QueryResu
 from hartonomous.pipelines.questions import SearchResult
 
 _WHOLE = frozenset({"stop", "length"})
+_read_result = msgspec.json.Decoder(QueryResult).decode
 
 
 @dataclass(slots=True)
@@ -64,7 +65,6 @@ class CachedAnswerer:
         self._limit_s = limit_s
         self._metrics = metrics
         self._flights: Flights[Event] = Flights()
-        self._codec = TypeAdapter(QueryResult)
 
     async def look_up(self, request: QueryRequest, call: Call) -> Place:
         """Find the place of a request, before anything is searched for it.
@@ -121,15 +121,15 @@ class CachedAnswerer:
         if kept is None or not call.cache.allows(kept[1]):
             return None
         try:
-            result = self._codec.validate_json(kept[0])
-        except ValidationError:
+            result = _read_result(kept[0])
+        except (ValueError, RecursionError):
             return None
         values = {field.name: getattr(result, field.name) for field in fields(QueryResult)}
         return CachedResult(**values, age_s=kept[1])
 
     async def _keep(self, key: str, result: QueryResult) -> None:
         if not result.degraded and result.finish_reason in _WHOLE:
-            await self._store.put(key, self._codec.dump_json(replace(result, timings={})))
+            await self._store.put(key, msgspec.json.encode(replace(result, timings={})))
 
     async def _shared(self, key: str, work: AsyncGenerator[Event], request: QueryRequest, call: Call) -> QueryResult:
         sources: SourcesFound | None = None

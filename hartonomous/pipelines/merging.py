@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from hartonomous.clients.points import StoredChunk
 from hartonomous.core.tokens import estimate_tokens
 from hartonomous.pipelines.questions import ScoredHit
@@ -91,7 +93,7 @@ def _joined(first: _Passage, second: _Passage) -> StoredChunk | None:
     if gap > 0 and (first.last + 1 != after.chunk_index or gap != len(after.gap or "")):
         return None
     text = before.text + (after.gap or "" if gap > 0 else "") + after.text[max(0, -gap) :]
-    return replace(before, text=text, end=before.start + len(text))
+    return structs.replace(before, text=text, end=before.start + len(text))
 
 
 def _best_of_each(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
@@ -126,7 +128,7 @@ def _cut(chunk: StoredChunk, start: int, end: int) -> StoredChunk | None:
     if start > chunk.start:
         rest = rest.lstrip()
     start = chunk.start + len(text) - len(rest)
-    return replace(chunk, text=rest, start=start, end=start + len(rest)) if rest else None
+    return structs.replace(chunk, text=rest, start=start, end=start + len(rest)) if rest else None
 
 
 @dataclass(slots=True)

@@ -8,6 +8,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from hartonomous.clients.embedding import Vector
 from hartonomous.clients.points import Hit, StoredChunk
 from hartonomous.clients.schema import CollectionInfo
@@ -33,8 +35,7 @@ class SearchRequest:
     score_threshold: float | None = None
 
 
-@dataclass(slots=True)
-class ScoredHit:
+class ScoredHit(msgspec.Struct, gc=False):
     """A chunk with its final score in 0..1 and the scores that it was made of."""
 
     chunk: StoredChunk

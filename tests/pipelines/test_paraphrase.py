@@ -117,7 +117,7 @@ class TestInAnAnswer:
 
     def parts(self, service: Similar) -> Answerer:
         ranked = hits(a=0.9)
-        object.__setattr__(ranked[0].chunk, "text", SOURCES[1])
+        ranked[0].chunk.text = SOURCES[1]
         vectors, generative = Vectors(dense=ranked), Generative(SAME)
         fakes: list[Any] = [Embedding(), vectors, Schema(), generative]
         retrieval, traffic = Retrieval(min_similarity=0.5), Traffic()

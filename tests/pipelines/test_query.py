@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from hartonomous.clients.points import Hit
 from hartonomous.config import Generation, Retrieval
@@ -73,7 +73,7 @@ async def test_where_only_words_were_searched_some_of_the_questions_words_are_en
 
 async def test_words_in_title_and_headings_count() -> None:
     parts = Parts("Yes.")
-    titled = replace(chunk("t"), title="On words", headings=("Numbers",))
+    titled = structs.replace(chunk("t"), title="On words", headings=("Numbers",))
     parts.vectors.rankings = {"dense": hits(a=0.9), "sparse": [Hit(titled, 0.9)]}
     result = await parts.answerer.answer(ask("words and numbers"), call())
     assert sorted(hit.chunk.id for hit in result.sources) == ["a", "t"]
@@ -149,7 +149,7 @@ async def test_the_prompt_fits_the_context() -> None:
     long = " ".join(f"word{number}" for number in range(60))
     ranked = hits(**{f"h{number}": 0.9 - number / 100 for number in range(5)})
     for hit in ranked:
-        object.__setattr__(hit.chunk, "text", long)
+        hit.chunk.text = long
     parts.vectors.rankings = {"dense": ranked, "sparse": []}
     result = await parts.answerer.answer(ask(max_tokens=64), call())
     assert result.omitted > 0
@@ -160,7 +160,7 @@ async def test_the_prompt_fits_the_context() -> None:
 async def test_the_best_source_is_cut_where_it_alone_is_too_large() -> None:
     parts = Parts("Yes.", context=300)
     ranked = hits(a=0.9)
-    object.__setattr__(ranked[0].chunk, "text", " ".join(f"word{number}" for number in range(3_000)))
+    ranked[0].chunk.text = " ".join(f"word{number}" for number in range(3_000))
     parts.vectors.rankings = {"dense": ranked, "sparse": []}
     result = await parts.answerer.answer(ask(max_tokens=16), call())
     prompt = parts.generative.asked[0]["messages"][-1]["content"]

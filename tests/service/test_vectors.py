@@ -15,6 +15,7 @@ from pytest_aiohttp import AiohttpServer
 
 from hartonomous.clients.points import ChunkPoint, DocumentState, StoredChunk, next_sequence, sequence_at
 from hartonomous.clients.pool import Pool
+from hartonomous.clients.reach import name_of
 from hartonomous.clients.schema import Schema
 from hartonomous.clients.sparse import Bm25Encoder
 from hartonomous.clients.vectors import BestVectors, Search, VectorClient
@@ -160,11 +161,8 @@ async def test_what_is_read_of_a_chunk_is_what_was_written(client: VectorClient,
     await client.write(docs, [point], _call())
     await _publish(client, docs, [point])
     (chunk,) = await client.chunks(docs, "h", _call())
-    assert chunk == StoredChunk(**{name: getattr(point, name) for name in _field_names(StoredChunk)})
-
-
-def _field_names(kind: type[StoredChunk]) -> list[str]:
-    return list(kind.__dataclass_fields__)
+    names = set(StoredChunk.__struct_fields__) - {"collection"}
+    assert chunk == StoredChunk(**{name: getattr(point, name) for name in names}, collection=name_of(docs))
 
 
 async def test_written_chunks_are_seen_by_no_reader_until_they_are_published(client: VectorClient, docs: str) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from typing import Any
@@ -19,6 +18,7 @@ from hartonomous.clients.points import (
     sequence_at,
     visible_filter,
 )
+from hartonomous.clients.pool import NONSENSE, Answer
 from hartonomous.clients.qdrant import BestVectors, Search
 from hartonomous.errors import BackendError, ValidationFailedError
 
@@ -69,8 +69,9 @@ def test_a_point_is_written_unseen_with_both_vectors() -> None:
 
 def test_what_is_written_is_what_is_read() -> None:
     chunk = StoredChunk.from_payload(_ID, _payload())
-    for field in dataclasses.fields(StoredChunk):
-        assert getattr(chunk, field.name) == getattr(_point(), field.name)
+    assert chunk.collection == "docs"
+    for name in set(StoredChunk.__struct_fields__) - {"collection"}:
+        assert getattr(chunk, name) == getattr(_point(), name)
 
 
 def test_the_optional_fields_of_a_payload_may_be_missing_or_null() -> None:
@@ -240,3 +241,58 @@ def test_offsets_that_do_not_fit_the_text_are_nonsense(start: int, end: int) -> 
     }
     with pytest.raises(BackendError):
         StoredChunk.from_payload("id", payload)
+
+
+def _batch(*points: dict[str, Any]) -> Answer:
+    return Answer(200, orjson.dumps({"result": [{"points": points}]}), {})
+
+
+def test_what_is_null_in_a_payload_is_missing_in_a_ranking_as_well() -> None:
+    """No decoder takes it at once, so the ranking is read in a second way, and says the same."""
+    older = _payload() | {"metadata": None, "updated_at": None, "headings": None, "id": 5}
+    plain = {name: value for name, value in older.items() if value is not None and name != "id"}
+    rankings = [
+        qdrant.rankings_of(qdrant.read_rankings(_batch({"id": _ID, "payload": payload, "score": 1})), "docs")
+        for payload in (older, plain)
+    ]
+    assert rankings[0] == rankings[1]
+    [hit] = rankings[0][0]
+    assert (hit.chunk.id, hit.chunk.metadata, hit.chunk.headings, hit.score) == (_ID, {}, (), 1.0)
+
+
+_FOREIGN = {"collection": "other"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"text": 5}, "bad_backend_answer"),
+        ({"start": -1, "end": 7}, "bad_backend_answer"),
+        ({"end": 9}, "bad_backend_answer"),
+        ({"sequence": None}, "bad_backend_answer"),
+        (_FOREIGN, "foreign_points"),
+        (_FOREIGN | {"text": 5, "end": 9}, "foreign_points"),
+        ({"collection": 5}, "foreign_points"),
+        ({"collection": ["docs"]}, "foreign_points"),
+    ],
+)
+def test_a_found_point_that_is_not_a_chunk_of_the_collection_is_refused(change: dict[str, Any], code: str) -> None:
+    answer = _batch({"id": _ID, "payload": _payload() | change, "score": 0.5})
+    with pytest.raises(BackendError) as caught:
+        qdrant.rankings_of(qdrant.read_rankings(answer), "docs")
+    assert caught.value.error_code == code
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": 5}, {"id": None}, {"score": None}, {"score": "1"}, {"score": True}, {"payload": None}]
+)
+def test_a_found_point_without_id_score_or_payload_is_a_backend_error(change: dict[str, Any]) -> None:
+    answer = _batch({"id": _ID, "payload": _payload(), "score": 0.5} | change)
+    with pytest.raises(BackendError):
+        qdrant.rankings_of(qdrant.read_rankings(answer), "docs")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"result":', b'{"results": []}', b'{"result": [}', b"[" * 9_999])
+def test_an_answer_that_is_no_batch_is_the_services_failure(body: bytes) -> None:
+    with pytest.raises(NONSENSE):
+        qdrant.read_rankings(Answer(200, body, {}))
