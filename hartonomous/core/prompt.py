@@ -75,12 +75,13 @@ def build_messages(
     `assistant` count. It is made to alternate and to begin with the user, since some chat templates refuse anything
     else: turns of one role in a row become one, and a question that was never answered joins this one.
     """
-    turns = alternating(history)
-    if turns and turns[-1]["role"] == "user":
-        question = f"{turns.pop()['content']}\n\n{question}"
-    instruction = fill(template.system) if system is None else system
-    messages = [{"role": "system", "content": instruction.strip()}] if instruction.strip() else []
-    messages += [{"role": turn["role"], "content": neutralise(turn["content"])} for turn in turns]
+    instruction = (fill(template.system) if system is None else system).strip()
+    messages = [{"role": "system", "content": instruction}] if instruction else []
+    if history:
+        turns = alternating(history)
+        if turns and turns[-1]["role"] == "user":
+            question = f"{turns.pop()['content']}\n\n{question}"
+        messages += [{"role": turn["role"], "content": neutralise(turn["content"])} for turn in turns]
     # The best source last, next to the question: small models read what is near.
     shown = "\n\n".join(rendered(sources)[::-1])
     asked = fill(template.user, sources=shown, question=neutralise(question.strip()))

@@ -60,32 +60,34 @@ async def read_bytes(request: web.Request) -> bytes:
         PayloadTooLargeError: beyond the limit.
         RequestTimedOutError: nothing more of it came for too long, or it is not complete at the deadline.
     """
-    told = request.headers.get(hdrs.CONTENT_TYPE, codec.JSON)
+    headers = request.headers
+    told = headers.get(hdrs.CONTENT_TYPE, codec.JSON)
     if told != codec.JSON and codec.media_type(told) != codec.JSON:
         raise UnsupportedMediaTypeError(f"The body must be {codec.JSON}.")
-    refuse_compressed(request)
+    if hdrs.CONTENT_ENCODING in headers:
+        refuse_compressed(request)
     limit = request[RUNTIME].config.server.max_body_bytes
     if (request.content_length or 0) > limit:
-        raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
-    return await _read(request, limit)
+        raise _too_large(limit)
+    pieces, size = [], 0
+    while data := await read_piece(request):
+        pieces.append(data)
+        size += len(data)
+        if size > limit:
+            raise _too_large(limit)
+        if request.content.at_eof():
+            break
+    return b"".join(pieces)  # which of one piece makes no copy
+
+
+def _too_large(limit: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"The body is larger than {limit} bytes.")
 
 
 def refuse_compressed(request: web.Request) -> None:
     """Raise UnsupportedMediaTypeError when the body is compressed."""
     if hdrs.CONTENT_ENCODING in request.headers and request.headers[hdrs.CONTENT_ENCODING].lower() != "identity":
         raise UnsupportedMediaTypeError("A compressed body is not taken.")
-
-
-async def _read(request: web.Request, limit: int) -> bytes:
-    pieces, size = [], 0
-    while data := await read_piece(request):
-        pieces.append(data)
-        size += len(data)
-        if size > limit:
-            raise PayloadTooLargeError(f"The body is larger than {limit} bytes.")
-        if request.content.at_eof():
-            break
-    return b"".join(pieces)  # which of one piece makes no copy
 
 
 async def read_piece(request: web.Request) -> bytes:
@@ -95,16 +97,18 @@ async def read_piece(request: web.Request) -> bytes:
         RequestTimedOutError: none came for `server.body_timeout_s`, or the deadline passed.
         RateLimitedError: the key may not send as many.
     """
-    deadline = call_of(request).deadline
-    if request.content.is_eof():
+    content = request.content
+    if content.is_eof():
         # The rest came with the headers, as small bodies do: a timer for what is there already would cost 15 us.
-        await invite(request)
-        data = request.content.read_nowait()
+        if hdrs.EXPECT in request.headers:
+            await invite(request)
+        data = content.read_nowait()
     else:
+        deadline = call_of(request).deadline
         try:
             async with asyncio.timeout(deadline.bound(request[RUNTIME].config.server.body_timeout_s)):
                 await invite(request)
-                data = await request.content.readany()
+                data = await content.readany()
         except TimeoutError as error:
             raise timed_out() from error
     if (meter := received(request, len(data))) is not None:
@@ -134,13 +138,15 @@ def validate(model: type[Model], value: Any, what: str = "The body") -> Model:
         ValidationFailedError: `param` is the path of the first bad field.
     """
     try:
-        return model.model_validate(value)
+        # `model_validate` looks for options that nobody gives it, for 0.6 us.
+        validated: Model = model.__pydantic_validator__.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ".".join(shown(part) for part in first["loc"])
         sentence = _sentence(first["type"], first.get("ctx") or {})
         subject = "" if not path and first["type"] == "value_error" else f"{path or what} "
         raise ValidationFailedError(f"{subject}{sentence}.", param=path or None) from None
+    return validated
 
 
 def shown(part: int | str) -> str:

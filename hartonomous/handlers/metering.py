@@ -84,6 +84,8 @@ def _count(request: web.Request, tokens: float) -> None:
 class Stake:
     """What an answer in one piece takes, by an estimate, where nobody waits for its end."""
 
+    __slots__ = ("_meter", "_request", "_tokens")
+
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._meter = request.get(METER)
@@ -94,7 +96,7 @@ class Stake:
         if self._meter is None or not self._meter.counts_tokens:
             return question
         asked = len(question.search.query) + len(question.system or "") + len(question.added_system or "")
-        asked += sum(len(turn["content"]) for turn in question.history)
+        asked += sum([len(turn["content"]) for turn in question.history])
         question.on_sources = lambda event: self._add(asked // _CHARACTERS + _sources(event))
         return question
 
@@ -125,7 +127,7 @@ async def answer_of(request: web.Request, answerer: _Answerer, question: QueryRe
 
 
 def _sources(event: SourcesFound) -> int:
-    return sum(len(found.chunk.text) for found in event.found.hits) // _CHARACTERS
+    return sum([len(found.chunk.text) for found in event.found.hits]) // _CHARACTERS
 
 
 class Relayed:

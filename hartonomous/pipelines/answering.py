@@ -35,7 +35,7 @@ class CachedResult(QueryResult):
     age_s: float = 0.0
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class CachedSources(SourcesFound):
     """The first event of a stream from the cache."""
 

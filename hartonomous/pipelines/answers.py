@@ -65,7 +65,7 @@ class QueryResult:
     search_query: str | None = None
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class SourcesFound:
     """The first event of a stream: retrieval is done."""
 
@@ -73,7 +73,7 @@ class SourcesFound:
     omitted: int
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class TextDelta:
     """The next piece of the answer, never empty."""
 

@@ -28,6 +28,7 @@ class Plan:
         "options",
         "packed",
         "request",
+        "sources",
         "started",
         "usage",
     )
@@ -52,6 +53,8 @@ class Plan:
     def go_on(self, packed: Packed) -> None:
         """Go on with a prompt; after a refusal with one whose sources are the first of the other one's."""
         self.packed = packed
+        self.sources = [self.hits[place] for place in packed.shown.places]
+        """The hits that the model sees, by marker."""
         self.grounds = [source.ground for source in packed.shown.sources]
         self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
 
@@ -72,14 +75,9 @@ class Plan:
         return [source.text for source in self.packed.shown.sources]
 
     @property
-    def sources(self) -> list[ScoredHit]:
-        """The hits that the model sees, by marker."""
-        return [self.hits[place] for place in self.packed.shown.places]
-
-    @property
     def omitted(self) -> int:
         """How many hits did not fit."""
-        return len(self.hits) - len(self.packed.shown.places)
+        return len(self.hits) - len(self.sources)
 
     @property
     def body(self) -> dict[str, Any]:
