@@ -114,7 +114,8 @@ class Tenure:
     def leave(self) -> None:
         """Count a user of the runtime less."""
         self.users -= 1
-        self._look()
+        if self._retired:
+            self._look()
 
     async def retire(self) -> None:
         """Close the runtime as soon as nobody uses it any more; nobody begins to."""
@@ -163,8 +164,9 @@ class State:
         """Count a request as under way, until `end`, with the runtime that is its own; `idle` is set while none is."""
         tenure = self._current
         tenure.users += 1
+        if not self.active:
+            self.idle.clear()
         self.active += 1
-        self.idle.clear()
         return tenure
 
     def end(self, tenure: Tenure) -> None:
@@ -204,7 +206,8 @@ class State:
     @property
     def current(self) -> Runtime:
         """The runtime; there is one from start-up to clean-up."""
-        return self._current.runtime
+        tenure = self.tenure
+        return self._current.runtime if tenure is None else tenure.runtime
 
     @property
     def runtimes(self) -> list[Runtime]:

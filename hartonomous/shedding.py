@@ -11,7 +11,6 @@ away leave their requests behind, and who has several servers could not turn to 
 
 from __future__ import annotations
 
-import os
 import re
 import time
 
@@ -20,6 +19,7 @@ from aiohttp import web
 from hartonomous import codec, log
 from hartonomous.keys import METRICS, STATE
 from hartonomous.middleware.drain import overloaded
+from hartonomous.middleware.request_id import new_id
 
 _STATUS = "503"
 _ACCESS = "hartonomous.middleware.access"
@@ -74,7 +74,7 @@ class Shedder:
         if headers is None or headers.get(b"content-length") != b"%d" % (len(data) - end) or self._crowd.enter():
             return None
         given = headers.get(b"x-request-id", b"")
-        request_id = given if _ID.fullmatch(given) else os.urandom(16).hex().encode()
+        request_id = given if _ID.fullmatch(given) else new_id().encode()
         self._tell(route, request_id.decode(), host, headers.get(b"x-forwarded-for"))
         return b"%bX-Request-ID: %b\r\nContent-Length: %d\r\n\r\n%b%b%b" % (
             self._head,

@@ -7,6 +7,7 @@ there is not needs a key as well, so that nobody can look around.
 from __future__ import annotations
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from hartonomous.core import apikey
 from hartonomous.core.access import LOCAL, NOBODY, Caller
@@ -15,7 +16,7 @@ from hartonomous.keys import CALLER, GUARDS, STATE, Guard, State, guard_of
 from hartonomous.middleware.audit import note
 from hartonomous.middleware.local import check_local, is_local
 
-_KEY_HEADER = "X-API-Key"
+_KEY_HEADER = istr("X-API-Key")
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _OPEN = Guard(None)
 

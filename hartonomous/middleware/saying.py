@@ -11,7 +11,7 @@ from hartonomous.limiting.policy import LIMIT
 from hartonomous.middleware import cors, drain
 from hartonomous.middleware.expectation import end_uninvited
 from hartonomous.middleware.limited import add_limits
-from hartonomous.middleware.request_id import HEADER, add_request_id
+from hartonomous.middleware.request_id import ANSWERED, HEADER, add_request_id
 
 
 async def say(request: web.Request, response: web.StreamResponse, state: State) -> None:
@@ -29,6 +29,6 @@ def say_whole(request: web.Request, response: Whole, state: State, meter: Meter 
     drain.end_connection(request, response, state)
     end_uninvited(request, response)
     headers = response.headers
-    if not (state.current.config.server.cors.origins or LIMIT in headers or HEADER in headers):
+    if not (state.current.config.server.cors.origins or LIMIT in headers or ANSWERED in headers):
         limits = "" if meter is None else meter.lines
         response.said = f"{HEADER}: {request[REQUEST_ID]}\r\n{limits}"

@@ -214,7 +214,7 @@ class _Partial(io.StringIO):
 
 
 def _told(*names: str) -> list[KeptRecord]:
-    return [log.record_of(__name__, "request", 1e9, {"request_id": name}, {}) for name in names]
+    return [log.record_of(__name__, "request", 1e9, name, log.members({"request_id": name})) for name in names]
 
 
 def test_of_lines_that_are_written_together_those_are_lost_that_are_not_whole(stream: io.StringIO) -> None:
