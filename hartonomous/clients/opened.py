@@ -10,28 +10,28 @@ from typing_extensions import override
 from hartonomous.clients.admission import Place
 from hartonomous.clients.exchange import Exchange
 from hartonomous.clients.failures import FOREIGN, AnswerTooLargeError, BrokenOffError
-from hartonomous.clients.guard import Request
+from hartonomous.clients.guard import Guard, Request
 from hartonomous.core.trace import Value
 
 if TYPE_CHECKING:
-    from hartonomous.clients.pool import Pool
+    from hartonomous.clients.calling import Caller
 
 
 class Opened(Exchange):
     """A response whose headers are there and whose body is still to be read; errors are ours already.
 
-    It holds a place at its address until the pool closes it. `is_whole`: it is read to its end before anybody uses it.
+    It holds a place at its address until the caller ends it. `is_whole`: it is read to its end before anybody uses it.
     Before `first_by` and `end_by`, in the loop's time, its headers and its end must come.
     """
 
-    __slots__ = ("_pieces", "_pool", "failure", "place")
+    __slots__ = ("_caller", "_pieces", "failure", "place")
 
-    def __init__(self, pool: Pool, place: Place, first_by: float, end_by: float, *, is_whole: bool) -> None:
-        super().__init__(pool.watch, first_by, end_by, pool.config.idle_timeout_s, is_whole=is_whole)
+    def __init__(self, caller: Caller, place: Place, first_by: float, end_by: float, *, is_whole: bool) -> None:
+        super().__init__(caller.watch, first_by, end_by, caller.config.idle_timeout_s, is_whole=is_whole)
         self.place = place
         self.failure: BaseException | None = None
         """What broke the body, also where its reader has made something else of it."""
-        self._pool = pool
+        self._caller = caller
         self._pieces: list[bytes] = []
 
     @property
@@ -98,7 +98,7 @@ class Opened(Exchange):
 
     def broken(self) -> BrokenOffError:
         """Return the error of a body that ended too early, which only its reader can tell."""
-        self.failure = error = BrokenOffError(f"The {self._pool.name} service broke its stream off.")
+        self.failure = error = BrokenOffError(f"The {self._caller.name} service broke its stream off.")
         return error
 
     @override
@@ -107,9 +107,9 @@ class Opened(Exchange):
 
     @override
     def _gather(self, data: bytes) -> None:
-        cap = self._pool.config.max_answer_bytes
+        cap = self._caller.config.max_answer_bytes
         if self._size > cap:
-            raise AnswerTooLargeError(f"The {self._pool.name} service's answer is larger than {cap} bytes.")
+            raise AnswerTooLargeError(f"The {self._caller.name} service's answer is larger than {cap} bytes.")
         self._pieces.append(data)
 
     def _check_refusal(self) -> None:
@@ -117,22 +117,21 @@ class Opened(Exchange):
             raise self.refusal
 
     def _failed(self, error: BaseException) -> BaseException:
-        self.failure = self._pool.translate(error, self.place, self.blamed())
+        self.failure = self._caller.translate(error, self.place, self.blamed())
         return self.failure
 
 
 class Opening:
     """The block of `Pool.open`."""
 
-    __slots__ = ("_opened", "_pool", "_request")
+    __slots__ = ("_caller", "_guard", "_opened", "_request")
 
-    def __init__(self, pool: Pool, request: Request) -> None:
-        self._pool = pool
-        self._request = request
+    def __init__(self, guard: Guard, caller: Caller, request: Request) -> None:
+        self._guard, self._caller, self._request = guard, caller, request
 
     async def __aenter__(self) -> Opened:
-        self._opened = await self._pool.opened(self._request)
+        self._opened = await self._guard.run(self._request, self._caller.open)
         return self._opened
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._pool.end(self._opened, self._request.call, error)
+        self._caller.end(self._opened, self._request.call, error)

@@ -44,7 +44,7 @@ async def _together(pool: Pool, backend: FaultBackend, count: int) -> None:
 
 def _waiting(pool: Pool) -> int:
     """Return how many connections wait for a call that have not been closed by the backend."""
-    return sum(one.is_connected() for kept in pool._wires._kept.values() for one in kept._wires)
+    return sum(one.is_connected() for kept in pool._caller._wires._kept.values() for one in kept._wires)
 
 
 async def test_idle_connections_are_closed_in_time(faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch) -> None:
