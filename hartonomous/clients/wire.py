@@ -19,6 +19,7 @@ from aiohttp.http import StreamWriter
 from yarl import URL
 
 from hartonomous.clients.heads import Heads
+from hartonomous.core import chunked
 from hartonomous.core.call import lines
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Wire(ResponseHandler):
     _is_without_body: bool | None = None
     _is_unread = False
     """Whether nothing has come of a response that is expected."""
+    _is_chunked = False
+    _is_before_chunk = False
+    """Whether the parser expects the size of a chunk: what is known to be whole chunks need not go through it then."""
     _was_paused = False
 
     def expect(self, *, is_without_body: bool) -> asyncio.Transport:
@@ -68,6 +72,7 @@ class Wire(ResponseHandler):
             self._is_without_body = is_without_body
             self.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
         self._is_unread = not is_without_body
+        self._is_chunked = self._is_before_chunk = False
         return transport
 
     def leave(self, *, is_whole: bool) -> None:
@@ -98,6 +103,11 @@ class Wire(ResponseHandler):
             if data:  # nothing was asked: the next request would take it for its answer
                 self.close()
             return
+        if self._is_before_chunk:
+            content = chunked.content_of(data)
+            if content is not None and exchange.came(content):
+                return
+            self._is_before_chunk = content is not None
         is_first, self._is_unread = self._is_unread, False
         if is_first and (known := self.kept.heads.read(data)) is not None:
             exchange.began(*known)
@@ -107,21 +117,24 @@ class Wire(ResponseHandler):
         if self._exception is not None:
             exchange.lost(self._exception)
             return
-        if is_first and self._payload is not None and not self.should_close:
+        if is_first and self._is_chunked:
+            self._is_before_chunk = chunked.is_before_chunk(data) and not self._was_paused
+        elif is_first and self._payload is not None and not self.should_close:
             self.kept.heads.learn(data, exchange.status, exchange.headers, self._payload.total_bytes)
         exchange.flow()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], _size: int = 0) -> None:
         """Hand the headers of a response to the exchange."""
         message, content = data
+        self._is_chunked = message.chunked
         if self.exchange is None or not self.exchange.began(message.code, message.headers, content):
             self.force_close()  # more than was asked for
             if self.exchange is not None and not self.exchange.status:
                 self.exchange.abort(aiohttp.ClientPayloadError("no status"))
 
     def pause_reading(self) -> None:
-        """Hold reading, and the parser."""
-        self._was_paused = True
+        """Hold reading, and the parser, in the midst of what it was given."""
+        self._was_paused, self._is_before_chunk = True, False
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
