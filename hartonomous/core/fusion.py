@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import Literal
 
@@ -83,21 +84,13 @@ def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | N
 
 def _sum(parts: Sequence[Mapping[str, float]], weights: Sequence[float] | None) -> list[tuple[str, float]]:
     """Return the weighted mean of what each ranking gives an id (nothing where it is not in it), best first."""
-    terms: dict[str, list[float]] = {}
-    best: dict[str, int] = {}
-    for which, (part, share) in enumerate(zip(parts, _shares(len(parts), weights), strict=True)):
-        place = which - len(parts)
+    totals: dict[str, float] = {}
+    for part, share in zip(parts, _shares(len(parts), weights), strict=True):
         for name, value in part.items():
-            place += len(parts)
-            if name not in terms:
-                terms[name] = [share * value]
-                best[name] = place
-                continue
-            terms[name].append(share * value)
-            if place < best[name]:
-                best[name] = place
-    # Ids in the order in which ties are broken, and then a stable sort.
-    fused = [(name, _rounded(math.fsum(terms[name]))) for name in sorted(best, key=best.__getitem__)]
+            totals[name] = totals[name] + share * value if name in totals else share * value
+    # Rank by rank, each time through the rankings: the order in which ties are broken, before a stable sort.
+    ordered = dict.fromkeys(chain.from_iterable(zip_longest(*parts)))
+    fused = [(name, _rounded(totals[name])) for name in ordered if name is not None]
     fused.sort(key=itemgetter(1), reverse=True)
     return fused
 
@@ -111,15 +104,19 @@ def _rounded(score: float) -> float:
     return min(1.0, round(score, 12))
 
 
-def _shares(count: int, weights: Sequence[float] | None) -> list[float]:
+def _shares(count: int, weights: Sequence[float] | None) -> Sequence[float]:
     """Return each ranking's share of the best possible score; the shares add up to 1."""
-    given = [1.0] * count if weights is None else list(weights)
-    if len(given) != count or not all(0 <= weight < math.inf for weight in given):
-        raise ValueError(f"{count} rankings cannot have the weights {given!r}")
-    total = math.fsum(given)
+    return _normalised(count, (1.0,) * count if weights is None else tuple(weights))
+
+
+@lru_cache(64)
+def _normalised(count: int, weights: tuple[float, ...]) -> Sequence[float]:
+    if len(weights) != count or not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"{count} rankings cannot have the weights {weights!r}")
+    total = math.fsum(weights)
     if count and not 0 < total < math.inf:
-        raise ValueError(f"at least one weight must be above 0: {given!r}")
-    return [weight / total for weight in given]
+        raise ValueError(f"at least one weight must be above 0: {weights!r}")
+    return [weight / total for weight in weights]
 
 
 def _scaled(ranking: Ranking, low: float, high: float, *, constant: float) -> dict[str, float]:

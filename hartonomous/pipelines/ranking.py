@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from hartonomous import tracing
 from hartonomous.clients.points import Hit
@@ -39,18 +40,20 @@ def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     hits: dict[str, ScoredHit] = {}
     found: dict[Kind, Ranking] = {}
     for kind, ranking in item.rankings.items():
-        found[kind] = scores = [(hit.chunk.id, hit.score) for hit in ranking]
-        for hit, (chunk_id, score) in zip(ranking, scores, strict=True):
+        found[kind] = scores = []
+        for hit in ranking:
+            chunk, score = hit.chunk, hit.score
+            chunk_id = chunk.id
+            scores.append((chunk_id, score))
             known = hits.get(chunk_id)
             if known is None:
-                hits[chunk_id] = ScoredHit(hit.chunk, 0.0, {kind: score})
+                hits[chunk_id] = ScoredHit(chunk, 0.0, {kind: score})
             else:
-                known.chunk, known.scores[kind] = hit.chunk, score
+                known.chunk, known.scores[kind] = chunk, score
     if item.asked is not None:
         _unmoved(hits, item.asked)
-    ranked = _fused(found, config.fusion) if len(found) > 1 else _alone(found)
     best = []
-    for chunk_id, share in ranked:
+    for chunk_id, share in _fused(found, config.fusion) if len(found) > 1 else _alone(found):
         scored = hits[chunk_id]
         scored.score = share
         best.append(scored)
@@ -112,5 +115,5 @@ class Reranker:
             hit.scores["rerank"] = score
             hit.score = weight * score + (1 - weight) * hit.score
         # A stable sort: equal scores keep the order of the search.
-        item.hits = sorted(candidates, key=lambda hit: -hit.score)
+        item.hits = sorted(candidates, key=attrgetter("score"), reverse=True)
         self._account.took([item], "rerank", started, call)
