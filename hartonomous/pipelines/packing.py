@@ -138,11 +138,11 @@ class Packer:
                 return None
         if sizes.total <= limit:
             return draft, draft.everything
-        if limit - sizes.rest < _LEAST_SOURCE:
-            if not draft.history:
-                raise _TooLongError
-            return await self._counted(draft._replace(history=()), limit, options, call)
-        return draft, await self._fitting(draft, sizes, limit, call)
+        if limit - sizes.rest >= _LEAST_SOURCE and (selections := _selections(draft, sizes, limit)):
+            return draft, await self._fitting(draft, sizes.prompt, selections, limit, call)
+        if not draft.history:
+            raise _TooLongError
+        return await self._counted(draft._replace(history=()), limit, options, call)
 
     async def _measure(self, draft: Draft, options: Mapping[str, Any], call: Call) -> _Sizes | None:
         prompt = await self._generative.render({**options, "messages": draft.messages(draft.everything)}, call)
@@ -156,12 +156,13 @@ class Packer:
         parts = [count - special for count in parts]
         return _Sizes(prompt, total, parts[: len(turns)], parts[len(turns) :])
 
-    async def _fitting(self, draft: Draft, sizes: _Sizes, limit: int, call: Call) -> Selection:
-        """Return the most of the sources that fits, by a count of the whole prompt."""
-        selections = _selections(draft, sizes, limit)
+    async def _fitting(
+        self, draft: Draft, prompt: str, selections: Sequence[Selection], limit: int, call: Call
+    ) -> Selection:
+        """Return the first selection that fits, by a count of all of `prompt`, which shows every source."""
         content = draft.messages(draft.everything)[-1]["content"]
-        if sizes.prompt.count(content) == 1:
-            prompts = [sizes.prompt.replace(content, draft.messages(one)[-1]["content"]) for one in selections]
+        if prompt.count(content) == 1:
+            prompts = [prompt.replace(content, draft.messages(one)[-1]["content"]) for one in selections]
             counts = await self._generative.count_tokens(prompts, call)
             for one, count in zip(selections, counts or (), strict=False):
                 if count <= limit:
@@ -172,18 +173,21 @@ class Packer:
     @staticmethod
     def _estimated(draft: Draft, limit: int) -> tuple[Draft, Selection]:
         draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
-        room = limit - draft.about()
-        if room < _LEAST_SOURCE and draft.history:
-            draft = draft._replace(history=())
-            room = limit - draft.about()
-        if room < _LEAST_SOURCE:
-            raise _TooLongError
         sizes = [careful(piece) for piece in draft.pieces]
-        return draft, draft.select(sizes, room) or next(draft.cuts(0.9 * room / sizes[0], room))
+        for tried in (draft, draft._replace(history=())):
+            room = limit - tried.about()
+            if room >= _LEAST_SOURCE:
+                shown = tried.select(sizes, room) or next(tried.cuts(0.9 * room / sizes[0], room), None)
+                if shown is not None:
+                    return tried, shown
+        raise _TooLongError
 
 
 def _selections(draft: Draft, sizes: _Sizes, limit: int) -> list[Selection]:
-    """Return what may fit, the most first: tokens join over the borders of texts, so sums are a little off."""
+    """Return what may fit, the most first: tokens join over the borders of texts, so sums are a little off.
+
+    Nothing where not even the best source's title and headings may.
+    """
     room, slack = limit - sizes.rest, 2 * len(sizes.sources) + 2
     selected = [draft.select(sizes.sources, room + off) for off in (slack, 0, -slack, -4 * slack)]
     found = list({one.places: one for one in selected if one is not None}.values())

@@ -238,6 +238,26 @@ async def test_without_counts_an_estimate_stays_within_the_context(kind: str, co
     assert len(packed.shown.places) < 30
 
 
+@pytest.mark.parametrize("turns", [0, 2])
+async def test_a_question_that_leaves_room_for_no_more_than_a_title_is_too_long(service: Counting, turns: int) -> None:
+    service.context = 1_100
+    history = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "He."}][:turns]
+    for packer in (Packer(service), Packer(cast("Any", Fake(context=service.context)))):
+        outcomes = []
+        for count in range(0, 400, 10):
+            wanted = draft(question="How long? " * count, history=history)
+            wanted = wanted._replace(sources=[Source(ENGLISH * 40, "Lamp " * 40)])
+            try:
+                packed = await packer.pack(wanted, 64, {}, call())
+            except ValidationFailedError as error:
+                outcomes.append(error.param)
+            else:
+                outcomes.append("packed" if packed.shown.sources[0].text else "nothing")
+        packs = outcomes.count("packed")
+        assert 0 < packs < len(outcomes)
+        assert outcomes == ["packed"] * packs + ["query"] * (len(outcomes) - packs)
+
+
 async def test_the_answer_has_at_most_half_of_the_context(service: Counting) -> None:
     packed = await Packer(service).pack(draft(ENGLISH), 30_000, {}, call())
     assert packed.max_tokens == 750
