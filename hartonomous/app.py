@@ -214,7 +214,7 @@ class _Rounds:
     """Observes how late the event loop wakes a timer, also for who says who is let in: what blocks it shows."""
 
     def __init__(self, state: State, metrics: Metrics) -> None:
-        self._crowd, self._state, self._lag = state.crowd, state, metrics.loop_lag
+        self._crowd, self._lag = state.crowd, metrics.loop_lag
         self._loop = asyncio.get_running_loop()
         self._set()
 
@@ -225,7 +225,7 @@ class _Rounds:
     def _look(self) -> None:
         took = self._loop.time() - self._asked
         self._lag.observe(max(0.0, took - _LAG_INTERVAL_S))
-        self._crowd.came_round(took, self._state.active)
+        self._crowd.came_round(took, self._crowd.at_work)
         self._set()
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -23,7 +23,7 @@ from hartonomous.config import Config
 from hartonomous.core.access import NOBODY, Caller, Scope
 from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
-from hartonomous.core.overload import Crowd
+from hartonomous.core.overload import Beginners, Crowd
 from hartonomous.core.trace import Span, TraceContext
 from hartonomous.keyring import Keyring, Presented
 from hartonomous.limiting.limiter import Limiter
@@ -134,6 +134,13 @@ class Tenure:
             self._ended.set()
 
 
+class Stay(NamedTuple):
+    """A request that is under way: the tenure that it takes part in, and with whom it began."""
+
+    tenure: Tenure
+    beginners: Beginners
+
+
 class State:
     """What changes while the application lives: the current runtime, whether it is to stop, what is under way.
 
@@ -160,18 +167,20 @@ class State:
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def begin(self) -> Tenure:
+    def begin(self) -> Stay:
         """Count a request as under way, until `end`, with the runtime that is its own; `idle` is set while none is."""
         tenure = self._current
         tenure.users += 1
         if not self.active:
             self.idle.clear()
         self.active += 1
-        return tenure
+        return Stay(tenure, self.crowd.begin())
 
-    def end(self, tenure: Tenure) -> None:
+    def end(self, stay: Stay) -> None:
         """Count the request less."""
+        tenure, beginners = stay
         tenure.leave()
+        self.crowd.end(beginners)
         self.active -= 1
         if not self.active:
             self.idle.set()

@@ -11,13 +11,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from hartonomous.errors import BackendUnavailableError, NotAskedError
-from hartonomous.keys import METRICS, RUNTIME, State, Tenure
+from hartonomous.keys import METRICS, RUNTIME, State, Stay
 
 _ALWAYS = frozenset(("/health", "/ready", "/metrics"))
 _OPERATORS = "/admin/"
 
 
-def begin(request: web.Request, state: State) -> Tenure | None:
+def begin(request: web.Request, state: State) -> Stay | None:
     """Let the request in, unless the server is shutting down, has too many connections, or its hands full.
 
     Return what it takes part in until `state.end`; None for what always goes.
@@ -31,12 +31,13 @@ def begin(request: web.Request, state: State) -> Tenure | None:
         raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
     if request.protocol in state.surplus:
         raise BackendUnavailableError("There are too many connections.", code="too_many_connections", retry_after=1)
-    if state.crowd.is_beyond(state.active) and not request.path.startswith(_OPERATORS):
+    crowd = state.crowd
+    if crowd.is_crowded and crowd.is_beyond(crowd.at_work) and not request.path.startswith(_OPERATORS):
         request.app[METRICS].shed.inc()
         raise overloaded()
-    tenure = state.begin()
-    request[RUNTIME] = tenure.runtime
-    return tenure
+    stay = state.begin()
+    request[RUNTIME] = stay.tenure.runtime
+    return stay
 
 
 def overloaded() -> NotAskedError:

@@ -64,9 +64,9 @@ class Floors:
 
     async def _answered(self, request: web.Request, guard: Guard | None, handler: Handler) -> web.StreamResponse:
         """What answers errors, counts who is under way, and answers preflights, which carry no key."""
-        tenure = None
+        stay = None
         try:
-            tenure = drain.begin(request, self._state)
+            stay = drain.begin(request, self._state)
             if request.method == "OPTIONS" and (response := await cors.preflight(request)) is not None:
                 return response
             return await self._limited(request, guard, handler)
@@ -75,8 +75,8 @@ class Floors:
                 raise
             return answer_to(request, error)
         finally:
-            if tenure is not None:
-                self._state.end(tenure)
+            if stay is not None:
+                self._state.end(stay)
 
     async def _limited(self, request: web.Request, guard: Guard | None, handler: Handler) -> web.StreamResponse:
         """Who is let in: limits by address come before the key is looked at, those by key before its scopes.

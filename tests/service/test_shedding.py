@@ -76,7 +76,9 @@ class Held:
 
 
 @pytest.fixture
-async def held(make_config: ConfigMaker) -> AsyncIterator[Held]:
+async def held(make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
+    # What is held stands for what is at work, however long it takes here.
+    monkeypatch.setattr(overload, "ROUNDS_OF_WORK", 100_000)
     gate = asyncio.Event()
 
     async def behave(exchange: Any) -> None:
@@ -128,6 +130,22 @@ async def test_requests_that_wait_for_a_backend_turn_nobody_away(held: Held, mon
     await held.hold(50)
     assert set(await held.release()) == {200}
     assert held.shed == 0
+
+
+async def test_what_only_waits_for_a_backend_turns_nobody_away_in_a_busy_loop(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await held.hold(MANY)
+    crowd = held.app.app[STATE].crowd
+    async with busy(held):
+        before = held.shed
+        assert (await held.ask())[0] == 503
+        monkeypatch.setattr(overload, "ROUNDS_OF_WORK", 8)
+        await eventually(lambda: crowd.at_work == 0 and not crowd.is_beyond(crowd.at_work), "they count no longer")
+        await held.hold(_STEP)
+        assert held.active == MANY + _STEP
+        assert held.shed - before >= 1
+    assert set(await held.release()) == {200}
 
 
 async def test_beyond_what_a_busy_loop_can_do_work_is_refused_and_what_has_begun_is_answered(held: Held) -> None:

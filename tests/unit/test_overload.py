@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hartonomous.core.overload import LONG_S, Crowd
+from hartonomous.core.overload import LONG_S, ROUNDS_OF_WORK, Crowd
 
 SHORT_S = LONG_S / 2
 
@@ -92,3 +92,32 @@ def test_the_bound_stays_while_somebody_is_turned_away() -> None:
         crowd.came_round(2 * LONG_S, 1_000)
         assert not crowd.enter()
     assert crowd.is_crowded
+
+
+def test_who_has_been_under_way_for_long_only_waits_and_does_not_count() -> None:
+    crowd = Crowd()
+    streams = [crowd.begin() for _ in range(200)]
+    for _ in range(ROUNDS_OF_WORK - 1):
+        crowd.came_round(SHORT_S, crowd.at_work)
+        assert crowd.at_work == 200
+    crowd.came_round(SHORT_S, crowd.at_work)
+    new = crowd.begin()
+    assert crowd.at_work == 1
+    for _ in range(100):
+        crowd.came_round(2 * LONG_S, crowd.at_work)
+    assert not crowd.is_crowded
+    for beginners in (*streams, new):
+        crowd.end(beginners)
+    assert crowd.at_work == 0
+
+
+def test_streams_of_before_take_no_room_from_others_while_there_is_a_bound() -> None:
+    crowd = Crowd()
+    streams = [crowd.begin() for _ in range(1_000)]
+    while not crowd.is_crowded:
+        crowd.came_round(2 * LONG_S, crowd.at_work)
+    assert not crowd.enter()
+    for _ in range(ROUNDS_OF_WORK):
+        crowd.came_round(2 * LONG_S, crowd.at_work)
+    assert let_in(crowd) >= 64
+    assert sum(beginners.count for beginners in set(streams)) == 1_000
