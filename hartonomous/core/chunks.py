@@ -13,10 +13,11 @@ from typing import NamedTuple
 from hartonomous.core.lexicon import CONJUNCTIONS, COUNTING
 from hartonomous.core.naming import APART, CAPITALS, JOINT, PAUSE, leads_as_name
 from hartonomous.core.quantities import CURRENCIES, NUMBER, may_be_of_date
-from hartonomous.core.words import PLAIN, TOKEN, Readings, Term, classified
+from hartonomous.core.words import DENSE_RUN, PLAIN, TOKEN, Readings, Term, classified
 
 _FIGURES = frozenset("0123456789")
 _MARKS = ".,;:!?)"  # behind a number
+_AROUND = _MARKS + "(\"'*"
 _SIGNS = frozenset("%€$£¥°dgp;")  # what a sign behind a number may begin with: "degrees", "per cent"; or a line's end
 _MINUS = ("minus", "moins")
 
@@ -115,3 +116,29 @@ def parts_of(text: str, chunks: Sequence[str], read: Sequence[Chunk], at: int) -
         return ()
     blank = text[len(word)] == " " and not text[len(word) + 1].isspace()
     return _LEADING[word][leads_as_name(word, following.word, touching=blank)]
+
+
+def _forms(chunk: str) -> tuple[str, ...] | None:
+    word = chunk.strip(_AROUND)
+    if word.isascii() and word.isalpha():  # most are: to read all of the chunk takes three times as long
+        found = PLAIN[word.lower()]
+    else:
+        known = CHUNKS[chunk]
+        if known.words != 1:
+            return None if known.words else ()
+        before, word, behind = TOKEN.split(chunk)
+        if any(map(str.isdigit, word)) or DENSE_RUN.search(word):
+            return None
+        if known.parts is not None:
+            found = known.parts
+        elif word.isalpha() and before[-1:] not in ("`", "°") and behind[:1] != "`":
+            found = PLAIN[word] if word.islower() else classified(word, names=True, inside=False, identifier=False)
+        else:
+            return None
+    if word in CURRENCIES or True in [term.number for term in found]:
+        return None
+    return found[0].forms if len(found) == 1 else tuple([form for term in found for form in term.forms])
+
+
+FORMS = Readings(_forms)
+"""The forms of a chunk's terms; None where they depend on what stands around it, or those of other terms on them."""

@@ -153,11 +153,12 @@ class Grounding:
             return places
         names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}
         found = list(places)
-        quoting = self._places.quoting(listed)
         for fact in facts:
             own = [at for at, term in enumerate(wanted) if not fact.forms.isdisjoint(term.forms) and kind_of(term)]
             words = partial(beside, fact, facts, listed, at)
-            for source in {self._places.owners[place] for index in own for place in found[index]} - quoting:
+            for source in {self._places.owners[place] for index in own for place in found[index]}:
+                if self._places.quotes(source, listed):
+                    continue
                 held = {place for index in own for place in found[index] if self._places.owners[place] == source}
                 if self._places.misplaced(fact, words, held, names, forms):
                     for index in own:

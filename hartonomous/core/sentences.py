@@ -89,6 +89,12 @@ def sentences(text: str) -> list[tuple[int, int]]:
     for candidate in _CANDIDATE.finditer(text):
         at, end = candidate.span()
         run = text[at:end]
+        if run == ". " and (word := text[max(text.rfind(" ", start, at) + 1, start) : at]).isalpha() and len(word) > 1:
+            following = text[end : end + 1]  # most are such, and what `ends_sentence` asks for is known of them
+            if not following or not (following.islower() or _is_short(word, following)):
+                found.append((start, at + 1))
+                start = end
+            continue
         mark = run.rstrip()
         if len(mark) == len(run) and end < len(text) and _WIDE.isdisjoint(run):
             continue  # no blank follows

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from itertools import chain
+from typing import NamedTuple
 
+from hartonomous.core.chunks import FORMS
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import LOOSE, SCALES
-from hartonomous.core.roles import Roles
+from hartonomous.core.roles import Fact, Roles, facts_of
 from hartonomous.core.sentences import sentences
 from hartonomous.core.terms import laid_out, measures_of
-from hartonomous.core.words import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term
+from hartonomous.core.words import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Readings, Term
 
 Names = dict[str, frozenset[str]]
 """Forms of names by their kind."""
@@ -34,79 +36,191 @@ _APART = 6  # positions between two sentences
 _LONGEST_KEPT, _MOST_KEPT = 4_000, 300_000  # characters
 
 
-class SourceIndex:
-    """The sentences of one source, indexed by the forms of their terms; not changed once it is made.
+class _Use(NamedTuple):
+    """How a source uses a form: as that of a name, and somewhere as that of a word that is none."""
 
-    What only names and facts are asked for is worked out when the first one is found in it.
+    named: bool
+    plain: bool
+
+
+class SourceIndex:
+    """The sentences of one source, indexed by the forms of their terms.
+
+    A sentence is read (`laid_out`) where its words do not tell its forms, and else when more is asked of it.
     """
+
+    __slots__ = (
+        "_alone",
+        "_beside",
+        "_facts",
+        "_leads",
+        "_named",
+        "_names",
+        "_roles",
+        "_source",
+        "_spans",
+        "_terms",
+        "_topic",
+        "_units",
+        "_used",
+        "_wording",
+        "at",
+        "place_of",
+    )
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._spans = sentences(source)
-        self.read = {sentence: laid_out(sentence) for sentence in [source[start:end] for start, end in self._spans]}
-        """Each sentence's terms and their positions, as they are without those around it."""
-        read, self._positions = _laid_out(source, self._spans, self.read)
-        # A heading's capitals mean little.
-        told = [found for (start, _), found in zip(self._spans, read, strict=True) if source[start] != "#"]
-        everything = [term for found in told for term in found]
-        self.plain = frozenset([form for term in everything if not term.hard and not term.lead for form in term.forms])
-        """The forms of words that are no names."""
-        named = {form for term in everything if term.hard and term.kind for form in term.forms}
-        leading = {form for term in everything if term.lead == "name" for form in term.forms}
-        self.known = frozenset(named | (leading - self.plain))
-        """The forms of names."""
-        self.terms = [settled(found, self.known) for found in read]
-        """Each place's terms."""
+        count = len(self._spans)
+        self._alone: list[tuple[list[Term], list[int]] | None] = [None] * count
+        self._terms: list[list[Term] | None] = [None] * count
+        self._named: list[frozenset[str] | None] = [None] * count
+        self._names: list[Names] = []
+        self._topic = _Topic(self.knows)
+        # Where only the first word may have a capital, and none figures, there are no hard terms unless it is a name.
+        self._leads: list[tuple[str, ...] | None] = []
+        self._facts: list[Fact] | None = None
+        self._used: dict[str, _Use] = {}
+        self._beside: dict[tuple[int, str], list[tuple[str | None, frozenset[str]]]] = {}
+        self._units: frozenset[str] | None = None
+        self._wording: str | None = None
+        self._roles: Roles | None = None
+        self.place_of: dict[str, int] = {}
+        """The place of each sentence."""
         self.at: dict[str, list[int]] = {}
         """The places that have a form."""
-        self._beside: defaultdict[tuple[int, str], set[tuple[str | None, frozenset[str]]]] = defaultdict(set)
-        self._find_terms()
+        self._find_forms()
 
-    def _find_terms(self) -> None:
-        """Note the places of all forms, and the units and measures of the numbers in a place."""
+    def _find_forms(self) -> None:
         at = self.at
-        for place, found in enumerate(self.terms):
-            for term in found:
-                forms = _indexed(term) if term.hard or term.implied else term.forms
-                for form in forms:
-                    if form not in at:
-                        at[form] = [place]
-                    elif at[form][-1] != place:
-                        at[form].append(place)
-                if term.number:
-                    for form in forms:
-                        self._beside[place, form].add((term.unit, measures_of(term, form)))
+        for place, (start, end) in enumerate(self._spans):
+            sentence = self._source[start:end]
+            self.place_of[sentence] = place
+            found = [FORMS[chunk] for chunk in sentence.split()]
+            known = None not in found
+            forms = chain.from_iterable(filter(None, found)) if known else self._forms(place)
+            bare = known and sentence[1:].islower() and sentence[0] != "#"
+            self._leads.append(None if not bare else (found[0] or ()) if sentence[0].isupper() else ())
+            for form in forms:
+                if form not in at:
+                    at[form] = [place]
+                elif at[form][-1] != place:
+                    at[form].append(place)
 
-    @cached_property
-    def names(self) -> list[Names]:
-        """What each place speaks of."""
-        topic = _Topic(self.known)
-        told_of = zip(self._spans, self.terms, strict=True)
-        return [topic.names(self._source[start:end], found) for (start, end), found in told_of]
+    def _forms(self, place: int) -> Iterator[str]:
+        """Yield the forms under which the terms of a place are found."""
+        for term in self.alone(place)[0]:
+            yield from _indexed(term) if term.hard or term.implied else term.forms
 
-    @cached_property
-    def named(self) -> list[frozenset[str]]:
-        """The forms of each place's own names."""
-        return [frozenset([form for term in found if term.hard for form in term.forms]) for found in self.terms]
+    def __len__(self) -> int:
+        """Return how many places there are."""
+        return len(self._spans)
 
-    @cached_property
-    def wording(self) -> str:
-        """All terms in a row."""
-        return wording(term for found in self.terms for term in found)
+    def alone(self, place: int) -> tuple[list[Term], list[int]]:
+        """Return a sentence's terms and their positions, as they are without those around it."""
+        read = self._alone[place]
+        if read is None:
+            start, end = self._spans[place]
+            sentence = self._source[start:end]
+            # All parts of a document stand under the same headings.
+            read = self._alone[place] = _HEADINGS[sentence] if sentence[0] == "#" else laid_out(sentence)
+        return read
 
-    @cached_property
+    def _in_place(self, place: int) -> list[Term]:
+        return _at_start(self._source, self._spans[place][0], self.alone(place)[0])
+
+    def terms(self, place: int) -> list[Term]:
+        """Return a place's terms."""
+        found = self._terms[place]
+        if found is None:
+            found = self._terms[place] = settled(self._in_place(place), self.knows)
+        return found
+
+    def knows(self, forms: Iterable[str]) -> bool:
+        """Tell whether one of some forms is that of a name."""
+        return any(form in self.at and self._use(form).named for form in forms)
+
+    def has_plain(self, forms: Iterable[str]) -> bool:
+        """Tell whether one of some forms is that of a word that is no name."""
+        return any(form in self.at and self._use(form).plain for form in forms)
+
+    def _use(self, form: str) -> _Use:
+        use = self._used.get(form)
+        if use is None:
+            use = self._used[form] = self._found_use(form)
+        return use
+
+    def _found_use(self, form: str) -> _Use:
+        """Return how the places that have a form use it, headings left out: their capitals mean little."""
+        told = [place for place in self.at[form] if self._source[self._spans[place][0]] != "#"]
+        ordinary = [place for place in told if (lead := self._leads[place]) is not None and form not in lead]
+        leading = [place for place in told if form in (self._leads[place] or ())]
+        read = [place for place in told if self._leads[place] is None]
+        if not ordinary:
+            read += leading  # else what leads is no name
+        found = [term for place in read for term in self._in_place(place) if form in term.forms]
+        plain = bool(ordinary) or any(not (term.hard or term.lead) for term in found)
+        if any(term.hard and term.kind for term in found):
+            return _Use(named=True, plain=plain)
+        return _Use(named=not plain and any(term.lead == "name" for term in found), plain=plain)
+
+    def _firm(self, place: int) -> Sequence[Term]:
+        """Return the terms of a place if there may be hard ones."""
+        lead = self._leads[place]
+        return self.terms(place) if lead is None or self.knows(lead) else ()
+
+    def names(self, place: int) -> Names:
+        """Return what a place speaks of."""
+        for at in range(len(self._names), place + 1):
+            start, end = self._spans[at]
+            self._names.append(self._topic.names(self._source[start:end], self._firm(at)))
+        return self._names[place]
+
+    def named(self, place: int) -> frozenset[str]:
+        """Return the forms of a place's own names."""
+        forms = self._named[place]
+        if forms is None:
+            forms = frozenset([form for term in self._firm(place) if term.hard for form in term.forms])
+            self._named[place] = forms
+        return forms
+
+    def quotes(self, listed: Sequence[Term]) -> bool:
+        """Tell whether the source has these terms, one after the other."""
+        if not listed:
+            return True
+        said = wording(listed)
+        places = [self.at.get(term.forms[0], ()) for term in listed]
+        if not all(places):
+            return False
+        if any(said in wording(self.alone(place)[0]) for place in min(places, key=len)):
+            return True
+        if self._wording is None:
+            self._wording = wording(term for place in range(len(self)) for term in self.alone(place)[0])
+        return said in self._wording
+
+    def has_rivals(self, fact: Fact, places: Set[int]) -> bool:
+        """Tell whether there are more facts of the kind of one than these places have of it."""
+        if self._facts is None:
+            every = map(self._firm, range(len(self)))
+            self._facts = facts_of([(found, range(len(found))) for found in every])
+        own = [other for form in fact.forms for other in self._facts if form in other.forms and other.place in places]
+        kinds = {other.kind for other in own}
+        return sum([other.kind in kinds for other in self._facts]) > len(own)
+
+    @property
     def roles(self) -> Roles:
         """What each fact stands beside."""
-        above = _under(self._spans, self._source, self.named)
-        spoken = [head.union(*names.values()) for head, names in zip(above, self.names, strict=True)]
-        return Roles(self.terms, self._positions, spoken)
-
-    @cached_property
-    def _units(self) -> frozenset[str]:
-        return frozenset([term.unit for found in self.terms for term in found if term.unit is not None])
+        if self._roles is None:
+            every = range(len(self))
+            named, found = [*map(self.named, every)], [*map(self.terms, every)]
+            above = _under(self._spans, self._source, named)
+            spoken = [head.union(*names.values()) for head, names in zip(above, map(self.names, every), strict=True)]
+            positions = _positions(self._source, self._spans, [self.alone(place)[1] for place in every])
+            self._roles = Roles(found, positions, spoken)
+        return self._roles
 
     def _begins_with_name(self, place: int) -> bool:
-        return self._source[self._spans[place][0]] == "#" or bool(subjects_of(self.terms[place]))
+        return self._source[self._spans[place][0]] == "#" or bool(subjects_of(self.terms(place)))
 
     def beside_its_unit(self, places: Iterable[int], term: Term) -> list[int]:
         """Return those of the places of a number that have it beside the right unit."""
@@ -114,22 +228,40 @@ class SourceIndex:
 
     def _fits(self, place: int, term: Term) -> bool:
         """Tell whether a number stands somewhere in a place with the unit that it is asked for with, or with none."""
-        written = [
-            (measures_of(term, form), *beside) for form in term.forms for beside in self._beside.get((place, form), ())
-        ]
-        counts = term.unit is not None and term.unit in self._units
+        written = [(measures_of(term, form), *beside) for form in term.forms for beside in self._units_of(place, form)]
         return not written or any(
-            (not counts or unit in (None, term.unit)) and _agree(asked, measures, unit)
+            (unit in (None, term.unit) or term.unit is None or not self._has_unit(term.unit))
+            and _agree(asked, measures, unit)
             for asked, unit, measures in written
         )
 
+    def _units_of(self, place: int, form: str) -> list[tuple[str | None, frozenset[str]]]:
+        """Return the units and measures beside a number of a place."""
+        if place not in self.at.get(form, ()):
+            return []
+        found = self._beside.get((place, form))
+        if found is None:
+            found = self._beside[place, form] = [
+                (term.unit, measures_of(term, form))
+                for term in self.alone(place)[0]
+                if term.number and form in (_indexed(term) if term.hard or term.implied else term.forms)
+            ]
+        return found
+
+    def _has_unit(self, unit: str) -> bool:
+        if self._units is None:  # whatever has a number has been read
+            read = [found[0] for found in self._alone if found is not None]
+            self._units = frozenset([term.unit for found in read for term in found if term.unit is not None])
+        return unit in self._units
+
     def mentions(self, place: int, names: Collection[str]) -> bool:
         """Tell whether a place has a name, or the one before it, where it goes on speaking of the same."""
-        found = not self.named[place].isdisjoint(names)
+        found = not self.named(place).isdisjoint(names)
         goes_on = place > 0 and not self._begins_with_name(place)
-        return found or (goes_on and not self.named[place - 1].isdisjoint(names))
+        return found or (goes_on and not self.named(place - 1).isdisjoint(names))
 
 
+_HEADINGS = Readings(laid_out)
 _kept: dict[str, SourceIndex] = {}  # the one that was asked for last at the end
 
 
@@ -157,8 +289,8 @@ def index_of(source: str) -> SourceIndex:
 class _Topic:
     """What the sentences of a source speak of, as they are read in order."""
 
-    def __init__(self, known: Set[str]) -> None:
-        self._known = known
+    def __init__(self, knows: Callable[[Iterable[str]], bool]) -> None:
+        self._knows = knows
         self._headings: list[tuple[int, Names]] = []
         self._topic: Names = {}
         self._main = ""
@@ -181,7 +313,7 @@ class _Topic:
         Words with capitals are names only where the text uses them so: "Technical Data" is none.
         """
         level = len(heading) - len(heading.lstrip("#"))
-        kept = {kind: names for kind, names in own.items() if kind not in _PROPER or not names.isdisjoint(self._known)}
+        kept = {kind: names for kind, names in own.items() if kind not in _PROPER or self._knows(names)}
         above = [(other, names) for other, names in self._headings if other < level]
         self._headings = [*above, (level, kept)]
         self._topic = {kind: names for _, found in self._headings for kind, names in found.items()}
@@ -196,9 +328,9 @@ class _Topic:
             self._topic = {kind: names}
 
 
-def settled(listed: Sequence[Term], known: Set[str]) -> list[Term]:
+def settled(listed: Sequence[Term], knows: Callable[[Iterable[str]], bool]) -> list[Term]:
     """Return terms; what may be a name is one where it is known for one."""
-    return [term if not term.lead or known.isdisjoint(term.forms) else as_name(term) for term in listed]
+    return [as_name(term) if term.lead and knows(term.forms) else term for term in listed]
 
 
 def wording(listed: Iterable[Term]) -> str:
@@ -211,20 +343,15 @@ def subjects_of(listed: Sequence[Term]) -> Names:
     return names_of([term for term in listed[:_IN_FRONT] if term.after.lower() not in PLACING])
 
 
-def _laid_out(
-    source: str, spans: Sequence[tuple[int, int]], alone: Mapping[str, tuple[list[Term], list[int]]]
-) -> tuple[list[list[Term]], list[list[int]]]:
-    """Return each sentence's terms and their positions in the whole source."""
-    read: list[list[Term]] = []
+def _positions(source: str, spans: Sequence[tuple[int, int]], alone: Iterable[list[int]]) -> list[list[int]]:
+    """Return the positions of each sentence's terms in the whole source."""
     positions: list[list[int]] = []
     offset = 0
-    for start, end in spans:
-        found, at = alone[source[start:end]]
-        read.append(_at_start(source, start, found))
+    for (start, end), at in zip(spans, alone, strict=True):
         positions.append([offset + position for position in at])
         # What follows a question or a colon belongs to it.
         offset += (at[-1] if at else 0) + (2 if source[max(start, end - 3) : end].rstrip("*_")[-1:] in "?:" else _APART)
-    return read, positions
+    return positions
 
 
 def _under(spans: Sequence[tuple[int, int]], source: str, named: Sequence[frozenset[str]]) -> Iterator[frozenset[str]]:
