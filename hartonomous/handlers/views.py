@@ -69,10 +69,10 @@ def query_answer(
 ) -> dict[str, Any]:
     """Return the body of `/rag/query`; a stream's last event leaves the sources out, which it sent first."""
     views = [hit(scored) for scored in result.sources]
-    return {
+    answer = {
         "answer": result.answer,
         "citations": _cited(result, views),
-        **({"sources": views} if sources else {}),
+        "sources": views,
         "model": result.model,
         "finish_reason": result.finish_reason,
         "usage": result.usage.as_dict(),
@@ -83,6 +83,9 @@ def query_answer(
         "timings_ms": timings,
         "request_id": request_id,
     }
+    if not sources:
+        del answer["sources"]
+    return answer
 
 
 def no_documents() -> dict[Status, int]:
