@@ -154,6 +154,10 @@ class Admission:
             QueueFullError: too many wait already.
             DeadlineExceededError: the deadline passed.
         """
+        return self.enter_free(call, avoid, is_lookup=is_lookup) or await self.wait(call)
+
+    def enter_free(self, call: Call, avoid: Collection[Replica] = (), *, is_lookup: bool = False) -> Place | None:
+        """Return a place as `enter` does, None where the call has to `wait`. Raises as `enter`."""
         if self._closed is not None:
             raise self._closed()
         if call.deadline.expired:
@@ -162,10 +166,8 @@ class Admission:
         if not asked:
             raise self._all_open()
         if is_lookup or not any(self._lines[: call.priority + 1]):
-            place = self._take(asked, avoid, is_lookup=is_lookup)
-            if place is not None:
-                return place
-        return await self._wait(call)
+            return self._take(asked, avoid, is_lookup=is_lookup)
+        return None
 
     def enter_at_once(self, avoid: Replica) -> Place | None:
         """Return a place at another address than `avoid`, None where nobody may have one without waiting."""
@@ -180,7 +182,8 @@ class Admission:
 
     def hand_on(self) -> None:
         """Give free places to those who wait, or tell them that every circuit is open."""
-        while line := next(filter(None, self._lines), None):
+        while any(self._lines):
+            line = next(filter(None, self._lines))
             if line[0].done():  # cancelled, and about to leave
                 line.popleft()
                 continue
@@ -193,8 +196,11 @@ class Admission:
                 return
             line.popleft().set_result(place)
 
-    def _asked(self) -> list[Replica]:
+    def _asked(self) -> Sequence[Replica]:
         """Return the addresses that calls go to: none when every circuit is open."""
+        if len(self._replicas) == 1:  # one alone is asked whatever the last poll said
+            (alone,) = self._replicas
+            return self._replicas if alone.breaker.admits and not alone.is_foreign else ()
         asked = [one for one in self._replicas if one.up is not False and one.breaker.admits and not one.is_foreign]
         # Those that are down by the last poll are asked when there is no other; another model never is.
         return asked or [one for one in self._replicas if one.breaker.admits and not one.is_foreign]
@@ -203,6 +209,10 @@ class Admission:
         self, asked: Sequence[Replica], avoid: Collection[Replica] = (), *, is_lookup: bool = False
     ) -> Place | None:
         """Return a place at one of these addresses, None when all are busy."""
+        if len(asked) == 1:  # whose turn it was is nothing to remember of one alone
+            (alone,) = asked
+            ticket = alone.breaker.admit() if is_lookup or alone.is_free else None
+            return None if ticket is None else Place(self, alone, ticket, not is_lookup)
         free = asked if is_lookup else [replica for replica in asked if replica.is_free]
         if not free:
             return None
@@ -211,11 +221,11 @@ class Admission:
         ticket = chosen.breaker.admit()
         if ticket is None:
             return None
-        if len(asked) > 1:  # whose turn it was is nothing to remember of one alone
-            balance.took(chosen)
+        balance.took(chosen)
         return Place(self, chosen, ticket, not is_lookup)
 
-    async def _wait(self, call: Call) -> Place:
+    async def wait(self, call: Call) -> Place:
+        """Wait in line for a place, which `enter_free` did not have. Raises as `enter`."""
         line = self._lines[call.priority]
         self._check_wait(call, len(line))
         waiter: asyncio.Future[Place] = asyncio.get_running_loop().create_future()

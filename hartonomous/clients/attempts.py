@@ -21,14 +21,11 @@ from hartonomous.services import ModelService, Service
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 
 
-def begin(request: Request, place: Place, service: str, config: Service) -> bytes:
-    """Begin the span of an attempt, where its request is recorded, as that of `place`; return the headers of the call.
+def begin(request: Request, place: Place, parent: Span, service: str, config: Service) -> bytes:
+    """Begin the span of an attempt of a request that is recorded, as that of `place`; return the headers of the call.
 
     They are as they are sent. Their `traceparent` is the attempt's own.
     """
-    call = request.call
-    if call.span is None:
-        return call.sent
     name, known = _named(request.method, request.path.partition("?")[0], service, _model(config))
     sent: dict[str, Value] = {
         **known,
@@ -39,8 +36,8 @@ def begin(request: Request, place: Place, service: str, config: Service) -> byte
     }
     if place.tries:
         sent["http.request.resend_count"] = place.tries
-    place.span = call.span.child(name, "client", sent)
-    return lines({**call.headers, **place.span.context.headers})
+    place.span = parent.child(name, "client", sent)
+    return lines({**request.call.headers, **place.span.context.headers})
 
 
 def end(span: Span, outcome: str, status: int | None, found: Verdict | None) -> None:

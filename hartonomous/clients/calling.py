@@ -76,7 +76,7 @@ class Caller:
         opened = self._begin(place, request, may_repeat, is_whole=True)
         try:
             await self._send(opened, request)
-            answer = Answer(opened.status, await opened.read(), opened.headers)
+            answer = Answer(opened.status, opened.whole(), opened.headers)
             raise_for_status(self.name, answer.status, answer.body, answer.headers)
             made = answer if request.read is None else _read(request, answer)
         except BaseException as error:
@@ -118,11 +118,11 @@ class Caller:
         """Begin a call to the address of a place, within the limits of its time. It is to be ended."""
         service = self.config
         remaining_s = request.call.deadline.remaining
-        total_s = min(service.timeout_s, remaining_s) if is_whole else remaining_s
+        total_s = service.timeout_s if is_whole and service.timeout_s < remaining_s else remaining_s
         first_byte_s = min(service.first_byte_timeout_s, total_s)
         if may_repeat and request.is_idempotent:
-            first_byte_s = min(total_s, self._admission.service_time.first_byte_limit(first_byte_s, remaining_s))
-        self._metrics.in_flight.inc()
+            first_byte_s = self._admission.service_time.first_byte_limit(first_byte_s, remaining_s)
+        self._metrics.in_flight.value += 1
         now = self.watch.loop.time()
         return Opened(self, place, now + first_byte_s, now + total_s, is_whole=is_whole)
 
@@ -131,7 +131,8 @@ class Caller:
         if self._aborted:
             raise self.shutting_down()
         place = opened.place
-        headers = attempts.begin(request, place, self.name, self.config)
+        call = request.call
+        headers = call.sent if call.span is None else attempts.begin(request, place, call.span, self.name, self.config)
         try:
             await self._wires.send(opened, request.method, place.replica.url, request.path, headers, request.body)
         except FOREIGN as error:
@@ -146,7 +147,7 @@ class Caller:
         """Give back what a call has taken, and count it."""
         opened.close()
         place, metrics = opened.place, self._metrics
-        metrics.in_flight.dec()
+        metrics.in_flight.value -= 1
         metrics.latency.observe(time.perf_counter() - place.started, call.exemplar)
         outcome = "2xx" if found is None else found.kind
         if opened.status and outcome in _BY_STATUS:

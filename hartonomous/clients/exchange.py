@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -30,6 +31,7 @@ Take = Callable[[bytes], None]
 
 _SWITCHING_PROTOCOLS = 101
 _NO_HEADERS: Mapping[str, str] = CIMultiDict()
+_media_type = lru_cache(maxsize=256)(codec.media_type)  # backends name few, each time the same
 
 
 class Exchange(ABC):
@@ -135,7 +137,7 @@ class Exchange(ABC):
     @property
     def content_type(self) -> str:
         """The media type of the body, in small letters and without parameters; "" where there is none."""
-        return codec.media_type(self.headers.get("Content-Type"))
+        return _media_type(self.headers.get("Content-Type"))
 
     async def answered(self) -> None:
         """Wait for the headers, or the whole answer; raises what aiohttp raises, and TimeoutError."""
@@ -260,7 +262,8 @@ class Exchange(ABC):
     def close(self) -> None:
         """End it: the connection is closed, but where the whole answer has come: then it was given back."""
         self._watch.discard(self)
-        self._leave(is_whole=False)
+        if self._wire is not None or self._writing is not None:
+            self._leave(is_whole=False)
         # Each leads back here, and would keep all of it until the garbage collector comes.
         self._error = self._take = self.refusal = None
         self._content = EMPTY_PAYLOAD

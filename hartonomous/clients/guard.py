@@ -76,7 +76,8 @@ class Guard:
         Raises what `Admission.enter` and `send` raise.
         """
         self._budget.deposit()
-        place = await self._admission.enter(request.call, is_lookup=request.is_lookup)
+        call, admission = request.call, self._admission
+        place = admission.enter_free(call, is_lookup=request.is_lookup) or await admission.wait(call)
         tried: list[Replica] = []
         while True:
             try:

@@ -76,6 +76,7 @@ class Heads:
         It must have come whole in `data`, and leave its connection open.
         """
         parts = _parts(data)
+        # With the right size it is the head's own length, and its end where the parser has seen it.
         if parts is None or str(size) != parts[1] or status < 200 or status in _WITHOUT_BODY:
             return
         if hdrs.TRANSFER_ENCODING in headers or hdrs.UPGRADE in headers:
@@ -87,9 +88,10 @@ class Heads:
 
 def _parts(data: bytes) -> tuple[bytes, str, int] | None:
     """Return the head of a whole answer without the number of its length, that number, and where its body begins."""
-    end = data.find(b"\r\n\r\n", 0, _LARGEST) + 4
-    found = _LENGTH.search(data, 0, end)
-    if found is None or end + int(found[1]) != len(data):
+    found = _LENGTH.search(data, 0, _LARGEST)
+    if found is None:
         return None
     start, stop = found.span(1)
-    return data[:start] + data[stop:end], found[1].decode(), end
+    end = data.find(b"\r\n\r\n", stop, _LARGEST) + 4
+    length = found[1]
+    return (data[:start] + data[stop:end], length.decode(), end) if end + int(length) == len(data) else None

@@ -80,10 +80,13 @@ class Opened(Exchange):
 
         It is to be called once.
         """
-        if self.is_whole:
-            self._check_refusal()
-        else:
+        if not self.is_whole:
             await self.pour(self._gather)
+        return self.whole()
+
+    def whole(self) -> bytes:
+        """Return the whole body, which has come; raises as `read`."""
+        self._check_refusal()
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def blamed(self) -> bool | None:
@@ -103,7 +106,8 @@ class Opened(Exchange):
 
     @override
     def _succeeded(self) -> None:
-        self.place.answering(is_stream=not self.is_whole)
+        if not self.is_whole or self.place.replica.adaptive is not None:
+            self.place.answering(is_stream=not self.is_whole)
 
     @override
     def _gather(self, data: bytes) -> None:

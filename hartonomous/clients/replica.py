@@ -62,7 +62,7 @@ class Replica:
     @property
     def is_free(self) -> bool:
         """Whether it takes one more call now."""
-        return self.active < self.limit
+        return self.active < (self.slots if self.adaptive is None else self.adaptive.limit)
 
     def began(self, *, has_slot: bool) -> None:
         """Count a call as under way; a look-up has no slot."""
@@ -70,14 +70,14 @@ class Replica:
         self.entered += has_slot
         self.calls += 1
         if self.in_flight is not None:
-            self.in_flight.inc()
+            self.in_flight.value += 1
 
     def ended(self, *, has_slot: bool) -> None:
         """Count a call as over."""
         self.active -= has_slot
         self.calls -= 1
         if self.in_flight is not None:
-            self.in_flight.dec()
+            self.in_flight.value -= 1
         if self.on_idle is not None and not self.calls:
             self.on_idle(self)
 

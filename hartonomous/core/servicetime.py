@@ -67,6 +67,6 @@ class ServiceTime:
         Half of them, where the service is known to answer in far less: so that there is time to ask once more.
         """
         half = remaining_s / 2
-        if self._mean and half >= _SPLIT_FROM_S and half >= _SPLIT_PATIENCE * self.typical:
-            return min(limit_s, half)
-        return min(limit_s, remaining_s)
+        if half >= _SPLIT_FROM_S and 0.0 < _SPLIT_PATIENCE * self._square <= half * self._mean:  # `typical`, undivided
+            remaining_s = half
+        return limit_s if limit_s < remaining_s else remaining_s  # noqa: FURB136 - calling min costs as much as the rest
