@@ -183,7 +183,7 @@ def _nonsense() -> NoReturn:
 class Hit(msgspec.Struct, gc=False):
     """A chunk that a search found; `score` is the cosine similarity (dense) or the BM25 sum (sparse)."""
 
-    chunk: StoredChunk
+    chunk: StoredChunk = msgspec.field(name="payload")
     score: float
 
 

@@ -111,8 +111,11 @@ def is_empty(search: Search) -> bool:
 
 def search_json(search: Search, collection: str) -> dict[str, Any]:
     """Return one search of `points/query/batch` for points of the collection of this name."""
-    wanted = {**_ranking_json(search, collection), "with_payload": True}
-    return wanted if search.score_threshold is None else wanted | {"score_threshold": search.score_threshold}
+    wanted = _ranking_json(search, collection)
+    wanted["with_payload"] = True
+    if search.score_threshold is not None:
+        wanted["score_threshold"] = search.score_threshold
+    return wanted
 
 
 def best_json(best: BestVectors, collection: str) -> dict[str, Any]:
@@ -152,18 +155,18 @@ def _numbers(vector: Vector) -> list[Any]:
     return vector.tolist() if isinstance(vector, array) else list(vector)
 
 
-class _Point(msgspec.Struct, gc=False):
+class _Found(Hit, gc=False):
+    """A hit as the store tells it: the chunk itself does not know its id."""
+
     id: str
-    score: float
-    payload: StoredChunk
 
 
-class _Found(msgspec.Struct, gc=False):
-    points: list[_Point]
+class _Ranking(msgspec.Struct, gc=False):
+    points: list[_Found]
 
 
 class _Batch(msgspec.Struct, gc=False):
-    result: list[_Found]
+    result: list[_Ranking]
 
 
 _read_batch = msgspec.json.Decoder(_Batch).decode
@@ -183,25 +186,21 @@ def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
     Raises BackendError when one is none, or has a score that is not finite or a point of another collection.
     """
     return [
-        _ranking(answer if type(answer) is _Found else _found(answer, collection), collection) for answer in answers
+        _ranking(answer.points if type(answer) is _Ranking else _found(answer, collection), collection)
+        for answer in answers
     ]
 
 
-def _ranking(found: _Found, collection: str) -> list[Hit]:
-    points = found.points
-    check_owners(collection, {point.payload.collection for point in points})
-    ranking = []
-    for point in points:
-        chunk = point.payload
-        chunk.check()
-        chunk.id = point.id
-        ranking.append(Hit(chunk, point.score))
+def _ranking(found: list[_Found], collection: str) -> list[Hit]:
+    check_owners(collection, {hit.chunk.collection for hit in found})
+    for hit in found:
+        hit.chunk.check()
+        hit.chunk.id = hit.id
     # Qdrant's own order, and stable where scores are equal.
-    ranking.sort(key=attrgetter("score"), reverse=True)
-    return ranking
+    return sorted(found, key=attrgetter("score"), reverse=True)
 
 
-def _found(answer: Any, collection: str) -> _Found:
+def _found(answer: Any, collection: str) -> list[_Found]:
     try:
         points = answer["points"]
         ids, payloads, scores = ([point[name] for point in points] for name in ("id", "payload", "score"))
@@ -213,7 +212,7 @@ def _found(answer: Any, collection: str) -> _Found:
     if not _TEXT.issuperset(map(type, ids)):
         nonsense()
     chunks = map(StoredChunk.from_payload, ids, payloads)
-    return _Found([_Point(*point) for point in zip(ids, map(float, scores), chunks, strict=True)])
+    return list(map(_Found, chunks, map(float, scores), ids))
 
 
 def dense_vectors(answer: Any, dimension: int) -> dict[str, list[float]]:

@@ -63,18 +63,16 @@ class VectorClient(Versions):
         All of it is one call.
         """
         name = name_of(collection)
-        asked = [index for index, search in enumerate(searches) if not is_empty(search)]
-        rankings: list[list[Hit]] = [[] for _ in searches]
-        wanted = [*(search_json(searches[index], name) for index in asked), *(best_json(one, name) for one in best)]
+        asked = [search for search in searches if not is_empty(search)]
+        wanted = [search_json(search, name) for search in asked] + [best_json(one, name) for one in best]
         if not wanted:
-            return rankings, []
+            return [[] for _ in searches], []
         read = read_result if best else read_rankings
         answers = await self._post(collection, "query/batch", {"searches": wanted}, call, read)
         if not isinstance(answers, list) or len(answers) != len(wanted):
             nonsense()
-        found = rankings_of(answers[: len(asked)], name)
-        for index, ranking in zip(asked, found, strict=True):
-            rankings[index] = ranking
+        found = iter(rankings_of(answers[: len(asked)], name))
+        rankings = [[] if is_empty(search) else next(found) for search in searches]
         vectors = [
             dense_vectors(answer, one.dimension) for answer, one in zip(answers[len(asked) :], best, strict=True)
         ]

@@ -65,10 +65,8 @@ class Searcher:
 
     async def search(self, request: SearchRequest, call: Call) -> SearchResult:
         """Answer one question. Raises any of our errors."""
-        (result,) = await self.search_many([request], call)
-        if isinstance(result, HartonomousError):
-            raise result
-        return result
+        (item,) = await self.find([request], call)
+        return await self.finish(item, call)
 
     async def search_many(self, requests: Sequence[SearchRequest], call: Call) -> list[SearchResult | HartonomousError]:
         """Answer each question with its result or its error, in order."""
@@ -144,7 +142,8 @@ class Searcher:
             if item.error is None and item.vector is not None and item.best_vectors:
                 moved = rocchio(item.vector, item.best_vectors)
                 plans.append(Plan(item, [Search("dense", moved, self._depth(item.request), item.request.filter)]))
-        await self._lookup.run(plans, call)
+        if plans:
+            await self._lookup.run(plans, call)
         for plan in plans:
             if plan.error is None:
                 self._take(plan.item, plan.rankings[0])
@@ -164,6 +163,7 @@ class Searcher:
 
     @staticmethod
     def _result(item: Question) -> SearchResult:
-        threshold = item.request.score_threshold
-        hits = [hit for hit in item.hits if threshold is None or hit.score >= threshold]
+        hits, threshold = item.hits, item.request.score_threshold
+        if threshold is not None:
+            hits = [hit for hit in hits if hit.score >= threshold]
         return SearchResult(hits[: item.request.top_k], item.degraded, item.timings)
