@@ -9,7 +9,7 @@ Whatever is answered comes in by the `Entrance`, in place of `Application`'s own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, cast
 
 from aiohttp import hdrs, web
@@ -96,13 +96,18 @@ class Entrance:
     ) -> Request:
         return Request(message, payload, protocol, writer, task, self._loop)
 
-    async def _enter(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _enter(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         coming = cast("Request", request)
         is_here, match = self._plain.get((coming.method, coming.raw_path), _UNKNOWN)
         if match is None or (is_here is not None and not is_here(coming)):
-            match = self._matched(await self._app.router.resolve(coming))
+            return self._looked_for(coming)
         coming.lead(match)
-        return await self._floor(coming, match.handler)
+        return self._floor(coming, match.handler)
+
+    async def _looked_for(self, request: Request) -> web.StreamResponse:
+        match = self._matched(await self._app.router.resolve(request))
+        request.lead(match)
+        return await self._floor(request, match.handler)
 
     def _matched(self, match: web.UrlMappingMatchInfo) -> web.UrlMappingMatchInfo:
         match.add_app(self._app)

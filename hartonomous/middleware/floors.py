@@ -7,6 +7,7 @@ request's end or wait for something.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 
 from aiohttp import web
@@ -22,7 +23,7 @@ from hartonomous.middleware.errors import answer_to
 from hartonomous.middleware.expectation import check_expectation
 from hartonomous.middleware.key_limit import enter_by_key
 from hartonomous.middleware.known_query import check_query
-from hartonomous.middleware.limited import sent
+from hartonomous.middleware.limited import locate, sent
 from hartonomous.middleware.request_id import identify
 from hartonomous.middleware.saying import say, say_whole
 from hartonomous.middleware.scope import check_scope
@@ -37,13 +38,15 @@ class Floors:
         self._records = access.Records(app[METRICS])
 
     @web.middleware
-    async def enter(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def enter(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
         """Answer a request: it has its id and its trace before anything else."""
         identify(request)
-        tracer = self._state.current.tracer
+        runtime = self._state.current
+        locate(request, runtime.proxies)
+        tracer = runtime.tracer
         if tracer is None or is_polled(request):
-            return await self._told(request, handler)
-        return await traced(request, tracer, partial(self._told, handler=handler))
+            return self._told(request, handler)
+        return traced(request, tracer, partial(self._told, handler=handler))
 
     async def _told(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What tells of each request, whatever becomes of it: first the audit trail, then the log."""

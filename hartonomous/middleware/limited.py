@@ -7,20 +7,20 @@ from multidict import istr
 
 from hartonomous.core.addresses import Proxies
 from hartonomous.errors import RateLimitedError
-from hartonomous.keys import ADDRESS, METER, STATE
+from hartonomous.keys import ADDRESS, METER
 from hartonomous.limiting.policy import LIMIT
 
 _FORWARDED_FOR = istr("X-Forwarded-For")
 
 
+def locate(request: web.Request, proxies: Proxies) -> None:
+    """Find out the caller's address, as far as it is known: the connection's, or what a trusted proxy says."""
+    request[ADDRESS] = proxies.caller(request.remote, request.headers.getall(_FORWARDED_FOR, ()))
+
+
 def address_of(request: web.Request) -> str:
-    """Return the caller's address, as far as it is known: the connection's, or what a trusted proxy says."""
-    address = request.get(ADDRESS)
-    if address is None:
-        tenure = request.app[STATE].tenure
-        proxies = Proxies() if tenure is None else tenure.runtime.proxies
-        address = request[ADDRESS] = proxies.caller(request.remote, request.headers.getall(_FORWARDED_FOR, ()))
-    return address
+    """Return the caller's address."""
+    return request[ADDRESS]
 
 
 def body_bytes(request: web.Request) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from hartonomous.handlers.whole import Whole
 from hartonomous.keys import REQUEST_ID, State
@@ -27,8 +27,9 @@ async def say(request: web.Request, response: web.StreamResponse, state: State) 
 def say_whole(request: web.Request, response: Whole, state: State, meter: Meter | None) -> None:
     """Say it of an answer that is there as a whole, where nothing of it is in the way: it needs no `say` then."""
     drain.end_connection(request, response, state)
-    end_uninvited(request, response)
+    if hdrs.EXPECT in request.headers:
+        end_uninvited(request, response)
     headers = response.headers
-    if not (state.current.config.server.cors.origins or LIMIT in headers or ANSWERED in headers):
+    if not (LIMIT in headers or ANSWERED in headers or state.current.config.server.cors.origins):
         limits = "" if meter is None else meter.lines
         response.said = f"{HEADER}: {request[REQUEST_ID]}\r\n{limits}"

@@ -15,7 +15,7 @@ from hartonomous.middleware.auth import identified
 
 def check_scope(caller: Caller, guard: Guard | None) -> None:
     """Let through who may do what is asked. Raises PermissionDeniedError: the key lacks the scope."""
-    if caller is not NOBODY and guard is not None and guard.scope is not None:
+    if guard is not None and guard.scope is not None and guard.scope not in caller.scopes and caller is not NOBODY:
         caller.check(guard.scope)
 
 
