@@ -67,7 +67,9 @@ class Exchange(ABC):
         "status",
     )
 
-    def __init__(self, watch: Watch, first_by: float, end_by: float, idle_s: float, *, is_whole: bool) -> None:
+    def __init__(
+        self, watch: Watch[Exchange], first_by: float, end_by: float, idle_s: float, *, is_whole: bool
+    ) -> None:
         self.status = 0
         """0 until the headers are there."""
         self.headers = _NO_HEADERS
@@ -304,16 +306,13 @@ class Exchange(ABC):
             self._waiter.set_result(None)
 
     def _leave(self, *, is_whole: bool) -> None:
-        """Let the connection go; with the request and the answer it may serve again, but after a stream of events.
-
-        llama.cpp closes it then, though it says Keep-Alive: the next call would meet it closing.
-        """
+        """Let the connection go; with the request and the answer it may serve again."""
         wire, self._wire = self._wire, None
         if self._writing is not None and not self._writing.done():
             self._writing.cancel()
             is_whole = False
         if wire is not None:
-            wire.leave(is_whole=is_whole and self.content_type != codec.SSE)
+            wire.leave(is_whole=is_whole, is_stream=self.content_type == codec.SSE)
 
     @abstractmethod
     def _succeeded(self) -> None:

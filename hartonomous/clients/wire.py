@@ -9,6 +9,7 @@ and the protocol; and sends the rest itself, over connections that it keeps. Wha
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 KEEPALIVE_S = 4.0
 """How long a connection waits for a call: llama.cpp closes it after 5 s, and no request is to meet a closing one."""
 
+REST_S = 0.25
+"""How long a connection rests after a stream."""
+
 # A larger body goes piece by piece, because in one it would hold the loop.
 _IN_ONE = 512 * 1024
 _PIECE = 64 * 1024
@@ -49,7 +53,9 @@ class Wire(ResponseHandler):
     connection: Connection
     kept: Kept
     kept_at = 0.0
-    """When it was kept last, in the loop's time."""
+    """When it was kept last, or began to rest, in the loop's time."""
+    is_resting = False
+    """Whether it is to be seen if the backend closes it."""
     _is_without_body: bool | None = None
     _is_unread = False
     """Whether nothing has come of a response that is expected."""
@@ -75,12 +81,15 @@ class Wire(ResponseHandler):
         self._is_chunked = self._is_before_chunk = False
         return transport
 
-    def leave(self, *, is_whole: bool) -> None:
-        """End the exchange; with its whole answer the connection is kept for another one."""
+    def leave(self, *, is_whole: bool, is_stream: bool) -> None:
+        """End the exchange; with its whole answer the connection is kept for another one, after a stream later."""
         self.exchange = None
         if is_whole and not self.should_close and self.transport is not None:
-            self.kept.keep(self)
-            return
+            if not is_stream:
+                self.kept.keep(self)
+                return
+            if self.kept.rest(self):
+                return
         if self.transport is not None and self.transport.get_write_buffer_size():
             self.transport.abort()  # to close it would be to wait until the backend has taken all of the request
         self.connection.close()
@@ -145,6 +154,8 @@ class Wire(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let the exchange end."""
         super().connection_lost(exc)
+        if self.is_resting:
+            self.kept.lost(self)
         if self.exchange is not None:
             self.exchange.lost(self._exception or aiohttp.ServerDisconnectedError())
 
@@ -154,9 +165,12 @@ class Kept:
 
     They stay the connector's, which counts them as in use: to give each back to it and to ask for it again costs 5 µs
     a call, to take it from here a tenth of that.
+
+    After a stream of events llama.cpp closes a connection, though it says Keep-Alive: the next call would meet it
+    closing. So one rests for `REST_S` then. Of a backend that has closed a resting one no other is kept.
     """
 
-    __slots__ = ("_loop", "_timer", "_wires", "heads")
+    __slots__ = ("_closes_streams", "_loop", "_resting", "_timer", "_wires", "heads")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -164,10 +178,14 @@ class Kept:
         """Those of the address's answers."""
         self._timer: asyncio.TimerHandle | None = None
         self._wires: list[Wire] = []
+        self._resting: deque[Wire] = deque()
+        self._closes_streams = False
 
     def take(self) -> Wire | None:
         """Return the one that was used last and is still good; None where there is none."""
         wires = self._wires
+        if self._resting and not wires:
+            self._wake()
         while wires:
             wire = wires.pop()
             if wire.is_connected() and wire.kept_at > self._loop.time() - KEEPALIVE_S:
@@ -182,21 +200,51 @@ class Kept:
         if self._timer is None:
             self._timer = self._loop.call_at(wire.kept_at + KEEPALIVE_S, self._sweep)
 
+    def rest(self, wire: Wire) -> bool:
+        """Keep one later that has just ended a stream; return whether it is worth it."""
+        if self._closes_streams:
+            return False
+        wire.kept_at, wire.is_resting = self._loop.time(), True
+        self._resting.append(wire)
+        if self._timer is None:
+            self._timer = self._loop.call_at(wire.kept_at + KEEPALIVE_S, self._sweep)
+        return True
+
+    def lost(self, wire: Wire) -> None:
+        """A resting one is lost: the backend closes connections after streams."""
+        self._closes_streams = True
+        self._resting.remove(wire)
+        wire.is_resting = False
+        wire.connection.close()
+
+    def _wake(self) -> None:
+        """Take those for connections like others that have rested."""
+        by = self._loop.time() - REST_S
+        while self._resting and self._resting[0].kept_at < by:
+            wire = self._resting.popleft()
+            wire.is_resting = False
+            self._wires.append(wire)
+
     def close(self) -> None:
         """Close all of them."""
         if self._timer is not None:
             self._timer.cancel()
+        while self._resting:
+            wire = self._resting.popleft()
+            wire.is_resting = False
+            wire.connection.close()
         for wire in self._wires:
             wire.connection.close()
         self._wires.clear()
 
     def _sweep(self) -> None:
         """Close those that have waited too long, or were closed by the backend; the first has waited longest."""
+        self._wake()
         by, wires = self._loop.time() - KEEPALIVE_S, self._wires
         self._wires = [wire for wire in wires if wire.kept_at > by and wire.is_connected()]
         for wire in [wire for wire in wires if wire not in self._wires]:
             wire.connection.close()
-        first = self._wires[0].kept_at if self._wires else None
+        first = min((each[0].kept_at for each in (self._wires, self._resting) if each), default=None)
         self._timer = None if first is None else self._loop.call_at(first + KEEPALIVE_S, self._sweep)
 
 

@@ -194,3 +194,47 @@ async def test_a_body_of_many_chunks_is_read_where_the_parser_was_held_at_the_la
     ):
         await opened.pour(taken.extend)
     assert len(taken) == count + 1
+
+
+STREAM = CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Type: text/event-stream\r\n\r\n") + b"2\r\nab\r\n0\r\n\r\n"
+
+
+async def test_a_connection_is_used_again_when_it_has_rested_after_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(answering(STREAM)) as (pool, backend):
+        for rest_s, connections in ((60.0, 1), (60.0, 2), (0.0, 2), (0.0, 2)):
+            monkeypatch.setattr(wire, "REST_S", rest_s)
+            assert (await pool.request("POST", "/x", call(), b"{}")).body == b"ab"
+            assert backend.connections == connections
+
+
+async def test_resting_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "KEEPALIVE_S", 0.05)
+    async with served(answering(STREAM)) as (pool, backend):
+        for _ in range(2):
+            await pool.request("POST", "/x", call(), b"{}")
+            await backend.ended()
+        assert backend.connections == 2
+
+
+async def test_where_the_backend_closes_a_connection_after_a_stream_none_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        if backend.connections == 1:
+            await asyncio.sleep(0.02)
+            writer.close()
+
+    async with served(serve) as (pool, backend):
+        await pool.request("POST", "/x", call(), b"{}")
+        await backend.ended()
+        await eventually(lambda: not _resting(pool), "the closed connection is noticed")
+        monkeypatch.setattr(wire, "REST_S", 0.0)
+        for connections in (2, 3):
+            await pool.request("POST", "/x", call(), b"{}")
+            assert backend.connections == connections
+            await backend.ended()
+
+
+def _resting(pool: Pool) -> int:
+    return sum(len(kept._resting) for kept in pool._caller._wires._kept.values())

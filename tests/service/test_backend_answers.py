@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hartonomous.clients import models
+from hartonomous.clients import models, wire
 from tests.service import fault_backend as fault
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import DEFAULT, DIMENSION, FaultBackend, embeddings
@@ -171,6 +171,7 @@ async def test_row_07_a_stale_keep_alive_socket_is_replaced_at_once_for_what_may
     app: RunningApp, faulty: FaultBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "_TTL_S", 60.0)  # nobody asks meanwhile which model it is
+    monkeypatch.setattr(wire, "REST_S", 60.0)
     await app.post("/rag/ingest", {"documents": DOCUMENTS})
     assert (await app.post("/rag/query", {"query": "the flask"}))[0] == 200
     kept, asked = faulty.connections, len(faulty.calls(EMBED))
@@ -181,7 +182,7 @@ async def test_row_07_a_stale_keep_alive_socket_is_replaced_at_once_for_what_may
     faulty.on(CHAT, fault.close(), DEFAULT)
     status, answer = await app.post("/rag/query", {"query": "the flask"})
     assert (status, answer["error"]["type"]) == (502, "backend_error")
-    # The connection of the stream before is not used again.
+    # The connection of the stream before is not used again so soon.
     assert (len(faulty.calls(CHAT)), faulty.connections) == (asked + 1, kept + 1)
 
 
