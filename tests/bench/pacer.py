@@ -2,8 +2,9 @@
 `python -m tests.bench.pacer PORT STREAMS TOKENS INTERVAL_S`.
 
 Nobody gets a token before STREAMS of them were asked for; then all run at once, their ticks spread evenly, so that
-there is no burst. Each token says when it was sent, in nanoseconds of the clock by which the kernel notes when
-something comes. It is one loop and one buffer: what runs beside what it measures must be light.
+there is no burst. With 0 for STREAMS each runs from the moment in which it is asked for. Each token says when it was
+sent, in nanoseconds of the clock by which the kernel notes when something comes. It is one loop and one buffer: what
+runs beside what it measures must be light.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import select
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from tests.bench.backend import PLAIN, length, reply
 from tests.bench.texts import MODEL
@@ -29,17 +32,18 @@ _LAST = (
     b'"usage":{"prompt_tokens":9,"completion_tokens":%d,"total_tokens":%d}}\n\n'
     b"data: [DONE]\n\n"
 )
-# More often than that it does not wake up.
-_SHORTEST_S = 0.000_05
+# It does not wake up more often than that, nor looks more seldom for who asks.
+_SHORTEST_NS, _LONGEST_NS = 50_000, 200_000
 
 
 @dataclass(slots=True)
 class Peer:
-    """A connection: what came of a request, and whether it ends with the answer."""
+    """A connection: what came of a request, whether it ends with the answer, and how many tokens it was sent."""
 
     socket: socket.socket
     data: bytes = b""
     closes: bool = False
+    said: int = 0
 
 
 @dataclass(slots=True)
@@ -53,16 +57,49 @@ class Pacer:
     epoll: select.epoll = field(default_factory=select.epoll)
     peers: dict[int, Peer] = field(default_factory=dict)
     waiting: list[Peer] = field(default_factory=list)
+    # When the next token of a stream is due, and which; no two are due at the same time and of the same number.
+    due: list[tuple[int, int, Peer]] = field(default_factory=list)
 
     def serve(self) -> None:
         """Serve until the process ends."""
         self.listening.setblocking(False)
         self.epoll.register(self.listening.fileno(), select.EPOLLIN)
+        token, slot = _token()
         while True:
-            self._look(-1)
-            if len(self.waiting) == self.streams:
-                running, self.waiting = self.waiting, []
-                self._run(running)
+            if not self.due:
+                self._look(-1)
+                continue
+            self._look(0)
+            while self.due and self.due[0][0] <= time.monotonic_ns():
+                token[slot] = b"%020d" % time.time_ns()
+                self._say(token, *heappop(self.due))
+            if self.due:
+                until_due_ns = self.due[0][0] - time.monotonic_ns()
+                time.sleep(min(max(_SHORTEST_NS, until_due_ns), _LONGEST_NS) / 1e9)
+
+    def _say(self, token: bytearray, due: int, number: int, peer: Peer) -> None:
+        """Send a token that is due; the end follows the last one where the next would be."""
+        if peer.said == self.tokens:
+            self._end(peer)
+            return
+        self._send(peer, token)
+        peer.said += 1
+        heappush(self.due, (due + self._interval_ns, number, peer))
+
+    def _begin(self, peer: Peer) -> None:
+        """Let a stream run; as soon as there are enough where they are to run together."""
+        self.waiting.append(peer)
+        if len(self.waiting) < self.streams:
+            return
+        running, self.waiting = self.waiting, []
+        began, apart_ns = time.monotonic_ns(), self._interval_ns // len(running)
+        for slot, one in enumerate(running, 1):
+            one.said = 0
+            heappush(self.due, (began + (slot * apart_ns if self.streams else self._interval_ns), id(one), one))
+
+    @property
+    def _interval_ns(self) -> int:
+        return round(self.interval_s * 1e9)
 
     def _look(self, timeout_s: float) -> None:
         """Answer who asks."""
@@ -73,11 +110,13 @@ class Pacer:
                 self._read(self.peers[number])
 
     def _accept(self) -> None:
-        connection, _ = self.listening.accept()
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.peers[connection.fileno()] = Peer(connection)
-        self.epoll.register(connection.fileno(), select.EPOLLIN)
+        with suppress(BlockingIOError):
+            while True:
+                connection, _ = self.listening.accept()
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.peers[connection.fileno()] = Peer(connection)
+                self.epoll.register(connection.fileno(), select.EPOLLIN)
 
     def _read(self, peer: Peer) -> None:
         try:
@@ -100,24 +139,7 @@ class Pacer:
             return
         peer.closes = b"connection: close" in head.lower()
         self._send(peer, _HEAD)
-        self.waiting.append(peer)
-
-    def _run(self, running: list[Peer]) -> None:
-        """Say the tokens of these streams, one stream after the other, each when it is due."""
-        apart_ns = self.interval_s * 1e9 / len(running)
-        token, slot = _token()
-        began = time.monotonic_ns()
-        said, most = 0, len(running) * self.tokens
-        while said < most:
-            due = min(most, int((time.monotonic_ns() - began) / apart_ns))
-            while said < due:
-                token[slot] = b"%020d" % time.time_ns()
-                self._send(running[said % len(running)], token)
-                said += 1
-            self._look(0)
-            time.sleep(max(_SHORTEST_S, (began + (said + 1) * apart_ns - time.monotonic_ns()) / 1e9))
-        for peer in running:
-            self._end(peer)
+        self._begin(peer)
 
     def _end(self, peer: Peer) -> None:
         name = MODEL.encode()

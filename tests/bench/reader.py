@@ -1,10 +1,10 @@
 """A client of many streams at once, which sees how long each token was under way:
-`python -m tests.bench.reader PORT STREAMS WAVES HEAD`.
+`python -m tests.bench.reader PORT STREAMS WAVES HEAD APART_S`.
 
-HEAD is a file with a whole request. The tokens say when they were sent (see `tests.bench.pacer`); when they came is
-what the kernel noted as it put them before the reader, who may look a little later: what it takes to read 40,000
-pieces a second is not part of what is measured. Prints as JSON the times in ms, sorted, at each of a thousand steps
-from the shortest to the longest, and how many tokens there were.
+HEAD is a file with a whole request, which is sent for each stream APART_S after the one before. The tokens say when
+they were sent (see `tests.bench.pacer`); when they came is what the kernel noted as it put them before the reader, who
+may look a little later: what it takes to read 40,000 pieces a second is not part of what is measured. Prints as JSON
+the times in ms, sorted, at each of a thousand steps from the shortest to the longest, and how many tokens there were.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ _TOKEN = re.compile(rb'"t(\d+)"')
 # The last chunk, behind the last event.
 _END, _LAST = b"0\r\n\r\n", b"\n\r\n0\r\n\r\n"
 _LIMIT_S = 120.0
-_APART_S = 0.002
 # Between two looks: a fifth of the time between two tokens of a stream, of which only the last would have a time.
 _LOOKS_S = 0.001
 # Linux' SO_TIMESTAMPNS (socket(7)), which Python does not name: seconds and nanoseconds beside what is read.
@@ -34,8 +33,9 @@ _TIME = struct.Struct("qq")
 class Reader:
     """Connections over which streams are read, wave after wave."""
 
-    def __init__(self, port: int, streams: int, request: bytes) -> None:
+    def __init__(self, port: int, streams: int, request: bytes, apart_s: float) -> None:
         self._request = request
+        self._apart_s = apart_s
         self._epoll = select.epoll()
         self._sockets = {}
         for _ in range(streams):
@@ -51,7 +51,8 @@ class Reader:
         """Ask for a stream over each connection, and read all of them to their ends."""
         for connection in self._sockets.values():
             connection.sendall(self._request)
-            time.sleep(_APART_S)
+            if self._apart_s:
+                time.sleep(self._apart_s)
         ends = time.monotonic() + _LIMIT_S
         left = len(self._sockets)
         while left:
@@ -108,8 +109,8 @@ def steps(times: Sequence[int]) -> list[float]:
 
 def main(arguments: list[str]) -> None:
     """Read as the command line says."""
-    port, streams, waves, head = arguments
-    reader = Reader(int(port), int(streams), Path(head).read_bytes())
+    port, streams, waves, head, apart_s = arguments
+    reader = Reader(int(port), int(streams), Path(head).read_bytes(), float(apart_s))
     for _ in range(int(waves)):
         reader.wave()
     print(json.dumps({"tokens": len(reader.times), "steps": steps(reader.times)}))

@@ -146,13 +146,14 @@ def test_rows_that_are_shown_alone_stand_below_theirs_and_judge_nothing() -> Non
     assert lines([row])[3].split() == ["shown", "alone", "0", "0.9", "NO", "1", "NO"]
 
 
-def test_tokens_of_paced_streams_say_when_they_were_sent(rig: Rig) -> None:
-    command = rig.maker.python("tests.bench.pacer", "{port}", "4", "5", "0.005")
+@pytest.mark.parametrize("together", ["4", "0"])
+def test_tokens_of_paced_streams_say_when_they_were_sent(rig: Rig, together: str) -> None:
+    command = rig.maker.python("tests.bench.pacer", "{port}", together, "5", "0.005")
     request = rig.folder / "stream.request"
     body = chat_body(stream=True)
     request.write_bytes(f"POST {CHAT_PATH} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     with rig.maker.beside(*command, name="pacer", ready="/health") as pacer:
-        told = _printed(rig, "tests.bench.reader", str(pacer.port), "4", "2", str(request))
+        told = _printed(rig, "tests.bench.reader", str(pacer.port), "4", "2", str(request), "0.001")
     assert told["tokens"] == 4 * 5 * 2
     assert 0 < told["steps"][0] <= told["steps"][-1] < 10_000
 

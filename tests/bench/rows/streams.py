@@ -1,7 +1,8 @@
 """Streamed chats: how much later a token comes than it would come from the backend itself.
 
-The row is that of as many streams as the table says; the same with fewer of them, where neither the programs beside
-nor the application's core come near to what they can do, is shown below it.
+The row is that of as many streams as the table says, once all of them have begun, with their ticks spread evenly.
+Shown below it are the same where all are asked for in one moment, so that tokens wait for what begins and ends beside
+them; and fewer streams, where neither the programs beside nor the application's core come near to what they can do.
 """
 
 from __future__ import annotations
@@ -20,32 +21,44 @@ from tests.bench.table import TARGETS, Row
 _STREAMS, _TOKENS, _INTERVAL_S = 200, 100, 0.005
 _FEWER = 50
 _BELOW = f"  the same with {_FEWER} streams (shown alone)"
+_AT_ONCE = "  the same where all begin at once (shown alone)"
+# Between two requests, where nobody gets a token before all have come.
+_APART_S = 0.002
 _OURS, _FLOOR, _DIRECT = "hartonomous", "bare aiohttp", "direct"
 _LIMIT_S = 300
 
 
 def streams(rig: Rig, plan: Plan) -> Row:
-    """Measure as many streams as the table says, and fewer of them."""
+    """Measure as many streams as the table says, those that begin at once, and fewer of them."""
     target = TARGETS["stream"]
     seen = _measure(rig, _STREAMS, plan.stream_rounds, plan.waves)
+    at_once = _measure(rig, _STREAMS, 1, plan.waves, at_once=True)
     fewer = _measure(rig, _FEWER, 1, plan.waves)
-    below = Row(replace(target, title=_BELOW), _added(fewer, _OURS), figures={"streams": fewer})
-    notes = [*_described(seen), f"{_FEWER} streams:", *(f"  {line}" for line in _described(fewer))]
-    return Row(target, _added(seen, _OURS), notes, {"streams": seen}, beside=[below])
+    below = [
+        Row(replace(target, title=title), _added(others, _OURS), figures={"streams": others})
+        for title, others in ((_AT_ONCE, at_once), (_BELOW, fewer))
+    ]
+    notes = _described(seen)
+    for title, others in (("all at once", at_once), (f"{_FEWER} streams", fewer)):
+        notes += [f"{title}:", *(f"  {line}" for line in _described(others))]
+    return Row(target, _added(seen, _OURS), notes, {"streams": seen}, beside=below)
 
 
-def _measure(rig: Rig, count: int, rounds: int, waves: int) -> dict[str, list[dict[str, float]]]:
+def _measure(
+    rig: Rig, count: int, rounds: int, waves: int, *, at_once: bool = False
+) -> dict[str, list[dict[str, float]]]:
+    together = 0 if at_once else count
     with ExitStack() as stack:
-        command = rig.maker.python("tests.bench.pacer", "{port}", str(count), str(_TOKENS), str(_INTERVAL_S))
+        command = rig.maker.python("tests.bench.pacer", "{port}", str(together), str(_TOKENS), str(_INTERVAL_S))
         pacer = stack.enter_context(rig.maker.beside(*command, name="pacer", ready="/health"))
         ours = stack.enter_context(rig.application({"generative": pacer.url}, slots=2 * _STREAMS))
         floor = stack.enter_context(rig.gateway_floor(pacer.url))
         ports = {_DIRECT: pacer.port, _FLOOR: floor.port, _OURS: ours.port}
-        request = _request(rig)
+        load = [str(count), str(waves), _request(rig), str(0 if at_once else _APART_S)]
         seen: dict[str, list[dict[str, float]]] = {name: [] for name in ports}
         for turn in range(rounds):
             for name in list(ports)[:: -1 if turn % 2 else 1]:
-                seen[name].append(_read(rig.maker, ports[name], count, waves, request))
+                seen[name].append(_read(rig.maker, ports[name], load, count * _TOKENS * waves))
     return seen
 
 
@@ -58,14 +71,14 @@ def _request(rig: Rig) -> str:
     return str(path)
 
 
-def _read(maker: Maker, port: int, count: int, waves: int, request: str) -> dict[str, float]:
-    command = maker.python("tests.bench.reader", str(port), str(count), str(waves), request)
+def _read(maker: Maker, port: int, load: list[str], tokens: int) -> dict[str, float]:
+    command = maker.python("tests.bench.reader", str(port), *load)
     done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
     if done.returncode:
         raise RuntimeError(f"the streams could not be read:\n{done.stderr[-2_000:]}")
     told = json.loads(done.stdout)
-    if told["tokens"] != count * _TOKENS * waves:
-        raise RuntimeError(f"{told['tokens']} tokens came of {count * _TOKENS * waves}")
+    if told["tokens"] != tokens:
+        raise RuntimeError(f"{told['tokens']} tokens came of {tokens}")
     return {"p50_ms": told["steps"][500], "p99_ms": told["steps"][990], "max_ms": told["steps"][1_000]}
 
 
