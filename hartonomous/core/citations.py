@@ -27,29 +27,20 @@ from typing import Literal, NamedTuple
 from hartonomous.core import codespans
 from hartonomous.core.codespans import Code, read_code
 from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
-from hartonomous.core.markers import EMPHASIS, OPENERS, UNDECIDED, Undecided, read_marker, show_markers
+from hartonomous.core.markers import OPENERS, UNDECIDED, Undecided, show_markers
 from hartonomous.core.sentences import CLOSERS, ends_sentence
+from hartonomous.core.tails import Tail, read_tail, shown_tail
 
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
 
 _LONGEST = 1_000  # characters of a sentence: one without an end would be judged again and again as it grows
-_MOST_PARTS = 32  # of what stands between two words: small models repeat a marker for ever
 
 _MARKS = re.escape(CLOSERS)
 # Words, and what stands inside words or between two of them without ever ending a sentence.
-_LETTERS = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]+"
+_LETTERS = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]++"
 _WORD = re.compile(_LETTERS)
-_PLAIN = re.compile(rf"(?:{_LETTERS}|[.': ](?=[^\W_])|_(?=\w))+")
-# Marks, with a blank before some of them, or blanks. Emphasis for itself, since it may belong to a marker; all in small
-# parts, since small models repeat marks for ever.
-_MARKS_OR_GAP = re.compile(
-    rf"[ \u00a0\u202f][!?»](?:(?![{EMPHASIS}])[{_MARKS}]){{0,40}}"
-    rf"|(?:(?![{EMPHASIS}])[{_MARKS}]){{1,40}}|[{EMPHASIS}]{{1,5}}|(?P<gap>\s+)"
-)
-_CELL_END = re.compile(r"[ \t]*\|")
-_MARKER_STARTS = frozenset(OPENERS + EMPHASIS)
+_PLAIN = re.compile(rf"(?:{_LETTERS}|[.': ](?=[^\W_])|_(?=\w))++")
 _OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
-_DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 class SentenceGrounding(NamedTuple):
@@ -59,33 +50,6 @@ class SentenceGrounding(NamedTuple):
     end: int
     markers: list[int]
     support: float
-
-
-class _Tail:
-    """What stands between two words: marks and blanks (text) and groups of markers, in order."""
-
-    __slots__ = ("end", "following", "gap", "parts")
-
-    def __init__(self, at: int) -> None:
-        self.parts: list[str | list[int]] = []
-        self.gap = ""  # the blanks before the next word
-        self.end = at
-        self.following = ""
-
-    def add(self, part: str | list[int], end: int, gap: str = "") -> None:
-        """Add what ends at `end`; `gap` is the part where it is all blanks."""
-        self.parts.append(part)
-        self.end = end
-        self.gap = gap
-
-    @property
-    def closing(self) -> str:
-        """The marks without the blanks around markers."""
-        return "".join([part for part in self.parts if isinstance(part, str) and not part.isspace()])
-
-    @property
-    def markers(self) -> list[int]:
-        return [marker for part in self.parts if isinstance(part, list) for marker in part]
 
 
 class _Sentence:
@@ -227,28 +191,27 @@ class AnswerBuilder:
 
     def _read_tail(self, at: int, final: bool) -> int:
         """Read what stands between two words and end the sentence there, or go on with it."""
-        tail = self._tail(at, final)
+        tail = read_tail(self._buffer, at, self._sentence.plain, final=final)
         fence = None if tail is None else self._opens_fence(tail.end, final)
         if tail is None or fence is UNDECIDED:
             return at
         if tail.end == at:  # a bracket that is no marker, or a bar
             self._put(self._buffer[at])
             return at + 1
-        closing = tail.closing
-        if self._sentence.plain.strip() and (fence or self._ends(tail, closing)):
-            self._end_sentence(closing, tail.gap, tail.markers)
+        if self._sentence.plain.strip() and (fence or self._ends(tail)):
+            self._end_sentence(tail.closing, tail.gap, tail.markers)
         else:
             self._go_on(tail)
         return tail.end
 
-    def _ends(self, tail: _Tail, closing: str) -> bool:
+    def _ends(self, tail: Tail) -> bool:
         """Tell whether the sentence ends there; not at a line's end within brackets: they would get its markers."""
         plain = self._sentence.plain
         if len(plain) > _LONGEST:
             return True
         if "\n" in tail.gap and _OPEN_BRACKET.search(plain[-50:]):
             return False
-        return ends_sentence(plain, closing, tail.gap, tail.following)
+        return ends_sentence(plain, tail.closing, tail.gap, tail.following)
 
     def _opens_fence(self, at: int, final: bool) -> bool | Literal[Undecided.UNDECIDED]:
         """Tell whether a code block begins at `at`."""
@@ -257,47 +220,7 @@ class AnswerBuilder:
         code = read_code(self._buffer, at, final=final)
         return code if code is UNDECIDED else code[0] is Code.FENCE
 
-    def _tail(self, at: int, final: bool) -> _Tail | None:
-        """Collect marks, markers and blanks from `at` on; None when what comes next could still belong to them."""
-        tail, buffer = _Tail(at), self._buffer
-        size, cells = len(buffer), self._sentence.plain.startswith("|")
-        # What begins a line belongs to the next sentence, a marker too.
-        while tail.end < size and "\n" not in tail.gap and len(tail.parts) < _MOST_PARTS:
-            if buffer[tail.end] in _MARKER_STARTS:
-                before = "" if tail.parts else self._sentence.plain
-                marker = read_marker(buffer, tail.end, final=final, before=before)
-                if marker is UNDECIDED:
-                    return None
-                if marker is not None:
-                    tail.add(*marker)
-                    continue
-            if not (cells and self._take_cell(tail)) and not self._take_text(tail):
-                break
-        if tail.end == size and not final:
-            return None
-        tail.following = buffer[tail.end : tail.end + 1]
-        return tail
-
-    def _take_cell(self, tail: _Tail) -> bool:
-        """Take the bar that ends a table's cell, with the blanks before it; return whether there was one."""
-        cell = _CELL_END.match(self._buffer, tail.end)
-        if cell is None:
-            return False
-        before = tail.gap
-        if before:
-            tail.parts.pop()
-        tail.add(before + cell[0], cell.end())
-        return True
-
-    def _take_text(self, tail: _Tail) -> bool:
-        """Take marks or blanks, not twice blanks; return whether there were any."""
-        found = None if tail.gap else _MARKS_OR_GAP.match(self._buffer, tail.end)
-        if found is None:
-            return False
-        tail.add(found[0], found.end(), found["gap"] or "")
-        return True
-
-    def _go_on(self, tail: _Tail) -> None:
+    def _go_on(self, tail: Tail) -> None:
         """Write what stands between two words of one sentence, with the markers that hold."""
         text = ""
         begun = _has_words(self._sentence.plain)
@@ -330,14 +253,15 @@ class AnswerBuilder:
 
     def _end_sentence(self, closing: str, gap: str, markers: Iterable[int]) -> None:
         sentence, self._sentence = self._sentence, _Sentence()
+        inside = sentence.inside
         given = self._valid([*sentence.given, *markers])
-        verdict = self._judge.judge(sentence.plain + closing, [*given, *sentence.inside])
+        verdict = self._judge.judge(sentence.plain + closing, [*given, *inside] if inside else given)
         titled = bool(sentence.fence) or sentence.plain.startswith("#")
         end, support = ([], 0.0) if titled else _decide(verdict, given, sentence.inside)
         shown = [*sentence.inside, *[marker for marker in end if marker not in sentence.inside]]
         if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
             shown = []
-        tail = _shown_tail(sentence.plain, closing, end) + gap
+        tail = shown_tail(sentence.plain, closing, end) + gap
         row = (shown, verdict.support if titled else support)
         if verdict.claims and not titled:
             self._claimed = True
@@ -375,23 +299,6 @@ class AnswerBuilder:
 
 def _has_words(text: str) -> bool:
     return any(map(str.isalnum, text))
-
-
-def _shown_tail(plain: str, closing: str, markers: Sequence[int]) -> str:
-    """Return the marks that end a sentence with its markers before them."""
-    if not markers:
-        return closing
-    blank = " " if plain.strip() and not _DENSE.match(plain[-1]) else ""
-    if not closing.startswith(")"):
-        return f"{blank}{show_markers(markers)}{closing}"
-    # A parenthesis that the sentence has opened is closed before its markers, an address among them.
-    inner = closing[: len(closing) - len(closing.lstrip(")"))][: max(0, _still_open(plain))]
-    return f"{inner}{blank}{show_markers(markers)}{closing[len(inner) :]}"
-
-
-def _still_open(text: str) -> int:
-    """Return how many parentheses a text has opened and not closed."""
-    return text.count("(") - text.count(")")
 
 
 def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list[int], float]:

@@ -43,7 +43,7 @@ class Places:
         return [as_name(term) if term.lead and self._is_known(term) else term for term in listed]
 
     def _is_known(self, term: Term) -> bool:
-        return any(index.knows(term.forms) for index in self._indexes)
+        return True in [index.knows(term.forms) for index in self._indexes]
 
     def may_be_name(self, term: Term) -> bool:
         """Tell whether a word looks like a name and is in no source something else."""
@@ -101,6 +101,11 @@ class Places:
             if known:
                 found += [first + place for place in (index.beside_its_unit(known, term) if number else known)]
         return found
+
+    def has_sentence(self, source: int, sentence: str) -> bool:
+        """Tell whether a sentence stands so in a source and nothing in it must be read beside something else."""
+        leads = self._indexes[source].leads_of(sentence)
+        return leads is not None and True not in [self._is_known(term) for term in leads]
 
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
         """Tell whether one place of a source has all these terms, none of which must be read beside something else."""

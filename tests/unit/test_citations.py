@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hartonomous.core import citations, markers
+from hartonomous.core import markers, tails
 from hartonomous.core.citations import AnswerBuilder, SentenceGrounding
 from hartonomous.core.grounding import Grounding, Verdict
 from tests.effort import Work, growth
@@ -428,7 +428,7 @@ def test_a_marker_that_is_repeated_for_ever_is_read_and_judged_a_few_times(monke
         return marker(*args, **kwargs)
 
     monkeypatch.setattr(Grounding, "judge", counted_judge)
-    monkeypatch.setattr(citations, "read_marker", counted_marker)
+    monkeypatch.setattr(tails, "read_marker", counted_marker)
     text = "limes are green" + " [1]" * 1_000
     builder = AnswerBuilder(["limes are green"])
     given = "".join(builder.feed(char) for char in text) + builder.finish()
