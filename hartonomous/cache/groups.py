@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 from hartonomous import tracing
@@ -79,8 +78,8 @@ class Groups:
         """Return the call of a group: it is wanted as long as anybody wants it."""
         if len(calls) == 1:
             return calls[0].for_all(self._limit_s)
-        wanted = max((call.deadline for call in calls), key=lambda deadline: deadline.remaining)
-        return replace(tracing.joint(calls), deadline=Deadline(self._limit_s), wanted=wanted)
+        wanted = max([call.deadline for call in calls], key=lambda deadline: deadline.remaining)
+        return tracing.joint(calls).within(Deadline(self._limit_s), wanted)
 
 
 class _Lane:

@@ -19,6 +19,7 @@ from hartonomous import codec, tracing
 from hartonomous.cache.flights import Flight, Flights, own
 from hartonomous.cache.groups import Groups, Outcome
 from hartonomous.cache.memory import MemoryCache
+from hartonomous.clients.embedding import Vector
 from hartonomous.config import EmbeddingCache
 from hartonomous.core.access import Grant
 from hartonomous.core.call import Call
@@ -54,11 +55,15 @@ class QuestionVectors:
     ) -> list[Outcome]:
         """Return the vector of each text, or its error, in order; at most `batch_size` go into one `embed`."""
         keys = _keys(fingerprint, call.grant, texts)
-        by_key = dict(zip(keys, texts, strict=True))
-        known = [(key, self._cache.find(key)) for key in by_key]
-        outcomes: dict[str, Outcome] = {key: _floats(value) for key, value in known if value is not None}
+        outcomes: dict[str, Outcome] = {}
+        missing: dict[str, str] = {}
+        for key, text in zip(keys, texts, strict=True):
+            value = self._cache.find(key)
+            if value is None:
+                missing[key] = text
+            else:
+                outcomes[key] = _floats(value)
         self._metrics.hits.inc(len(outcomes))
-        missing = {key: text for key, text in by_key.items() if key not in outcomes}
         if missing:
             asked = self._asked(missing, batch_size, embed, call, None if len(texts) > 1 else fingerprint)
             for found in await self._wait(asked, call):
@@ -99,8 +104,9 @@ class QuestionVectors:
         return asked
 
     async def _wait(self, asked: Mapping[_Flight, Sequence[str]], call: Call) -> list[Mapping[str, Outcome]]:
-        if len(asked) < 2:
-            return [await self._result(*one, call) for one in asked.items()]
+        if len(asked) == 1:
+            ((flight, keys),) = asked.items()
+            return [await self._result(flight, keys, call)]
         return await asyncio.gather(*(self._result(*one, call) for one in asked.items()))
 
     @staticmethod
@@ -112,11 +118,14 @@ class QuestionVectors:
         return {key: found[key] for key in keys}
 
     async def _embed(self, embed: Embed, texts: Mapping[str, str], call: Call) -> Mapping[str, Outcome]:
-        outcomes = dict(zip(texts, await embed(list(texts.values()), call), strict=True))
-        made = {key: array("f", made) for key, made in outcomes.items() if not isinstance(made, HartonomousError)}
-        for key, vector in made.items():
-            self._cache.keep(key, vector.tobytes())
-        return outcomes | made
+        outcomes: dict[str, Outcome] = {}
+        for key, made in zip(texts, await embed(list(texts.values()), call), strict=True):
+            if isinstance(made, HartonomousError):
+                outcomes[key] = made
+            else:
+                outcomes[key] = vector = _as_floats(made)
+                self._cache.keep(key, vector.tobytes())
+        return outcomes
 
 
 def _keys(fingerprint: EmbeddingFingerprint, grant: Grant, texts: Iterable[str]) -> list[str]:
@@ -138,6 +147,10 @@ def _floats(value: bytes) -> array[float]:
     vector = array("f")
     vector.frombytes(value)
     return vector
+
+
+def _as_floats(vector: Vector) -> array[float]:
+    return vector if isinstance(vector, array) and vector.typecode == "f" else array("f", vector)
 
 
 def _mine(outcome: Outcome) -> Outcome:

@@ -17,6 +17,7 @@ from hartonomous import codec
 from hartonomous.backendmetrics import ServiceMetrics
 from hartonomous.clients import attempts
 from hartonomous.clients.admission import Admission, Place
+from hartonomous.clients.exchange import Exchange
 from hartonomous.clients.failures import (
     ANSWERED,
     FOREIGN,
@@ -66,7 +67,7 @@ class Caller:
         wires: Wires,
     ) -> None:
         self.name, self.config = name, config
-        self.watch = Watch(asyncio.get_running_loop())
+        self.watch: Watch[Exchange] = Watch(asyncio.get_running_loop())
         """The time limits of the calls under way."""
         self._asked, self._admission, self._metrics, self._wires = asked, admission, metrics, wires
         self._aborted = False

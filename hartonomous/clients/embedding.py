@@ -13,7 +13,6 @@ import binascii
 import math
 import sys
 from array import array
-from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +73,7 @@ class EmbeddingClient:
 
     async def fingerprint(self, call: Call) -> EmbeddingFingerprint:
         """Return what a collection's vectors depend on: model, dimension and prefixes."""
-        model = await self._info.get(call)
+        model = self._info.fresh or await self._info.get(call)
         dimension = model.dimension
         if dimension is None:
             dimension = len((await self._embed_batch(["dimension"], call, None)).vectors[0])
@@ -111,9 +110,9 @@ class EmbeddingClient:
     async def _embed(self, texts: Sequence[str], call: Call) -> Embedded:
         dimension = (await self.fingerprint(call)).dimension
         size = self._config.batch_size
+        if 0 < len(texts) <= size:
+            return await self._embed_batch(texts, call, dimension)
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]
-        if len(batches) == 1:
-            return await self._embed_batch(batches[0], call, dimension)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._embed_batch(batch, call, dimension)) for batch in batches]
@@ -198,7 +197,7 @@ def _check_range(vector: Sequence[float]) -> None:
 def _floats(text: str) -> array[float]:
     """Return the numbers as they are: in a list they would take eight times the memory."""
     try:
-        data = b64decode(text, validate=True)
+        data = binascii.a2b_base64(text, strict_mode=True)
         numbers = array("f", data)
     except binascii.Error as error:
         raise ValueError("not base64") from error

@@ -46,13 +46,10 @@ class ModelInfoCache:
 
     async def get(self, call: Call) -> ModelInfo:
         """Return the model; raises what `Pool.request` raises, and BackendError on a nonsensical answer."""
-        serving = self._pool.addresses.serving
-        if serving is not self._serving:
-            self._serving = serving
-            self.forget()
-        known = self._known
-        if known is not None and self._clock() < self._until:
-            return known
+        fresh = self.fresh
+        if fresh is not None:
+            return fresh
+        known, serving = self._known, self._serving
         # Others go on with what is known while this one asks.
         self._until = self._clock() + _TTL_S
         found = await self._ask(call)
@@ -61,6 +58,15 @@ class ModelInfoCache:
         if known is not None and known.name != found.name:
             self._answers = None
         return found
+
+    @property
+    def fresh(self) -> ModelInfo | None:
+        """What `get` returns at once; None where it asks."""
+        serving = self._pool.addresses.serving
+        if serving is not self._serving:
+            self._serving = serving
+            self.forget()
+        return self._known if self._clock() < self._until else None
 
     @property
     def known_dimension(self) -> int | None:

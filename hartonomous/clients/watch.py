@@ -1,7 +1,7 @@
-"""The time limits of the exchanges under way, behind one timer.
+"""The time limits of what is under way, behind one timer.
 
 A timer for each costs 3 µs to set, to sort in and to cancel, and nearly none ever goes off. Here one goes off when the
-first of all limits may be reached, and looks at every exchange then: as many as the service has slots, every few
+first of all limits may be reached, and looks at everything then: at as many calls as a service has slots, every few
 seconds. A limit that moves away costs nothing.
 """
 
@@ -10,46 +10,55 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hartonomous.clients.exchange import Exchange
+from typing import Generic, Protocol, TypeVar
 
 # Where many end one after the other, they are looked at together.
 _APART_S = 0.005
 
 
-class Watch:
-    """The exchanges of one service. For one event loop."""
+class Timed(Protocol):
+    """What has limits of time."""
 
-    __slots__ = ("_at", "_exchanges", "_timer", "loop")
+    def look(self, now: float) -> float:
+        """End what has no time left at `now`; return when the next limit is, infinity where there is none."""
+        ...
+
+
+T = TypeVar("T", bound=Timed)
+
+
+class Watch(Generic[T]):
+    """What is under way, as the exchanges of one service. For one event loop."""
+
+    __slots__ = ("_at", "_timed", "_timer", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._exchanges: set[Exchange] = set()
+        self._timed: set[T] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._at = math.inf
 
-    def add(self, exchange: Exchange, by: float) -> None:
-        """Watch an exchange until it is discarded; its first limit is at `by`, in the loop's time."""
-        self._exchanges.add(exchange)
+    def add(self, timed: T, by: float = math.inf) -> None:
+        """Watch something until it is discarded; its first limit is at `by`, in the loop's time."""
+        self._timed.add(timed)
         if by < self._at:
             self._arm(by)
 
-    def discard(self, exchange: Exchange) -> None:
-        """Watch an exchange no longer."""
-        self._exchanges.discard(exchange)
+    def discard(self, timed: T) -> None:
+        """Watch it no longer."""
+        self._timed.discard(timed)
 
     def look_by(self, at: float) -> None:
-        """Look at them at this time, or before."""
+        """Look at everything at this time, or before."""
         if at < self._at:
             self._arm(at)
 
-    def __iter__(self) -> Iterator[Exchange]:
-        return iter(tuple(self._exchanges))
+    def __iter__(self) -> Iterator[T]:
+        return iter(tuple(self._timed))
 
     def close(self) -> None:
         """Look no more."""
+        self._at = math.inf
         if self._timer is not None:
             self._timer.cancel()
 
@@ -61,6 +70,6 @@ class Watch:
     def _look(self) -> None:
         now = self.loop.time()
         self._at = math.inf
-        at = min([exchange.look(now) for exchange in self], default=math.inf)
+        at = min([timed.look(now) for timed in self], default=math.inf)
         if at < self._at:
             self._arm(max(at, now + _APART_S))

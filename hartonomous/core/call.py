@@ -71,17 +71,18 @@ class Call:
 
     def for_all(self, limit_s: float) -> Call:
         """Return the call of work that others wait for as well: it has so many seconds."""
-        return self._within(Deadline(limit_s), self.deadline)
+        return self.within(Deadline(limit_s), self.deadline)
 
     def share(self, part: float, most_s: float = math.inf) -> Call:
         """Return the call of a stage that can be left out: it has a part (0..1) of what time is left, or `most_s`."""
-        return self._within(Deadline(min(most_s, (self.wanted or self.deadline).remaining * part)), self.wanted)
+        return self.within(Deadline(min(most_s, (self.wanted or self.deadline).remaining * part)), self.wanted)
 
     def of_priority(self, priority: Priority) -> Call:
         """Return the same call with another priority."""
         return replace(self, priority=priority)
 
-    def _within(self, deadline: Deadline, wanted: Deadline | None) -> Call:
+    def within(self, deadline: Deadline, wanted: Deadline | None) -> Call:
+        """Return the call of work with another deadline, which is `wanted` until then if that is another one."""
         # `dataclasses.replace` takes four times as long.
         _ = self.sent
         return Call(
