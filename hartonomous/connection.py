@@ -23,7 +23,7 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from hartonomous import codec
+from hartonomous import codec, eventloop
 from hartonomous.config import Server
 from hartonomous.errors import RequestTimedOutError
 from hartonomous.keyring import Presented
@@ -80,7 +80,8 @@ class Connection(Peer):
         self._shedder = shedder
         # Unlike aiohttp's own reference it stays until the end, also when the connection is being closed.
         self._wire: asyncio.Transport | None = None
-        # The one that carries it with TLS: closed twice, asyncio's own forgets it, and then neither aborts nor counts.
+        # The one that carries it with TLS: closed twice, asyncio's own forgets it, and then neither aborts nor counts;
+        # uvloop's own counts nothing of what waits there.
         self._below: asyncio.Transport | None = None
         # How many requests have been noted, and the body of the newest.
         self._counted = 0
@@ -98,7 +99,7 @@ class Connection(Peer):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._wire = self.transport
-        self._below = None if self._wire is None else _below(self._wire)
+        self._below = None if self._wire is None else eventloop.below(self._wire)
         self._head_since = self._loop.time()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -212,7 +213,7 @@ class Connection(Peer):
         assert self._wire is not None
         if self._below is None:
             return self._wire.get_write_buffer_size()
-        is_forgotten = _below(self._wire) is None
+        is_forgotten = getattr(self._wire, "_ssl_protocol", self._below) is None
         return self._below.get_write_buffer_size() + (0 if is_forgotten else self._wire.get_write_buffer_size())
 
     def _is_stuck(self, now: float, limit_s: float) -> bool:
@@ -227,12 +228,6 @@ class Connection(Peer):
         if not unsent or is_excused or sent > self._sent or request is not self._answering:
             self._answering, self._sent, self._quiet_since = request, sent, now
         return now - self._quiet_since >= limit_s
-
-
-def _below(transport: asyncio.Transport) -> asyncio.Transport | None:
-    """Return the transport that carries the one of a TLS connection; asyncio has no public way there."""
-    below: asyncio.Transport | None = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
-    return below
 
 
 def _too_slow() -> bytes:

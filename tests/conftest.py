@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 pytest_plugins = [
@@ -76,3 +78,18 @@ def _runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.delenv("RUNTIME_DIRECTORY", raising=False)
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
         yield
+
+
+# What runs within the tests does so on asyncio's own loop, or on the one that is named here; servers that they start
+# choose for themselves.
+_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+_LOOP = os.environ.get("HARTONOMOUS_TEST_EVENT_LOOP", "asyncio")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each test on one loop, and on both where its mark says so (`asyncio(loop_factories=…)`)."""
+    marks = item.iter_markers("asyncio")
+    return _LOOPS if any("loop_factories" in mark.kwargs for mark in marks) else {_LOOP: _LOOPS[_LOOP]}

@@ -170,7 +170,7 @@ async def test_what_a_backend_asks_for_is_waited_for() -> None:
     rig = Rig(busy(0.05, False)())
     assert await rig.run() == "a"
     (_, _, first), (_, _, second) = rig.backend.attempts
-    assert second - first >= 0.05
+    assert second - first >= 0.049  # uvloop's timers know whole milliseconds
 
 
 async def test_what_a_backend_asks_for_beyond_the_deadline_is_not_waited_for() -> None:

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -49,15 +49,11 @@ class Client:
 
     def pause(self) -> None:
         """Read nothing more."""
-        transport = self.writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
+        cast("asyncio.Transport", self.writer.transport).pause_reading()  # uvloop's is none by its class
 
     def resume(self) -> None:
         """Read on after a `pause`."""
-        transport = self.writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.resume_reading()
+        cast("asyncio.Transport", self.writer.transport).resume_reading()
 
     async def rest(self) -> bytes:
         """Return all that comes until the server closes."""
