@@ -58,7 +58,7 @@ async def rerank(request: web.Request) -> web.Response:
         raise NotFoundError("No reranking service is configured.", code="model_not_found", param="model")
     scores, answer = await runtime.reranking.raw_scores(body.query, body.documents, call, body.model)
     if body.normalize:
-        scores = [runtime.reranking.calibrate(score) for score in scores]
+        scores = runtime.reranking.calibrated(scores)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
     tokens = count_of((answer.get("usage") or {}).get("prompt_tokens"))
     spent(request, tokens)
