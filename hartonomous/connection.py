@@ -28,6 +28,7 @@ from hartonomous.config import Server
 from hartonomous.errors import RequestTimedOutError
 from hartonomous.keyring import Presented
 from hartonomous.keys import HELD, Peer
+from hartonomous.pausing import Pausing
 from hartonomous.shedding import Shedder
 
 _LINGER_S = 10.0
@@ -36,7 +37,7 @@ HEADER_TIMEOUT = "header_timeout"
 WRITE_TIMEOUT = "write_timeout"
 
 
-class Connection(Peer):
+class Connection(Pausing, Peer):
     """A connection from `address` ("" where there is none), which tells of its end."""
 
     __slots__ = (
@@ -143,16 +144,6 @@ class Connection(Peer):
     def _peer(self) -> str:
         peer = None if self.transport is None else self.transport.get_extra_info("peername")
         return str(peer[0]) if isinstance(peer, tuple) else ""
-
-    def pause_reading(self) -> None:
-        """Hold reading, and the parser."""
-        self._was_paused = True
-        super().pause_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on where reading was ever held: aiohttp's streams ask at each piece, and run the parser each time."""
-        if self._was_paused:
-            super().resume_reading(resume_parser)
 
     def _note_requests(self) -> bool:
         """Return whether the headers of another request are complete."""

@@ -22,6 +22,7 @@ from yarl import URL
 from hartonomous.clients.heads import Heads
 from hartonomous.core import chunked
 from hartonomous.core.call import lines
+from hartonomous.pausing import Pausing
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -46,7 +47,7 @@ _NO_TRACES: list[Trace] = []
 _REPEATED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
-class Wire(ResponseHandler):
+class Wire(Pausing, ResponseHandler):
     """A connection to a backend, which tells the exchange under way of what comes."""
 
     exchange: Exchange | None = None
@@ -143,13 +144,8 @@ class Wire(ResponseHandler):
 
     def pause_reading(self) -> None:
         """Hold reading, and the parser, in the midst of what it was given."""
-        self._was_paused, self._is_before_chunk = True, False
+        self._is_before_chunk = False
         super().pause_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Read on where reading was ever held: aiohttp's streams ask at each piece, and run the parser each time."""
-        if self._was_paused:
-            super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let the exchange end."""

@@ -24,6 +24,7 @@ FLOORS = (
         "services",
         "metrics",
         "tally",
+        "pausing",
         "addressmetrics",
         "backendmetrics",
         "cachemetrics",
