@@ -1,6 +1,6 @@
 """The floors that a request falls through to its handler, and its answer comes back through, first to last.
 
-Each floor is a module of its own and says here when its turn is. They are called by four coroutines and not a
+Each floor is a module of its own and says here when its turn is. They are called by three coroutines and not a
 middleware each, of which each takes 1 to 2 µs of a request that takes some 200: those alone are coroutines that see a
 request's end or wait for something.
 """
