@@ -16,7 +16,6 @@ before, as long as that one may take.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -26,6 +25,7 @@ from typing import Any
 
 from aiohttp import web
 
+from hartonomous import memory
 from hartonomous.adopting import adopt
 from hartonomous.app import create_app
 from hartonomous.config import Config
@@ -41,8 +41,6 @@ from hartonomous.upgrade import Predecessor, Successor, UpgradeError
 
 # How long a request that was cut off may take to say so, and a client to take what it was answered.
 _LAST_WORDS_S = 5.0
-# How many objects there are more than before when those in cycles are looked for.
-_NEW_OBJECTS = 10_000
 # How long a new process may take to become ready, beside its first look at the backends.
 _START_S = 60.0
 
@@ -67,7 +65,7 @@ async def run(config: Config, path: Path | None = None, given: Given = NOTHING) 
         await doors.bind()
         if await _is_ours(app, before, stopped):
             doors.open()
-            _settle()
+            memory.settle()
             async with _beside(telling.run()):
                 async with _beside(_reload(app, hangup)), _beside(_hear_again(app, doors, before)):
                     await _serve(app, doors, telling, given, stopped, upgrade)
@@ -78,17 +76,6 @@ async def run(config: Config, path: Path | None = None, given: Given = NOTHING) 
         telling.close()
         before.close()
     logger.info("stopped")
-
-
-def _settle() -> None:
-    """Spare the garbage collector what is there for good, some 300,000 objects, and so its callers the 50 ms of that.
-
-    Of a request next to nothing is in cycles: to look for them every 10,000 objects and not every 700 takes 5 % less
-    of the processor.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS)
 
 
 async def _is_ours(app: web.Application, before: Predecessor, stopped: asyncio.Event) -> bool:

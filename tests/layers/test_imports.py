@@ -36,6 +36,7 @@ FLOORS = (
         "clienttls",
         "cparser",
         "eventloop",
+        "memory",
         "settings",
         "tracing",
         "otlp",
