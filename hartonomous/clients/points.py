@@ -139,11 +139,13 @@ class StoredChunk(_Chunk, kw_only=True, gc=False):
     def from_payload(cls, point_id: object, payload: object) -> StoredChunk:
         """Read a payload; optional fields may be missing or null. Raises BackendError for any other fault."""
         chunk = _read(cls, payload, id=point_id)
-        chunk.check()
+        chunk.check(chunk.collection)
         return chunk
 
-    def check(self) -> None:
-        """Raise BackendError where the offsets do not fit the text."""
+    def check(self, collection: str | None) -> None:
+        """Raise BackendError where it is of another collection, or its offsets do not fit its text."""
+        if self.collection != collection and self.collection:
+            _refuse(collection)
         if self.end - self.start != len(self.text):
             _nonsense()
 
@@ -200,15 +202,14 @@ def of_collection(collection: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_others(collection: str, payloads: Iterable[object]) -> None:
     """Raise BackendError when one of these payloads says that it is another collection's."""
-    check_owners(collection, (payload.get(COLLECTION) for payload in payloads if isinstance(payload, dict)))
+    for payload in payloads:
+        if isinstance(payload, dict) and (payload.get(COLLECTION) or collection) != collection:
+            _refuse(collection)
 
 
-def check_owners(collection: str, owners: Iterable[object]) -> None:
-    """Raise BackendError when one of these is the name of another collection."""
-    for owner in owners:
-        if owner and owner != collection:
-            logger.bind(collection=collection).error("the vector store answered a point of another collection")
-            raise BackendError("The vector store answered what is not of this collection.", code="foreign_points")
+def _refuse(collection: str | None) -> NoReturn:
+    logger.bind(collection=collection).error("the vector store answered a point of another collection")
+    raise BackendError("The vector store answered what is not of this collection.", code="foreign_points")
 
 
 def newest_first(chunk: _Chunk | DocumentState) -> tuple[int, str]:

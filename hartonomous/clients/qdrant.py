@@ -22,7 +22,6 @@ from hartonomous.clients.points import (
     ChunkPoint,
     Hit,
     StoredChunk,
-    check_owners,
     of_collection,
     refuse_others,
     visible_filter,
@@ -192,10 +191,10 @@ def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
 
 
 def _ranking(found: list[_Found], collection: str) -> list[Hit]:
-    check_owners(collection, {hit.chunk.collection for hit in found})
     for hit in found:
-        hit.chunk.check()
-        hit.chunk.id = hit.id
+        chunk = hit.chunk
+        chunk.id = hit.id
+        chunk.check(collection)
     # Qdrant's own order, and stable where scores are equal.
     return sorted(found, key=attrgetter("score"), reverse=True)
 
