@@ -66,7 +66,8 @@ class Flight(Generic[Item]):
                     place += 1
                 if self._landed:
                     break
-                await self._wait(call)
+                if not await self._news(call):
+                    raise _too_late()
             if self._error is not None:
                 raise own(self._error)
         finally:
@@ -79,7 +80,8 @@ class Flight(Generic[Item]):
         self._passengers += 1
         try:
             while not self._landed:
-                await self._wait(call)
+                if not await self._news(call):
+                    raise _too_late()
             if self._error is not None:
                 raise own(self._error)
             return self._items[-1]
@@ -131,15 +133,14 @@ class Flight(Generic[Item]):
             if not news.done():
                 news.set_result(True)
 
-    async def _wait(self, call: Call) -> None:
-        """Wait for news."""
+    def _news(self, call: Call) -> asyncio.Future[bool]:
+        """Return what is done when there is news; False when the deadline has passed before."""
         loop = self._watch.loop
         news: asyncio.Future[bool] = loop.create_future()
         by = loop.time() + call.deadline.remaining
         self._waiting.append((news, by))
         self._watch.look_by(by)
-        if not await news:
-            raise DeadlineExceededError("The deadline passed before the answer was there.")
+        return news
 
     def look(self, now: float) -> float:
         """Tell those whose deadline has passed; return when the next one does."""
@@ -150,6 +151,10 @@ class Flight(Generic[Item]):
             elif not news.done():
                 news.set_result(False)
         return next_by
+
+
+def _too_late() -> HartonomousError:
+    return DeadlineExceededError("The deadline passed before the answer was there.")
 
 
 def _ended() -> HartonomousError:

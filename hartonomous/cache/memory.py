@@ -44,6 +44,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # the least recently used first
         self._expiry: dict[str, float] = {}  # in the order of the writes, which with one ttl is that of their ends
+        self._expires = 0.0  # none of them before
         self._bytes = 0
         self.show()
 
@@ -88,6 +89,7 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         expires = now + (ttl or self._limits.ttl_s)
         self._entries[key] = _Entry(value, now, expires)
         self._expiry[key] = expires
+        self._expires = min(self._expires, expires)
         self._bytes += size
         while len(self._entries) > self._limits.max_entries or self._bytes > self._limits.max_bytes:
             self._drop(next(iter(self._entries)))
@@ -122,9 +124,12 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         return True
 
     def _drop_expired(self, now: float) -> None:
+        if now < self._expires:  # a dictionary whose first entries have gone is slow to say which is the first now
+            return
         while self._expiry:
             oldest = next(iter(self._expiry))
-            if self._expiry[oldest] > now:
+            self._expires = self._expiry[oldest]
+            if self._expires > now:
                 return
             self._drop(oldest)
 

@@ -82,25 +82,28 @@ class QuestionVectors:
 
         A `single` question, by what its vector depends on, goes together with those of others.
         """
-        under_way = {key: flight for key in missing if (flight := self._flights.get(key)) is not None}
-        fresh = [key for key in missing if key not in under_way]
-        self._metrics.joined.inc(len(under_way))
-        for joined in set(under_way.values()):
+        asked: dict[_Flight, list[str]] = {}
+        fresh = []
+        for key in missing:
+            under_way = self._flights.get(key)
+            if under_way is None:
+                fresh.append(key)
+            else:
+                asked.setdefault(under_way, []).append(key)
+        self._metrics.joined.inc(len(missing) - len(fresh))
+        for joined in asked:
             tracing.link(call, joined.span)
         self._metrics.misses.inc(len(fresh))
         if fresh and single is not None:
             (key,) = fresh
             work = partial(self._embed, embed)
-            under_way[key] = self._groups.board((single, call.priority), key, missing[key], batch_size, work, call)
+            asked[self._groups.board((single, call.priority), key, missing[key], batch_size, work, call)] = fresh
         elif fresh:
             shared = call.for_all(self._limit_s)
             for first in range(0, len(fresh), batch_size):
                 batch = {key: missing[key] for key in fresh[first : first + batch_size]}
-                flight = self._flights.start_once(batch, partial(self._embed, embed, batch, shared), call.span)
-                under_way |= dict.fromkeys(batch, flight)
-        asked: dict[_Flight, list[str]] = {}
-        for key, flight in under_way.items():
-            asked.setdefault(flight, []).append(key)
+                work = partial(self._embed, embed, batch, shared)
+                asked[self._flights.start_once(batch, work, call.span)] = list(batch)
         return asked
 
     async def _wait(self, asked: Mapping[_Flight, Sequence[str]], call: Call) -> list[Mapping[str, Outcome]]:
