@@ -93,7 +93,7 @@ class Places:
         forms, number = term.forms, term.number
         found: list[int] = []
         for first, index in self._sources:  # each word of each sentence in each source: 0.2 µs
-            known: list[int] = []
+            known: Sequence[int] = ()
             for form in forms:
                 if form in index.at:
                     places = index.at[form]

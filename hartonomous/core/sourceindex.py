@@ -89,7 +89,7 @@ class SourceIndex:
         self._roles: Roles | None = None
         self.place_of: dict[str, int] = {}
         """The place of each sentence."""
-        self.at: dict[str, list[int]] = {}
+        self.at: dict[str, tuple[int, ...]] = {}
         """The places that have a form."""
         self._find_forms()
 
@@ -103,11 +103,11 @@ class SourceIndex:
             forms = chain.from_iterable(filter(None, found)) if known else self._forms(place)
             bare = known and sentence[1:].islower() and sentence[0] != "#"
             self._leads.append(None if not bare else (found[0] or ()) if sentence[0].isupper() else ())
+            here = (place,)  # the same for all forms: most stand in one place
             for form in forms:
-                if form not in at:
-                    at[form] = [place]
-                elif at[form][-1] != place:
-                    at[form].append(place)
+                places = at.setdefault(form, here)
+                if places is not here and places[-1] != place:
+                    at[form] = places + here
 
     def _forms(self, place: int) -> Iterator[str]:
         """Yield the forms under which the terms of a place are found."""
