@@ -39,6 +39,7 @@ from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.tls import ServingContext
 from hartonomous.tracing import Tracer
+from hartonomous.turns import Turns
 
 
 @dataclass(slots=True, frozen=True)
@@ -146,7 +147,7 @@ class State:
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
     for which there is no room: their work is refused. `operators` are those of the operator's own listener.
-    `crowd` knows how many may be under way.
+    `crowd` knows how many may be under way, `turns` when one may begin.
     `retired` are the runtimes of before that still serve what began with them. `needs_keys`: there have been keys, so
     that who takes the last one away locks everybody out, and lets nobody in.
     """
@@ -157,6 +158,7 @@ class State:
         self.draining = False
         self.surplus: set[web.RequestHandler] = set()
         self.crowd = Crowd()
+        self.turns = Turns()
         self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
         self._coming: Keyring | None = None

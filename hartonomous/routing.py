@@ -19,7 +19,7 @@ from aiohttp.streams import StreamReader
 from typing_extensions import override
 
 from hartonomous.handlers.operations import Operation
-from hartonomous.keys import Floor
+from hartonomous.keys import STATE, Floor
 
 Connections = Collection[web.RequestHandler]
 _IsHere = Callable[[web.Request], bool]
@@ -73,7 +73,7 @@ class Entrance:
     """
 
     def __init__(self, app: web.Application, floor: Floor) -> None:
-        self._app, self._floor = app, floor
+        self._app, self._floor, self._turns = app, floor, app[STATE].turns
         self._plain: dict[tuple[str, str], tuple[_IsHere | None, web.UrlMappingMatchInfo]] = {}
         for route in app.router.routes():
             if isinstance(resource := route.resource, web.PlainResource):
@@ -97,6 +97,14 @@ class Entrance:
         return Request(message, payload, protocol, writer, task, self._loop)
 
     def _enter(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        turn = self._turns.take()
+        return self._begun(request) if turn is None else self._begun_later(request, turn)
+
+    async def _begun_later(self, request: web.BaseRequest, turn: asyncio.Future[None]) -> web.StreamResponse:
+        await turn
+        return await self._begun(request)
+
+    def _begun(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         coming = cast("Request", request)
         is_here, match = self._plain.get((coming.method, coming.raw_path), _UNKNOWN)
         if match is None or (is_here is not None and not is_here(coming)):

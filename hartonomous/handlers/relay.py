@@ -7,6 +7,7 @@ slot.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from aiohttp import hdrs, web
@@ -21,6 +22,7 @@ from hartonomous.handlers import metering
 from hartonomous.handlers.events import Events
 from hartonomous.handlers.stream import ClientGoneError, ClientStream
 from hartonomous.handlers.whole import Whole
+from hartonomous.keys import STATE
 from hartonomous.log import logger
 
 # What belongs to one connection or to the backend's own policy, never to our client (all lower case).
@@ -43,6 +45,8 @@ _DROPPED = frozenset(
 )
 # What a connection is said to do without naming a header.
 _PLAIN = frozenset(("keep-alive", "close"))
+_STREAM = b'"stream"'
+_IS_TRUE = re.compile(rb"\s*:\s*true")
 
 
 async def relay(
@@ -56,6 +60,8 @@ async def relay(
     if is_idempotent:
         codec.loads_request(body)  # the backend's 500 to what is no JSON is not its failure, and not to be repeated
     relayed = _Relayed(request, call, body)
+    turns, is_stream = request.app[STATE].turns, not is_idempotent and _asks_for_stream(body)
+    turns.streams += is_stream
     try:
         with relayed.tokens:
             async with pool.open("POST", path, call, body, is_idempotent=is_idempotent) as opened:
@@ -70,6 +76,8 @@ async def relay(
         if relayed.response is None or not relayed.response.prepared:
             raise
         _cut(request, error, call)
+    finally:
+        turns.streams -= is_stream
     assert relayed.response is not None
     return relayed.response
 
@@ -131,6 +139,12 @@ def _cut(request: web.Request, error: HartonomousError, call: Call) -> None:
     logger.bind(request_id=call.request_id, code=error.error_code).warning("an answer broke off")
     if request.transport is not None:
         request.transport.abort()
+
+
+def _asks_for_stream(body: bytes) -> bool:
+    """Whether a body asks for its answer as a stream, or looks like that: nothing but others' turns depends on it."""
+    at = body.find(_STREAM)
+    return at >= 0 and _IS_TRUE.match(body, at + len(_STREAM)) is not None
 
 
 def _passes(status: int) -> bool:

@@ -36,6 +36,7 @@ FLOORS = (
         "clienttls",
         "cparser",
         "eventloop",
+        "turns",
         "memory",
         "settings",
         "tracing",

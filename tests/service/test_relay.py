@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from hartonomous.keys import STATE
 from tests.service import fault_backend as fault
-from tests.service.application import ConfigMaker, RunningApp, running
+from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import FaultBackend
 
 CHAT = "/v1/chat/completions"
@@ -122,6 +123,48 @@ async def test_every_way_to_say_done_is_understood(app: RunningApp, faulty: Faul
     faulty.on(CHAT, fault.stream([b"data: {}\n\n", end]))
     async with app.session.post(app.url + CHAT, data=b'{"stream":true}', headers=JSON) as response:
         assert await response.read() == b"data: {}\n\n" + end
+
+
+@pytest.mark.parametrize("body", [b'{"stream":true}', b'{"stream" : true, "n": 1}'])
+async def test_others_take_turns_while_an_answer_is_streamed(
+    app: RunningApp, faulty: FaultBackend, body: bytes
+) -> None:
+    turns, ended = app.app[STATE].turns, asyncio.Event()
+    faulty.on(CHAT, fault.after(fault.reply(), ended))
+    asking = asyncio.create_task(_asked(app, body))
+    await eventually(lambda: turns.streams == 1, "the stream has begun")
+    statuses = await asyncio.gather(*(_asked(app, b"{}", "/health") for _ in range(20)))
+    assert statuses == [200] * 20
+    ended.set()
+    assert await asking == 200
+    assert turns.streams == 0
+
+
+@pytest.mark.parametrize("body", [b'{"stream":false}', b'{"stream":null}', b'{"messages":"stream"}'])
+async def test_nobody_takes_turns_for_what_is_no_stream(app: RunningApp, faulty: FaultBackend, body: bytes) -> None:
+    ended = asyncio.Event()
+    faulty.on(CHAT, fault.after(fault.reply(), ended))
+    asking = asyncio.create_task(_asked(app, body))
+    await eventually(lambda: len(faulty.calls(CHAT)) == 1, "the backend is asked")
+    assert app.app[STATE].turns.streams == 0
+    ended.set()
+    assert await asking == 200
+
+
+@pytest.mark.parametrize("behaviour", [fault.reset(), fault.reply(500), fault.reply(401)])
+async def test_a_stream_that_fails_is_none_any_more(
+    app: RunningApp, faulty: FaultBackend, behaviour: fault.Behaviour
+) -> None:
+    faulty.on(CHAT, behaviour)
+    assert await _asked(app, b'{"stream":true}') >= 500
+    assert app.app[STATE].turns.streams == 0
+
+
+async def _asked(app: RunningApp, body: bytes, path: str = CHAT) -> int:
+    method = app.session.get if path == "/health" else app.session.post
+    async with method(app.url + path, data=body, headers=JSON) as response:
+        await response.read()
+        return response.status
 
 
 async def test_an_event_of_several_megabytes_passes(app: RunningApp, faulty: FaultBackend) -> None:
