@@ -43,8 +43,7 @@ class Floors:
         identify(request)
         runtime = self._state.current
         locate(request, runtime.proxies)
-        tracer = runtime.tracer
-        if tracer is None or is_polled(request):
+        if (tracer := runtime.tracer) is None or is_polled(request):
             return self._told(request, handler)
         return traced(request, tracer, partial(self._told, handler=handler))
 
@@ -108,10 +107,9 @@ class Floors:
         else:
             return response
         finally:
-            if by_key is not None:
-                by_key.close()
-            if by_address is not None:
-                by_address.close()
+            for meter in (by_key, by_address):
+                if meter is not None:
+                    meter.close()
 
     async def close(self, _: web.Application) -> None:
         """Tell of what has ended just now."""
