@@ -77,7 +77,7 @@ CHUNKS = Readings(_read)
 def _number(word: str, chunks: Sequence[str], read: Sequence[Chunk], at: int) -> tuple[Term, ...] | None:
     """Return the terms of a number that no sign can stand beside."""
     before = read[at - 1].word if at else "-"
-    if not before.islower() or before != chunks[at - 1] or before.endswith(_MINUS):
+    if not (before.islower() or before[1:].islower()) or before != chunks[at - 1] or before.endswith(_MINUS):
         return None
     signed = len(chunks[at]) == len(word) and at + 1 < len(chunks) and chunks[at + 1][0] in _SIGNS
     return None if signed else classified(word, names=True, inside=True, identifier=False)
@@ -120,7 +120,8 @@ def parts_of(text: str, chunks: Sequence[str], read: Sequence[Chunk], at: int) -
 
 def _forms(chunk: str) -> tuple[str, ...] | None:
     word = chunk.strip(_AROUND)
-    if word.isascii() and word.isalpha():  # most are: to read all of the chunk takes three times as long
+    # Most are one word, and no "iPhone": to read all of the chunk takes three times as long.
+    if word.isascii() and word.isalpha() and (word[1:].islower() or word.islower() or word.isupper()):
         found = PLAIN[word.lower()]
     else:
         known = CHUNKS[chunk]

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
-from hartonomous.core.terms import terms
+from hartonomous.core.terms import forms_in, terms
 from hartonomous.core.words import CODE, IDENTIFIER, SYMBOL, Term
 
 _CODES = frozenset((CODE, IDENTIFIER, SYMBOL))
@@ -69,9 +69,9 @@ class Relevance:
         return self._min_words if similarity is not None else self._min_words / 2
 
 
-@lru_cache(maxsize=512)  # the same chunks are found again and again, and reading one takes a millisecond
+@lru_cache(maxsize=512)  # the same chunks are found again and again, and reading one takes 0.2 ms
 def _forms_in(text: str) -> frozenset[str]:
-    return frozenset(form for term in terms(text) for form in _forms(term))
+    return forms_in(text)
 
 
 def _forms(term: Term) -> Sequence[str]:

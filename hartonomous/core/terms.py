@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
-from hartonomous.core.chunks import CHUNKS, parts_of
+from hartonomous.core.chunks import CHUNKS, FORMS, Chunk, parts_of
 from hartonomous.core.naming import BREAK, JOINT, Context
 from hartonomous.core.quantities import ALSO, SCALES, UNITS, Date, dates, scaled
 from hartonomous.core.words import DENSE_RUN, DIGIT, Readings, Term, stem
@@ -20,6 +21,7 @@ _SOURCE_NUMBER = re.compile(r"\b(?:source|document|passage|quelle)s?\s+#?[0-9]{1
 _SOURCES = ("source", "document", "passage", "quelle")
 _ITEM = re.compile(r"\s*(?:[-*+>#]+\s+)*(?:\(?[0-9]{1,3}[.)]\s+)?")
 _WRAP = re.compile(r"\n[ \t]*+(?=[a-zß-ÿ0-9])")  # a sentence goes on in the next line
+_REACH = 3  # terms behind a number, among which its unit is looked for
 _LINE_END = " ; "  # parts what stands before it from what stands behind it as a line's end does
 
 _STEPS = {"": 2, "joint": 1, "apart": 0}
@@ -45,6 +47,16 @@ def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
         positions.append(position)
         position += 1
     return found, positions
+
+
+def forms_in(text: str) -> frozenset[str]:
+    """Return the forms of a text's terms and what they imply, in half the time that its terms take."""
+    figures = DIGIT.search(text) is not None
+    parts = _terms(_prepared(text, figures), figures, only_forms=True)
+    found = [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts)]
+    return frozenset(
+        chain.from_iterable([(*term.forms, *term.implied) if term.implied else term.forms for term in found])
+    )
 
 
 def _prepared(sentence: str, figures: bool) -> str:
@@ -87,8 +99,11 @@ _STEMMED_UNITS = {stem(word): unit for word, unit in UNITS.items()} | UNITS
 _STEMMED_SCALES = {stem(word): power for word, power in SCALES.items()}
 
 
-def _terms(text: str, figures: bool) -> list[Term]:
-    """Return the terms of a text, which may have `figures`, and what stands between them."""
+def _terms(text: str, figures: bool, *, only_forms: bool = False) -> list[Term]:
+    """Return the terms of a text, which may have `figures`, and what stands between them.
+
+    `only_forms`: whether a term is a name is not asked.
+    """
     chunks = (text.replace("\n", _LINE_END) if "\n" in text else text).split()
     read = list(map(CHUNKS.__getitem__, chunks))
     context: Context | None = None
@@ -101,6 +116,8 @@ def _terms(text: str, figures: bool) -> list[Term]:
             paused = paused or closes
             continue
         own = parts_of(text, chunks, read, at) if alone is None else alone
+        if own is None and only_forms:
+            own = _with_its_forms(chunks, read, at, parts)
         if own is None:
             context = context or Context(text)
             for word in range(place, place + count):
@@ -112,6 +129,18 @@ def _terms(text: str, figures: bool) -> list[Term]:
         place += count
         paused = closes
     return parts
+
+
+def _with_its_forms(
+    chunks: Sequence[str], read: Sequence[Chunk], at: int, before: Sequence[Term]
+) -> tuple[Term, ...] | None:
+    """Return a term with the forms of a chunk; None where they are not all that matters, as beside a number or unit."""
+    if True in [term.number for term in before[-_REACH:]]:
+        return None
+    if at + 1 < len(read) and (not read[at + 1].words or FORMS[chunks[at + 1]] is None):
+        return None
+    forms = FORMS[chunks[at]]
+    return None if forms is None else (Term(forms, hard=False),) if forms else ()
 
 
 def _with_dates(text: str, found: list[Date]) -> list[Term]:
@@ -142,7 +171,7 @@ def _with_unit(parts: list[Term], index: int) -> Term:
     """Give a number its unit, and the value that a scale word after it makes of it."""
     part = parts[index]
     words: list[str] = []
-    for term in parts[index + 1 : index + 4]:
+    for term in parts[index + 1 : index + 1 + _REACH]:
         if not term.forms and term is not JOINT:
             break
         if term.forms and not term.number and not term.hard:
