@@ -163,7 +163,7 @@ class GenerativeClient:
             if delta.usage is not None:
                 self._count(delta.usage)
             if delta.usage is not None or delta.finish_reason is not None:
-                opened.tells(_said(delta))
+                opened.tells(_said, delta)
             yield delta
 
     async def _whole(self, opened: Opened) -> Delta:
@@ -175,7 +175,7 @@ class GenerativeClient:
             raise BackendError(_NOT_A_COMPLETION) from error
         if delta.usage is not None:
             self._count(delta.usage)
-        opened.tells(_said(delta))
+        opened.tells(_said, delta)
         return delta
 
     def _model(self) -> dict[str, str]:

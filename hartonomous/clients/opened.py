@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
@@ -15,6 +15,8 @@ from hartonomous.core.trace import Value
 
 if TYPE_CHECKING:
     from hartonomous.clients.calling import Caller
+
+T = TypeVar("T")
 
 
 class Opened(Exchange):
@@ -94,10 +96,10 @@ class Opened(Exchange):
         # A stream that runs into the request's deadline says nothing about the backend.
         return True if self.is_idle else None if self.is_whole or not self.status else False
 
-    def tells(self, said: Mapping[str, Value]) -> None:
-        """Add what the body has said to the span of the call, where it is recorded."""
-        if said and self.place.span is not None:
-            self.place.span.set(said)
+    def tells(self, said: Callable[[T], Mapping[str, Value]], piece: T) -> None:
+        """Add what a piece of the body has said to the span of the call, where it is recorded."""
+        if self.place.span is not None and (known := said(piece)):
+            self.place.span.set(known)
 
     def broken(self) -> BrokenOffError:
         """Return the error of a body that ended too early, which only its reader can tell."""
