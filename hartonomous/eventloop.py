@@ -1,7 +1,7 @@
 """Which event loop serves: uvloop where it is installed, else asyncio's own.
 
-uvloop does in C what asyncio does in Python: a chat that is passed on costs a tenth less of the processor or more. It is
-an extra, because what it does is not needed, and it comes as a wheel for Linux and macOS alone. Nothing else of the
+uvloop does in C what asyncio does in Python: a chat that is passed on costs a tenth less of the processor or more. It
+is an extra, because what it does is not needed, and it comes as a wheel for Linux and macOS alone. Nothing else of the
 project imports it, and what is to be known of the insides of either loop stands here.
 """
 
