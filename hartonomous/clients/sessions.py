@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from functools import partial
+from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
+from hartonomous import eventloop
 from hartonomous.clients.resolver import Resolver
 from hartonomous.clients.wire import KEEPALIVE_S, Wire, Wires
 from hartonomous.services import Service
@@ -42,7 +46,7 @@ def _connector(config: Service, socket_path: str | None, tls: ssl.SSLContext | N
     # How many calls there are at once is for the admission to say.
     if socket_path is not None:
         return aiohttp.UnixConnector(socket_path, limit=0, keepalive_timeout=KEEPALIVE_S)
-    return aiohttp.TCPConnector(
+    return _Connector(
         limit=0,
         keepalive_timeout=KEEPALIVE_S,
         # aiohttp's time to connect begins when the name is resolved.
@@ -51,6 +55,42 @@ def _connector(config: Service, socket_path: str | None, tls: ssl.SSLContext | N
         # True: the system's authorities.
         ssl=True if tls is None else tls,
     )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector that leaves it to uvloop to connect to a plain IPv4 address.
+
+    aiohttp makes a socket and lets the loop connect it. There uvloop has threads find out what the address means, which
+    is one: connections that are made at once wait for each other, and their streams' first tokens with them. There is
+    no public way to connect otherwise.
+    """
+
+    async def _wrap_create_connection(
+        self,
+        *args: Any,
+        addr_infos: list[aiohttp.AddrInfoType],
+        req: aiohttp.ClientRequest,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as aiohttp passes it
+        client_error: type[Exception] = aiohttp.ClientConnectorError,
+        **kwargs: Any,
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        family, *_, address = addr_infos[0]
+        if len(addr_infos) > 1 or family != socket.AF_INET or kwargs.get("ssl") or eventloop.running() != "uvloop":
+            return await super()._wrap_create_connection(
+                *args, addr_infos=addr_infos, req=req, timeout=timeout, client_error=client_error, **kwargs
+            )
+        loop: Any = self._loop  # whose many overloads know no arguments of any kind
+        host, port = address[:2]
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                connected: tuple[asyncio.Transport, ResponseHandler] = await loop.create_connection(
+                    *args, **kwargs, host=host, port=port
+                )
+                return connected
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise client_error(req.connection_key, error) from error
 
 
 def _headers(config: Service) -> dict[str, str]:
