@@ -66,7 +66,11 @@ def _bind_to(parent: int) -> None:
 
 
 def _pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return the two ends, with nothing left on standard input and output that a library could read or write."""
+    """Return the two ends, with nothing left on standard input and output that a library could read or write.
+
+    Nor on any other descriptor: uvloop gives what it starts all that can be inherited, with both ends once more.
+    """
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)

@@ -53,6 +53,20 @@ async def test_no_process_is_started_before_the_first_file(make_parser: MakePars
     assert len(parser.pids) == 1
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+async def test_a_worker_has_no_descriptor_of_the_server(make_parser: MakeParser) -> None:
+    inherited = os.open(os.devnull, os.O_RDONLY)
+    try:
+        os.set_inheritable(inherited, True)
+        parser = make_parser()
+        await parser.parse("<p>Hello</p>", "html", 30)
+    finally:
+        os.close(inherited)
+    (pid,) = parser.pids
+    # Standard input, output and error, and the two ends that it works with.
+    assert sorted(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()) == [0, 1, 2, 3, 4]
+
+
 async def test_a_warm_worker_takes_the_next_file_of_any_kind(make_parser: MakeParser) -> None:
     parser = make_parser()
     assert (await parser.parse("<p>Hello</p>", "html", 30)).text == "Hello"
