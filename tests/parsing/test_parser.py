@@ -46,6 +46,11 @@ def processor_time(pid: int) -> float:
     return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
 
+def descriptors(pid: int) -> list[int]:
+    """Return what a process has open."""
+    return sorted(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
 async def test_no_process_is_started_before_the_first_file(make_parser: MakeParser) -> None:
     parser = make_parser()
     assert not parser.pids
@@ -64,7 +69,7 @@ async def test_a_worker_has_no_descriptor_of_the_server(make_parser: MakeParser)
         os.close(inherited)
     (pid,) = parser.pids
     # Standard input, output and error, and the two ends that it works with.
-    assert sorted(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()) == [0, 1, 2, 3, 4]
+    assert descriptors(pid) == [0, 1, 2, 3, 4]
 
 
 async def test_a_warm_worker_takes_the_next_file_of_any_kind(make_parser: MakeParser) -> None:
