@@ -53,10 +53,13 @@ def forms_in(text: str) -> frozenset[str]:
     """Return the forms of a text's terms and what they imply, in half the time that its terms take."""
     figures = DIGIT.search(text) is not None
     parts = _terms(_prepared(text, figures), figures, only_forms=True)
-    found = [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts)]
-    return frozenset(
-        chain.from_iterable([(*term.forms, *term.implied) if term.implied else term.forms for term in found])
-    )
+    forms = set(chain.from_iterable([part.forms for part in parts]))
+    for index, part in enumerate(parts):
+        if part.number:
+            forms.update(_with_unit(parts, index).forms)
+        elif part.implied:
+            forms.update(part.implied)
+    return frozenset(forms)
 
 
 def _prepared(sentence: str, figures: bool) -> str:
@@ -117,7 +120,7 @@ def _terms(text: str, figures: bool, *, only_forms: bool = False) -> list[Term]:
             continue
         own = parts_of(text, chunks, read, at) if alone is None else alone
         if own is None and only_forms:
-            own = _with_its_forms(chunks, read, at, parts)
+            own = _with_its_forms(chunks, read, at, () if paused or opens else parts[-_REACH:])
         if own is None:
             context = context or Context(text)
             for word in range(place, place + count):
@@ -134,13 +137,18 @@ def _terms(text: str, figures: bool, *, only_forms: bool = False) -> list[Term]:
 def _with_its_forms(
     chunks: Sequence[str], read: Sequence[Chunk], at: int, before: Sequence[Term]
 ) -> tuple[Term, ...] | None:
-    """Return a term with the forms of a chunk; None where they are not all that matters, as beside a number or unit."""
-    if True in [term.number for term in before[-_REACH:]]:
+    """Return a term with the forms of a chunk; None where they are not all that matters, as beside a number or unit.
+
+    `before` are the terms before it that no mark parts from it.
+    """
+    forms = FORMS[chunks[at]]
+    if not forms:
+        return None if forms is None else ()
+    if True in [term.number for term in before]:
         return None
     if at + 1 < len(read) and (not read[at + 1].words or FORMS[chunks[at + 1]] is None):
         return None
-    forms = FORMS[chunks[at]]
-    return None if forms is None else (Term(forms, hard=False),) if forms else ()
+    return (Term(forms, hard=False),)
 
 
 def _with_dates(text: str, found: list[Date]) -> list[Term]:

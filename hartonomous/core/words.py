@@ -101,20 +101,21 @@ _known = lru_cache(maxsize=_MOST_KNOWN)(_classified)  # the same words come agai
 
 
 class Readings(dict[str, _R]):
-    """What was read in words, kept for at most 16,384 of them, of at most 64 characters: those that were seen last.
+    """What was read in words, kept for at most `most` of them, of at most 64 characters: those that were seen last.
 
     Where it is full, the half that was not asked for since it was half full goes. Not for several threads.
     """
 
-    def __init__(self, read: Callable[[str], _R]) -> None:
+    def __init__(self, read: Callable[[str], _R], most: int = _MOST_KNOWN) -> None:
         super().__init__()
         self._read = read
+        self._half = most // 2
         self._older: dict[str, _R] = {}
 
     def __missing__(self, word: str) -> _R:
         found = self._older[word] if word in self._older else self._read(word)
         if len(word) <= _LONGEST_KNOWN:
-            if len(self) >= _MOST_KNOWN // 2:
+            if len(self) >= self._half:
                 self._older = dict(self)
                 self.clear()
             self[word] = found
