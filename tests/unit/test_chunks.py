@@ -27,7 +27,7 @@ def test_a_texts_forms_are_those_of_its_terms(text: str) -> None:
     "text",
     [
         "Anna Weber, of Ulm, leads the NATO office (in Brussels) and its iPhone users.",
-        "Its filter isn't cleaned with warm water: Nortex's seals would be damaged!",
+        "Its filter isn't cleaned with warm water: the company's seals would be damaged!",
         "Kilometres and hours are units; weights, sold and built are irregular.",
     ],
 )
