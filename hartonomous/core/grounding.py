@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from hartonomous.core.places import Places
 from hartonomous.core.roles import beside, facts_of, kind_of
-from hartonomous.core.sourceindex import Names, as_name, names_of, subjects_of
 from hartonomous.core.support import THRESHOLD, Support
+from hartonomous.core.topics import Names, as_name, names_of, subjects_of
 from hartonomous.core.words import NAME, PERSON, Term
 
 __all__ = ["THRESHOLD", "Grounding", "Verdict", "placed"]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from hartonomous.core.roles import Fact
-from hartonomous.core.sourceindex import SourceIndex, as_name, index_of
+from hartonomous.core.sourceindex import SourceIndex, index_of
 from hartonomous.core.terms import laid_out
+from hartonomous.core.topics import as_name
 from hartonomous.core.words import NAME, PERSON, Term
 
 _NOTHING: frozenset[str] = frozenset()

@@ -7,31 +7,19 @@ one.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from itertools import chain
 from typing import NamedTuple
 
 from hartonomous.core.chunks import FORMS
-from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import LOOSE, SCALES
 from hartonomous.core.roles import Fact, Roles, facts_of
 from hartonomous.core.sentences import sentences
 from hartonomous.core.terms import laid_out, measures_of
-from hartonomous.core.words import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Readings, Term
+from hartonomous.core.topics import Names, Topic, settled, subjects_of
+from hartonomous.core.words import Readings, Term
 
-Names = dict[str, frozenset[str]]
-"""Forms of names by their kind."""
-
-_IN_FRONT = 3  # terms of a sentence, among which its subject is looked for
-_REFERS_BACK = re.compile(
-    r"\W*+(?:it|its|they|their|he|she|his|her|this|these|those|such|both|er|sie|es|ihr|ihre|sein|seine|dies\w*|"
-    r"elle|elles|il|ils|son|sa|ses|leur|leurs|ce|cette|ces|el|ella|su|sus)\b",
-    re.IGNORECASE,
-)
 _SCALES = frozenset(f"e{power}" for power in SCALES.values())
-_PROPER = frozenset((NAME, PERSON))
 _APART = 6  # positions between two sentences
 _LONGEST_KEPT, _MOST_KEPT = 4_000, 300_000  # characters
 
@@ -77,7 +65,7 @@ class SourceIndex:
         self._terms: list[list[Term] | None] = [None] * count
         self._named: list[frozenset[str] | None] = [None] * count
         self._names: list[Names] = []
-        self._topic = _Topic(self.knows)
+        self._topic = Topic()
         # Where only the first word may have a capital, and none figures, there are no hard terms unless it is a name.
         self._leads: list[tuple[str, ...] | None] = []
         self._facts: list[Fact] | None = None
@@ -187,7 +175,7 @@ class SourceIndex:
         """Return what a place speaks of."""
         for at in range(len(self._names), place + 1):
             start, end = self._spans[at]
-            self._names.append(self._topic.names(self._source[start:end], self._firm(at)))
+            self._names.append(self._topic.names(self._source[start:end], self._firm(at), self.knows))
         return self._names[place]
 
     def named(self, place: int) -> frozenset[str]:
@@ -308,61 +296,9 @@ def index_of(source: str) -> SourceIndex:
     return index
 
 
-class _Topic:
-    """What the sentences of a source speak of, as they are read in order."""
-
-    def __init__(self, knows: Callable[[Iterable[str]], bool]) -> None:
-        self._knows = knows
-        self._headings: list[tuple[int, Names]] = []
-        self._topic: Names = {}
-        self._main = ""
-
-    def names(self, sentence: str, listed: Sequence[Term]) -> Names:
-        """Return the names that the next sentence speaks of, by kind."""
-        own = names_of(listed)
-        if sentence.startswith("#"):
-            return self._head(sentence, own)
-        front = {} if _REFERS_BACK.match(sentence) else subjects_of(listed)
-        for kind in front:
-            self._turn(kind, front[kind])
-            break
-        codes = {kind: own[kind] for kind in (CODE, SYMBOL) if kind in own}
-        return {**self._topic, **front, **codes}
-
-    def _head(self, heading: str, own: Names) -> Names:
-        """Begin a section and return its topic: the names in its heading and in those above it.
-
-        Words with capitals are names only where the text uses them so: "Technical Data" is none.
-        """
-        level = len(heading) - len(heading.lstrip("#"))
-        kept = {kind: names for kind, names in own.items() if kind not in _PROPER or self._knows(names)}
-        above = [(other, names) for other, names in self._headings if other < level]
-        self._headings = [*above, (level, kept)]
-        self._topic = {kind: names for _, found in self._headings for kind, names in found.items()}
-        self._main = next(iter(kept), next(iter(self._topic), ""))
-        return dict(self._topic)
-
-    def _turn(self, kind: str, names: frozenset[str]) -> None:
-        """Turn to another topic where a sentence begins with a rival of the present one."""
-        if not self._main:
-            self._main = kind
-        if kind == self._main and names.isdisjoint(self._topic.get(kind, ())):
-            self._topic = {kind: names}
-
-
-def settled(listed: Sequence[Term], knows: Callable[[Iterable[str]], bool]) -> list[Term]:
-    """Return terms; what may be a name is one where it is known for one."""
-    return [as_name(term) if term.lead and knows(term.forms) else term for term in listed]
-
-
 def wording(listed: Iterable[Term]) -> str:
     """Return terms as one string, in which others are found as a part."""
     return "".join(f" {term.forms[0]} " for term in listed)
-
-
-def subjects_of(listed: Sequence[Term]) -> Names:
-    """Return the names that a sentence begins with and speaks of: not "in Ulm"."""
-    return names_of([term for term in listed[:_IN_FRONT] if term.after.lower() not in PLACING])
 
 
 def _positions(source: str, spans: Sequence[tuple[int, int]], alone: Iterable[list[int]]) -> list[list[int]]:
@@ -395,20 +331,6 @@ def _at_start(source: str, start: int, listed: list[Term]) -> list[Term]:
     if not listed or listed[0].lead != "name" or not source[:start].rstrip(" \t") or source[:start].endswith("\n\n"):
         return listed
     return [listed[0]._replace(lead="word"), *listed[1:]]
-
-
-def as_name(term: Term) -> Term:
-    """Return a term that names something."""
-    return term._replace(hard=True, kind=IDENTIFIER if term.lead == "identifier" else NAME)
-
-
-def names_of(listed: Sequence[Term]) -> Names:
-    """Return the forms of the names among some terms, by kind, in the order of the kinds' first names."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for term in listed:
-        if term.hard and term.kind:
-            found[term.kind].update(term.forms)
-    return {kind: frozenset(forms) for kind, forms in found.items()}
 
 
 def _agree(one: frozenset[str], other: frozenset[str], unit: str | None) -> bool:
