@@ -44,9 +44,11 @@ class _Sequences:
         self._lock = threading.Lock()
 
     def next(self, after: int = 0) -> int:
-        value = sequence_at(walltime.latest()) | secrets.randbits(_TIE_BITS)
+        tie = secrets.randbits(_TIE_BITS)
+        value = sequence_at(walltime.latest()) | tie
         with self._lock:
-            self._last = max(value, self._last + 1, after + 1)
+            # Two processes whose clocks are behind what they both replace: not the same one for both.
+            self._last = max(value, self._last + 1, after + 1 + tie)
             return self._last
 
 

@@ -18,7 +18,10 @@ So that a reader sees one whole version and a crash at any point is mended by se
    older version beside the newest, which the next `states` of that document or a sweep deletes. Where it is the part
    that a shard has shown, without the chunk by which documents are looked up, the next publish or a sweep does.
 
-`sequence` decides who is newer, never the order in which calls arrive. Many documents go into one call of each kind.
+`sequence` decides who is newer, never the order in which calls arrive, and between two of one sequence the greater
+`content_hash` (`newest_first`). A visible version goes only where one that comes after it in this order was seen, so
+the last of them stays whatever comes in between: had a publish deleted all of its own sequence but itself, two of them
+could delete each other. Many documents go into one call of each kind.
 
 Calls go to a name, behind which a reindex puts another collection between two of them. So what `publish` and
 `set_attributes` have changed they look up again: where nothing as new is visible, nothing was changed, and the document
@@ -198,10 +201,14 @@ class Versions(PointStore):
     ) -> dict[str, DocumentState]:
         """Return the newest version of each document; the others are deleted."""
         newest = newest_versions(heads)
-        outdated = {head.document_id for head in heads if head.content_hash != newest[head.document_id].content_hash}
+        outdated: dict[str, set[str]] = {}
+        for head in heads:
+            if head.content_hash != newest[head.document_id].content_hash:
+                outdated.setdefault(head.document_id, set()).add(head.content_hash)
         if outdated:
             # Until now searches could find them: what was answered from one since the newest was shown is outdated too.
-            await self._change(collection, [_delete_outdated(newest[name]) for name in outdated], call)
+            operations = [_delete_outdated(newest[name], seen) for name, seen in outdated.items()]
+            await self._change(collection, operations, call)
         return newest
 
     async def _without_parts(self, collection: str, heads: Mapping[str, DocumentState], call: Call) -> None:
@@ -327,14 +334,17 @@ def _drop_unseen(one: Publication) -> dict[str, Any]:
     return {"delete": {"filter": {"must": ours, "must_not": [VISIBLE]}}}
 
 
-def _delete_outdated(newest: DocumentState) -> dict[str, Any]:
-    """Return the operation that a publish which did not come to its end still owes."""
-    seen = {
-        "must": [
-            match("document_id", newest.document_id),
-            VISIBLE,
-            {"key": "sequence", "range": {"lte": newest.sequence}},
-        ],
+def _delete_outdated(newest: DocumentState, seen: Iterable[str]) -> dict[str, Any]:
+    """Return the operation that a publish which did not come to its end still owes.
+
+    `seen` are the contents that were seen beside the newest. Of its own sequence only these go, and of these those that
+    come before it: what was not seen may come after it, and be what has deleted the newest by now.
+    """
+    before = sorted(one for one in seen if one < newest.content_hash)
+    equal = {"must": [match("sequence", newest.sequence), {"key": "content_hash", "match": {"any": before}}]}
+    outdated = {
+        "must": [match("document_id", newest.document_id), VISIBLE],
+        "should": [below(newest.sequence), *([equal] if before else ())],
         "must_not": [match("content_hash", newest.content_hash)],
     }
-    return {"delete": {"filter": seen}}
+    return {"delete": {"filter": outdated}}

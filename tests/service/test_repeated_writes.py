@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from hartonomous.clients.points import sequence_at
+from hartonomous.pipelines import storing
 from tests.service.application import ConfigMaker, RunningApp, eventually, running
 from tests.service.fault_backend import Behaviour, Exchange, after, done_but_lost, reply
 from tests.service.rag import Rig, RigMaker, ask, ingest, passed_on
@@ -101,9 +104,17 @@ async def test_a_text_that_two_cut_differently_at_the_same_time_stays_whole(rigs
         assert again["documents"][0]["status"] == "unchanged"
 
 
+@pytest.mark.parametrize("behind_s", [0.0, 3_600.0], ids=["clocks agree", "clocks are behind"])
 async def test_row_28_of_two_processes_that_ingest_one_id_at_the_same_time_one_stays_whole(
-    make_config: ConfigMaker, collection_name: str, vector_url: str, tmp_path: Path
+    make_config: ConfigMaker,
+    collection_name: str,
+    vector_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behind_s: float,
 ) -> None:
+    """Behind what is stored the clocks of the two do not tell who is newer."""
+    monkeypatch.setattr(storing, "next_sequence", lambda _: sequence_at(time.time() + behind_s))
     config = make_config(rag={"chunking": CHUNKING}, health={"interval_s": 5.0})
     sections = config.model_dump(mode="json", include={"backends", "rag"})
     async with AsyncExitStack() as stack:

@@ -393,6 +393,33 @@ async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and
     assert len(await _stored(pool, docs)) == 1
 
 
+@pytest.mark.parametrize(("first", "second"), [("motor", "valve"), ("valve", "motor")])
+async def test_of_two_versions_of_one_sequence_one_stays_whoever_deletes_late(
+    client: VectorClient, pool: Pool, docs: str, vector_url: str, first: str, second: str
+) -> None:
+    """The first publish has looked before the second one shows its version, and deletes when that one is done."""
+    await _ingest(client, docs, "h", ["pump"])
+    sequence = next_sequence()
+    ours, others = _points("h", [first], sequence), _points("h", [second], sequence)
+    await client.write(docs, ours, _call())
+    await client.write(docs, others, _call())
+
+    def deletes_outdated(method: str, where: str, body: bytes) -> bool:
+        return b'"delete"' in body and b'"set_payload"' not in body
+
+    async with gate(vector_url, deletes_outdated) as made:
+        late = Pool("qdrant", (made.url,), Qdrant(url=made.url), Metrics())
+        publishing = asyncio.create_task(_publish(VectorClient(late), docs, ours))
+        try:
+            await asyncio.wait_for(made.reached.wait(), 30.0)
+            await _publish(client, docs, others)
+            made.open()
+            await publishing
+        finally:
+            await late.close()
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["valve"]
+
+
 @pytest.mark.parametrize("done", [0, 1, 2])
 async def test_a_publish_that_was_killed_between_two_operations_leaves_nothing_when_sent_again(
     client: VectorClient, pool: Pool, docs: str, monkeypatch: pytest.MonkeyPatch, done: int

@@ -13,6 +13,7 @@ from hartonomous.clients.points import (
     DocumentState,
     Hit,
     StoredChunk,
+    _Sequences,
     newest_only,
     next_sequence,
     sequence_at,
@@ -221,9 +222,15 @@ def test_a_cursor_that_was_not_answered_is_refused(cursor: str) -> None:
 
 def test_a_sequence_comes_after_what_it_replaces_whatever_the_clock_says() -> None:
     far = sequence_at(time.time() + 3600)
-    first = next_sequence(far)
+    sequences = _Sequences()  # of its own: the process's would be ahead for all tests that follow
+    first = sequences.next(far)
     assert first > far
-    assert next_sequence() > first
+    assert sequences.next() > first
+
+
+def test_processes_whose_clocks_are_behind_what_they_replace_hardly_ever_take_the_same_sequence() -> None:
+    far = sequence_at(time.time() + 3600)
+    assert len({_Sequences().next(far) for _ in range(100)}) > 80
 
 
 @pytest.mark.parametrize(("start", "end"), [(-4, 0), (0, 5), (4, 4)])
