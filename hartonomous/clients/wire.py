@@ -216,7 +216,7 @@ class Kept:
     def _wake(self) -> None:
         """Take those for connections like others that have rested."""
         by = self._loop.time() - REST_S
-        while self._resting and self._resting[0].kept_at < by:
+        while self._resting and self._resting[0].kept_at <= by:
             wire = self._resting.popleft()
             wire.is_resting = False
             self._wires.append(wire)
