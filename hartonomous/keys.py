@@ -7,6 +7,7 @@ import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -42,12 +43,20 @@ from hartonomous.tracing import Tracer
 from hartonomous.turns import Turns
 
 
-@dataclass(slots=True, frozen=True)
 class Documents:
-    """The OpenAPI document of each listener (`server.admin`); where there is one listener both are its own."""
+    """The OpenAPI document of each listener (`server.admin`); where there is one listener both are its own.
 
-    main: bytes
-    operators: bytes
+    `make` returns both. It takes some 50 ms, so it is called when the first of them is asked for: few ever are, and a
+    start would wait for it.
+    """
+
+    def __init__(self, make: Callable[[], tuple[bytes, bytes]]) -> None:
+        self._make = make
+
+    @cached_property
+    def both(self) -> tuple[bytes, bytes]:
+        """The document of the main listener and that of the operators'. The first time it is work for a thread."""
+        return self._make()
 
 
 @dataclass(slots=True, frozen=True)

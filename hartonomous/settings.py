@@ -84,6 +84,8 @@ def complete(config: Config) -> Settings:
     cparser.check(config.server)
     eventloop.check(config.server)
     tracing.check(config.tracing)
+    if config.redis.url is not None:
+        import redis.asyncio  # noqa: F401 - takes 0.1 s, which is nothing for the event loop of a reload
     generation, certificate = config.rag.generation, config.server.tls
     template = load_template(generation.template)
     served = None if certificate is None else tls.read(certificate)

@@ -1,16 +1,17 @@
 """What the server and the commands that work on the backends themselves are made of: pools, clients, the ingestor.
 
-Everything made here is closed by the caller's exit stack, in reverse order.
+Everything made here is closed by the caller's exit stack, in reverse order. What is shared through Redis is imported
+where there is one: its client is 0.1 s and 9 MB.
 """
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hartonomous.cache.answers import OwnAnswers, SharedAnswers
 from hartonomous.cache.generations import Changes, Generations, OwnGenerations
-from hartonomous.cache.shared import SharedCache
 from hartonomous.cache.vectors import QuestionVectors
 from hartonomous.clients.creation import write_options
 from hartonomous.clients.embedding import EmbeddingClient
@@ -26,7 +27,6 @@ from hartonomous.config import AnswerCache, Config, Parsing
 from hartonomous.core.template import Template
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.memory import MemoryStore
-from hartonomous.limiting.shared import SharedStore
 from hartonomous.metrics import Metrics
 from hartonomous.parsing.parser import Parser
 from hartonomous.parts import Parts
@@ -39,6 +39,10 @@ from hartonomous.pipelines.search import Searcher
 from hartonomous.pipelines.traffic import Traffic
 from hartonomous.services import ModelService, Qdrant, Service
 from hartonomous.tracing import Tracer, is_on, open_tracer
+
+if TYPE_CHECKING:
+    from hartonomous.cache.shared import SharedCache
+    from hartonomous.limiting.shared import SharedStore
 
 
 @dataclass(slots=True, frozen=True)
@@ -194,6 +198,7 @@ def open_shared(
     """Return what processes share in Redis, if answers are kept there; nothing is connected yet."""
     if not config.rag.cache.answers.enabled or config.redis.url is None:
         return None
+    from hartonomous.cache.shared import SharedCache
 
     def make(own: AsyncExitStack) -> SharedCache:
         shared = SharedCache(config.redis, metrics, trust=trust, is_late=changes.have_been)
@@ -226,6 +231,8 @@ def open_limiter(
     """Return the limits, counted in Redis if there is one; what was used stays, whatever is reloaded."""
 
     def make_shared(own: AsyncExitStack) -> SharedStore:
+        from hartonomous.limiting.shared import SharedStore
+
         store = SharedStore(config.redis, config.server.processes, metrics, trust)
         own.push_async_callback(store.close)
         return store

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hartonomous.cache.memory import MemoryCache
-from hartonomous.cache.shared import SharedCache
 from hartonomous.cachemetrics import CacheMetrics
 from hartonomous.config import AnswerCache
+
+if TYPE_CHECKING:
+    from hartonomous.cache.shared import SharedCache
 
 
 class AnswerStore(Protocol):

@@ -12,11 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from aiocache.base import BaseCache
-from aiocache.serializers import NullSerializer
-
 from hartonomous.cachemetrics import CacheMetrics
 from hartonomous.config import CacheLimits
+from hartonomous.without import without
+
+with without("redis"):
+    from aiocache.base import BaseCache
+    from aiocache.serializers import NullSerializer
 
 ENTRY_BYTES = 400
 """What an entry takes beside its key and its value: its places in two dictionaries, its times."""

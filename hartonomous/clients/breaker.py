@@ -18,9 +18,11 @@ from collections.abc import Callable
 from random import random as _random
 from typing import Literal, NoReturn
 
-import pybreaker
-
 from hartonomous.core.breaking import open_time
+from hartonomous.without import without
+
+with without("redis"):
+    import pybreaker
 
 State = Literal["closed", "open", "half-open"]
 

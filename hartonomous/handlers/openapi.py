@@ -44,14 +44,18 @@ def _schema(kind: Any, mode: JsonSchemaMode) -> tuple[dict[str, Any], dict[str, 
 
 def documents(operations: Sequence[Operation], config: Config) -> Documents:
     """Return the document of each listener: of what is found there."""
+    return Documents(functools.partial(_both, operations, config))
+
+
+def _both(operations: Sequence[Operation], config: Config) -> tuple[bytes, bytes]:
     if config.server.admin is None:
         whole = document(operations, config)
-        return Documents(whole, whole)
+        return whole, whole
     main, operators = (
         document([each for each in operations if each.is_found(by_operators=by_operators)], config)
         for by_operators in (False, True)
     )
-    return Documents(main, operators)
+    return main, operators
 
 
 def document(operations: Sequence[Operation], config: Config) -> bytes:

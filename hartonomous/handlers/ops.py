@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from hartonomous import __version__
 from hartonomous.handlers import shapes
 from hartonomous.handlers.answers import json_response
+from hartonomous.handlers.offload import in_thread
 from hartonomous.handlers.operations import Operation
 from hartonomous.keys import METRICS, RUNTIME, STATE
 
@@ -70,9 +71,9 @@ async def metrics(request: web.Request) -> web.Response:
 async def openapi(request: web.Request) -> web.Response:
     """Answer the OpenAPI document of the current configuration, with what is found on this listener."""
     documents = request[RUNTIME].openapi
+    main, operators = await in_thread(lambda: documents.both)
     is_operators = request.protocol in request.app[STATE].operators
-    body = documents.operators if is_operators else documents.main
-    return web.Response(body=body, content_type="application/json")
+    return web.Response(body=operators if is_operators else main, content_type="application/json")
 
 
 _TEXT = ("text/plain", OPENMETRICS.partition(";")[0])

@@ -39,6 +39,7 @@ FLOORS = (
         "turns",
         "memory",
         "settings",
+        "without",
         "tracing",
         "otlp",
         "audit",

@@ -130,7 +130,7 @@ async def read(app: RunningApp, path: str, template: str) -> tuple[int, Any]:
 
 def check_answer(app: RunningApp, method: str, template: str, status: int, answer: Any) -> None:
     """Fail unless the answer has the described shape, with no field beside."""
-    document = _strict(json.loads(app.runtime.openapi.main))
+    document = _strict(json.loads(app.runtime.openapi.both[0]))
     described = document["paths"][template][method]["responses"]
     assert str(status) in described, f"{status} is not described: {answer}"
     schema = described[str(status)]["content"]["application/json"]["schema"]
@@ -141,7 +141,7 @@ def check_answer(app: RunningApp, method: str, template: str, status: int, answe
 
 def check_named(app: RunningApp, name: str, value: Any) -> None:
     """Hold a value against one of the document's named schemas."""
-    document = _strict(json.loads(app.runtime.openapi.main))
+    document = _strict(json.loads(app.runtime.openapi.both[0]))
     check_schema(document, {"$ref": f"#/components/schemas/{name}"}, value)
 
 
