@@ -85,7 +85,7 @@ class Wire(Pausing, ResponseHandler):
     def leave(self, *, is_whole: bool, is_stream: bool) -> None:
         """End the exchange; with its whole answer the connection is kept for another one, after a stream later."""
         self.exchange = None
-        if is_whole and not self.should_close and self.transport is not None:
+        if is_whole and not self.should_close and self.transport is not None and not self._has_begun_another():
             if not is_stream:
                 self.kept.keep(self)
                 return
@@ -94,6 +94,17 @@ class Wire(Pausing, ResponseHandler):
         if self.transport is not None and self.transport.get_write_buffer_size():
             self.transport.abort()  # to close it would be to wait until the backend has taken all of the request
         self.connection.close()
+
+    def _has_begun_another(self) -> bool:
+        """Whether the beginning of another answer came behind the one that is whole: the next one would go on with it.
+
+        The parser tells so only when it is told that nothing more comes; without such a beginning that changes nothing.
+        """
+        assert self._parser is not None
+        try:
+            return self._parser.feed_eof() is not None
+        except Exception:  # noqa: BLE001 - what it says of half a head
+            return True
 
     def hold(self) -> None:
         """Let the backend wait with what it has not sent yet.
@@ -136,7 +147,7 @@ class Wire(Pausing, ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], _size: int = 0) -> None:
         """Hand the headers of a response to the exchange."""
         message, content = data
-        self._is_chunked = message.chunked
+        self._is_chunked = message.chunked and message.code >= 200  # before the answer itself no body comes
         if self.exchange is None or not self.exchange.began(message.code, message.headers, content):
             self.force_close()  # more than was asked for
             if self.exchange is not None and not self.exchange.status:

@@ -129,6 +129,26 @@ async def test_an_informational_answer_after_the_final_one_closes_the_connection
             assert backend.connections == 2
 
 
+@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 500 X\r\nX-Told: ", b"HTTP/1.1 100 Continue\r\n"])
+@pytest.mark.parametrize("whole", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"], ids=["told", "chunked"])
+async def test_what_begins_behind_an_answer_is_no_part_of_the_next_one(whole: bytes, begun: bytes) -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole + begun if len(backend.requests) == 1 else OK)
+
+    async with served(serve) as (pool, backend):
+        for _ in range(3):
+            answer = await pool.request("POST", PATH, call(), b"{}", is_idempotent=False)
+            assert (answer.status, answer.body, answer.headers.get("X-Told")) == (200, b"ok", None)
+        assert backend.connections == 2
+
+
+async def test_no_body_is_read_before_the_answer_itself() -> None:
+    interim = CHUNKED.replace(b"200 OK", b"102 Wait")
+    async with served(answering(interim, b"5\r\nhello\r\n", OK)) as (pool, _):
+        with pytest.raises(BackendError):
+            await pool.request("POST", PATH, call(), b"{}", is_idempotent=False)
+
+
 @asynccontextmanager
 async def _deaf() -> AsyncIterator[tuple[str, list[socket.socket]]]:
     """A server that takes connections and reads nothing; yields its address and what it has taken."""
