@@ -15,6 +15,7 @@ from hartonomous.clients.pool import Pool
 from hartonomous.errors import BackendError, HartonomousError
 from hartonomous.metrics import Metrics
 from hartonomous.services import Service
+from tests.clients.guarded import ticks
 from tests.clients.test_exchange import CHUNKED, OK, answering, call, served
 from tests.service import fault_backend as fault
 from tests.service.application import WAIT_S, eventually
@@ -143,8 +144,12 @@ async def test_what_begins_behind_an_answer_is_no_part_of_the_next_one(whole: by
 
 
 async def test_no_body_is_read_before_the_answer_itself() -> None:
-    interim = CHUNKED.replace(b"200 OK", b"102 Wait")
-    async with served(answering(interim, b"5\r\nhello\r\n", OK)) as (pool, _):
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in (CHUNKED.replace(b"200 OK", b"102 Wait"), b"5\r\nhello\r\n", OK):
+            writer.write(piece)
+            await ticks()  # each comes by itself
+
+    async with served(serve) as (pool, _):
         with pytest.raises(BackendError):
             await pool.request("POST", PATH, call(), b"{}", is_idempotent=False)
 
