@@ -21,7 +21,9 @@ So that a reader sees one whole version and a crash at any point is mended by se
 `sequence` decides who is newer, never the order in which calls arrive, and between two of one sequence the greater
 `content_hash` (`newest_first`). A visible version goes only where one that comes after it in this order was seen, so
 the last of them stays whatever comes in between: had a publish deleted all of its own sequence but itself, two of them
-could delete each other. Many documents go into one call of each kind.
+could delete each other. And that one is whole: this publish has shown it, or its chunks are counted. It is not where a
+shard failed in the middle of a publish, or where a call that was sent twice came late and brought a chunk back. Many
+documents go into one call of each kind.
 
 Calls go to a name, behind which a reindex puts another collection between two of them. So what `publish` and
 `set_attributes` have changed they look up again: where nothing as new is visible, nothing was changed, and the document
@@ -32,7 +34,8 @@ other (`pipelines.reindex` tells which deletions may be undone).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +147,7 @@ class Versions(PointStore):
         wanted = [(one.document_id, one.sequence) for one in ours]
         # What is older goes as a whole with its first chunk: of a large document the others need not be read for it.
         beside = [_beside(one) for one in ours if one.document_id not in replaced]
-        lost = await self._lost(collection, wanted, {"should": [FIRST_CHUNK, *beside]}, call)
+        lost = await self._lost(collection, wanted, {"should": [FIRST_CHUNK, *beside]}, call, shown=set(wanted))
         return [
             _changed() if one.document_id in incomplete or (one.document_id, one.sequence) in lost else None
             for one in publications
@@ -197,19 +200,34 @@ class Versions(PointStore):
                 await self.on_change(collection)
 
     async def _without_outdated(
-        self, collection: str, heads: Sequence[DocumentState], call: Call
+        self,
+        collection: str,
+        heads: Sequence[DocumentState],
+        call: Call,
+        shown: Collection[tuple[str, int]] = (),
     ) -> dict[str, DocumentState]:
-        """Return the newest version of each document; the others are deleted."""
-        newest = newest_versions(heads)
-        outdated: dict[str, set[str]] = {}
-        for head in heads:
-            if head.content_hash != newest[head.document_id].content_hash:
-                outdated.setdefault(head.document_id, set()).add(head.content_hash)
+        """Return the newest version of each document; the others are deleted.
+
+        Where others are found the newest is checked to be whole, and passed over if it is not, unless it is of those
+        that were `shown` just now, by document and sequence.
+        """
+        outdated = _outdated(heads, newest := newest_versions(heads))
+        doubtful = [newest[name] for name in outdated if (name, newest[name].sequence) not in shown]
+        if doubtful and (partial := await self._partial(collection, doubtful, call)):
+            return await self._without_outdated(collection, [head for head in heads if _key(head) not in partial], call)
         if outdated:
             # Until now searches could find them: what was answered from one since the newest was shown is outdated too.
             operations = [_delete_outdated(newest[name], seen) for name, seen in outdated.items()]
             await self._change(collection, operations, call)
         return newest
+
+    async def _partial(self, collection: str, versions: Sequence[DocumentState], call: Call) -> set[tuple[str, str]]:
+        """Return by document and content those of these versions of which not all chunks are visible."""
+        names = {"key": "document_id", "match": {"any": [one.document_id for one in versions]}}
+        contents = {"key": "content_hash", "match": {"any": [one.content_hash for one in versions]}}
+        found = await self._scroll(collection, visible_filter(None, names, contents), call, VERSION_FIELDS)
+        chunks = Counter(_key(DocumentState.from_payload(payload)) for _, payload in found)
+        return {_key(one) for one in versions if chunks[_key(one)] < one.chunk_count}
 
     async def _without_parts(self, collection: str, heads: Mapping[str, DocumentState], call: Call) -> None:
         """Delete of these documents what a shard has shown of an older version whose first chunk another one lacks."""
@@ -229,6 +247,7 @@ class Versions(PointStore):
         looked_up: Mapping[str, Any],
         call: Call,
         fields: list[str],
+        shown: Collection[tuple[str, int]] = (),
     ) -> dict[str, DocumentState]:
         """Return the newest version of each document by those of its visible chunks that are looked up."""
         found: list[DocumentState] = []
@@ -236,13 +255,19 @@ class Versions(PointStore):
             some = {"key": "document_id", "match": {"any": list(document_ids[first : first + _SOME])}}
             records = await self._scroll(collection, visible_filter(None, some, looked_up), call, fields)
             found += [DocumentState.from_payload(payload) for _, payload in records]
-        return await self._without_outdated(collection, found, call)
+        return await self._without_outdated(collection, found, call, shown)
 
     async def _lost(
-        self, collection: str, wanted: Sequence[tuple[str, int]], looked_up: Mapping[str, Any], call: Call
+        self,
+        collection: str,
+        wanted: Sequence[tuple[str, int]],
+        looked_up: Mapping[str, Any],
+        call: Call,
+        shown: Collection[tuple[str, int]] = (),
     ) -> set[tuple[str, int]]:
         """Return those of the documents and their sequences of which nothing so new is visible."""
-        states = await self._states(collection, [name for name, _ in wanted], looked_up, call, VERSION_FIELDS)
+        names = [name for name, _ in wanted]
+        states = await self._states(collection, names, looked_up, call, VERSION_FIELDS, shown)
         return {one for one in wanted if one[0] not in states or states[one[0]].sequence < one[1]}
 
     async def _look(
@@ -280,6 +305,19 @@ def newest_versions(heads: Iterable[DocumentState]) -> dict[str, DocumentState]:
         if known is None or newest_first(head) > newest_first(known):
             newest[head.document_id] = head
     return newest
+
+
+def _outdated(heads: Iterable[DocumentState], newest: Mapping[str, DocumentState]) -> dict[str, set[str]]:
+    """Return by document the contents beside the newest."""
+    found: dict[str, set[str]] = {}
+    for head in heads:
+        if head.content_hash != newest[head.document_id].content_hash:
+            found.setdefault(head.document_id, set()).add(head.content_hash)
+    return found
+
+
+def _key(version: DocumentState) -> tuple[str, str]:
+    return version.document_id, version.content_hash
 
 
 def _relevant(publications: Iterable[Publication]) -> dict[str, Any]:

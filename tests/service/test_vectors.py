@@ -393,6 +393,23 @@ async def test_a_publish_that_was_killed_half_way_is_read_as_the_new_version_and
     assert len(await _stored(pool, docs)) == 1
 
 
+async def test_a_version_of_which_only_a_part_was_shown_takes_nothing_away(
+    client: VectorClient, pool: Pool, docs: str
+) -> None:
+    """Its first chunk as well: a shard failed in the middle of the publish, and nobody was told that it is stored."""
+    await _ingest(client, docs, "h", ["pump"])
+    newer = _points("h", ["valve", "motor"], next_sequence())
+    await client.write(docs, newer, _call())
+    await _show(pool, docs, newer[:1])
+    assert (await client.states(docs, ["h"], _call()))["h"].content_hash == "pump"
+    await client.sweep(docs, 3_600.0, _call())
+    assert await _words(client, docs, "h") == ["pump"]
+    again = _points("h", ["valve", "motor"], next_sequence())
+    await client.write(docs, again, _call())
+    await _publish(client, docs, again)
+    assert [payload["content_hash"] for payload in await _stored(pool, docs)] == ["valve-motor"] * 2
+
+
 @pytest.mark.parametrize(("first", "second"), [("motor", "valve"), ("valve", "motor")])
 async def test_of_two_versions_of_one_sequence_one_stays_whoever_deletes_late(
     client: VectorClient, pool: Pool, docs: str, vector_url: str, first: str, second: str
