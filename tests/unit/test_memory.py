@@ -24,6 +24,12 @@ print(before - end(0))
 """
 
 
+def test_cycles_are_looked_for_again_when_all_is_there() -> None:
+    told = "import gc; from hartonomous import memory; gc.disable(); memory.settle(); print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "True"
+
+
 def _given_back(*arguments: str) -> int:
     done = subprocess.run([sys.executable, "-c", _FREED, *arguments], capture_output=True, check=True, text=True)
     return int(done.stdout)
