@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from hartonomous import codec
+from hartonomous.core.timings import milliseconds
 from hartonomous.errors import HartonomousError
 from hartonomous.handlers.whole import Whole
 from hartonomous.keys import RUNTIME, Runtime
@@ -32,7 +33,7 @@ class Timer:
     @property
     def ms(self) -> float:
         """Milliseconds since the start."""
-        return round((time.perf_counter() - self._started) * 1000, 2)
+        return milliseconds(time.perf_counter() - self._started)
 
 
 def cost_headers(timings: Mapping[str, float], degraded: Sequence[str]) -> dict[str, str]:

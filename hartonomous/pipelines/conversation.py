@@ -18,6 +18,7 @@ from hartonomous.core.call import Call
 from hartonomous.core.followup import accept, from_words, stands_alone
 from hartonomous.core.prompt import Message, alternating, rewriting_message
 from hartonomous.core.template import Template
+from hartonomous.core.timings import milliseconds
 from hartonomous.core.tokens import estimate_tokens
 from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.metrics import Metrics
@@ -96,7 +97,7 @@ class Conversation:
         query = written or from_words(question, turns)
         if len(query) > _LONGEST:
             query = question
-        return StandAlone(query, query != question, round(took * 1000, 2), failed)
+        return StandAlone(query, query != question, milliseconds(took), failed)
 
     async def _ask(self, question: str, turns: Sequence[Message], model: str | None, call: Call) -> str:
         body = {

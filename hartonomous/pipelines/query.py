@@ -26,6 +26,7 @@ from hartonomous.core.prompt import Source, alternating, source_of
 from hartonomous.core.quote import best_quote
 from hartonomous.core.relevance import Relevance
 from hartonomous.core.template import DEFAULT_TEMPLATE, Template, fill
+from hartonomous.core.timings import milliseconds
 from hartonomous.errors import BackendError, BackendUnavailableError, DeadlineExceededError, ValidationFailedError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.answers import Event, QueryRequest, QueryResult, SourcesFound, TextDelta
@@ -290,7 +291,7 @@ class Answerer:
             finish_reason=plan.finish,
             usage=plan.usage,
             degraded=plan.found.degraded,
-            timings={**plan.found.timings, "generate": round(took * 1000, 2)},
+            timings={**plan.found.timings, "generate": milliseconds(took)},
             search_query=plan.request.search_query,
         )
 

@@ -14,6 +14,7 @@ from hartonomous.clients.embedding import Vector
 from hartonomous.clients.points import Hit, StoredChunk
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.core.call import Call
+from hartonomous.core.timings import milliseconds
 from hartonomous.errors import HartonomousError
 from hartonomous.metrics import Metrics
 
@@ -96,7 +97,7 @@ class Account:
         took = time.perf_counter() - started
         self._metrics.stage[stage].observe(took, call.exemplar)
         for item in items:
-            item.timings[stage] = round(item.timings.get(stage, 0.0) + took * 1000, 2)
+            item.timings[stage] = milliseconds(item.timings.get(stage, 0.0) / 1000 + took)
 
 
 async def all_of(work: Sequence[Coroutine[Any, Any, None]]) -> None:
