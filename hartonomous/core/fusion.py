@@ -16,6 +16,8 @@ Rule = Literal["rrf", "relative", "dbsf"]
 Ranking = Sequence[tuple[str, float]]
 """Ids with their scores, best first."""
 
+_name, _score = itemgetter(0), itemgetter(1)
+
 BM25_HALF = 8.0
 """The BM25 score that maps to one half: what a good match of a few words gets."""
 
@@ -29,7 +31,7 @@ def fuse(
     smaller id. Raises ValueError as the rule does.
     """
     if rule == "rrf":
-        return reciprocal_rank([[name for name, _ in ranking] for ranking in rankings], k=k, weights=weights)
+        return reciprocal_rank([list(map(_name, ranking)) for ranking in rankings], k=k, weights=weights)
     return relative_score(rankings, weights) if rule == "relative" else distribution_based(rankings, weights)
 
 
@@ -47,14 +49,14 @@ def reciprocal_rank(
     """
     if k < 0:
         raise ValueError(f"k must not be negative, not {k!r}")
-    once = [dict.fromkeys(names) for names in rankings]
-    return _sum([dict(zip(names, _reciprocals(k, len(names)), strict=True)) for names in once], weights)
+    once = zip(map(dict.fromkeys, rankings), _shares(len(rankings), weights), strict=True)
+    return _sum([dict(zip(names, _reciprocals(k, len(names), share), strict=True)) for names, share in once])
 
 
 @lru_cache(64)
-def _reciprocals(k: int, count: int) -> list[float]:
-    """Return what the first `count` ranks add."""
-    return [(k + 1) / (k + rank) for rank in range(1, count + 1)]
+def _reciprocals(k: int, count: int, share: float) -> list[float]:
+    """Return what the first `count` ranks of a ranking with this share add."""
+    return [share * ((k + 1) / (k + rank)) for rank in range(1, count + 1)]
 
 
 def relative_score(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[str, float]]:
@@ -67,7 +69,8 @@ def relative_score(rankings: Sequence[Ranking], weights: Sequence[float] | None 
     Min-max normalisation, CombSUM: Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994; Weaviate's
     `relativeScoreFusion`.
     """
-    return _sum([_scaled(ranking, *_range(ranking), constant=1.0) for ranking in rankings], weights)
+    shared = zip(rankings, _shares(len(rankings), weights), strict=True)
+    return _sum([_scaled(ranking, *_range(ranking), constant=1.0, share=share) for ranking, share in shared])
 
 
 def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[str, float]]:
@@ -79,19 +82,20 @@ def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | N
 
     Mazzeschi, "Distribution-Based Score Fusion (DBSF)", 2023; Qdrant's `dbsf`, which has neither weights nor a cut.
     """
-    return _sum([_scaled(ranking, *_three_deviations(ranking), constant=0.5) for ranking in rankings], weights)
+    shared = zip(rankings, _shares(len(rankings), weights), strict=True)
+    return _sum([_scaled(ranking, *_three_deviations(ranking), constant=0.5, share=share) for ranking, share in shared])
 
 
-def _sum(parts: Sequence[Mapping[str, float]], weights: Sequence[float] | None) -> list[tuple[str, float]]:
-    """Return the weighted mean of what each ranking gives an id (nothing where it is not in it), best first."""
-    totals: dict[str, float] = {}
-    for part, share in zip(parts, _shares(len(parts), weights), strict=True):
+def _sum(parts: Sequence[Mapping[str, float]]) -> list[tuple[str, float]]:
+    """Return the sum of what each ranking gives an id (nothing where it is not in it), best first."""
+    totals = dict(parts[0]) if parts else {}
+    for part in parts[1:]:
         for name, value in part.items():
-            totals[name] = totals[name] + share * value if name in totals else share * value
+            totals[name] = totals.get(name, 0.0) + value
     # Rank by rank, each time through the rankings: the order in which ties are broken, before a stable sort.
     ordered = dict.fromkeys(chain.from_iterable(zip_longest(*parts)))
     fused = [(name, _rounded(totals[name])) for name in ordered if name is not None]
-    fused.sort(key=itemgetter(1), reverse=True)
+    fused.sort(key=_score, reverse=True)
     return fused
 
 
@@ -119,8 +123,9 @@ def _normalised(count: int, weights: tuple[float, ...]) -> Sequence[float]:
     return [weight / total for weight in weights]
 
 
-def _scaled(ranking: Ranking, low: float, high: float, *, constant: float) -> dict[str, float]:
-    """Return where each score lies between `low` and `high`, cut to 0..1; of an id that comes twice the first."""
+def _scaled(ranking: Ranking, low: float, high: float, *, constant: float, share: float) -> dict[str, float]:
+    """Return where each score lies between `low` and `high`, cut to 0..1, times `share`; of an id that comes twice the
+    first."""
     scaled: dict[str, float] = {}
     for name, score in ranking:
         if not math.isfinite(score):
@@ -129,7 +134,7 @@ def _scaled(ranking: Ranking, low: float, high: float, *, constant: float) -> di
             value = constant
         else:
             value = min(1.0, max(0.0, (score - low) / (high - low)))
-        scaled.setdefault(name, value)
+        scaled.setdefault(name, share * value)
     return scaled
 
 
