@@ -136,10 +136,13 @@ def _forms(chunk: str) -> tuple[str, ...] | None:
             found = PLAIN[word] if word.islower() else classified(word, names=True, inside=False, identifier=False)
         else:
             return None
-    if word in CURRENCIES or True in [term.number for term in found]:
+    if word in CURRENCIES or True in [term.number or (term.hard and word.islower()) for term in found]:
         return None
     return found[0].forms if len(found) == 1 else tuple([form for term in found for form in term.forms])
 
 
 FORMS = Readings(_forms)
-"""The forms of a chunk's terms; None where they depend on what stands around it, or those of other terms on them."""
+"""The forms of a chunk's terms; None where they depend on what stands around it, or those of other terms on them.
+
+None as well of a code in lower case (`get_item`): that a sentence has a name in it must not be overlooked.
+"""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -155,11 +155,12 @@ class Grounding:
             return places
         names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}
         found = list(places)
+        quotes = cache(partial(self._places.quotes, listed=listed))  # all of it is read for that: once for all facts
         for fact in facts:
             own = [at for at, term in enumerate(wanted) if not fact.forms.isdisjoint(term.forms) and kind_of(term)]
             words = partial(beside, fact, facts, listed, at)
             for source in {self._places.owners[place] for index in own for place in found[index]}:
-                if self._places.quotes(source, listed):
+                if quotes(source):
                     continue
                 held = {place for index in own for place in found[index] if self._places.owners[place] == source}
                 if self._places.misplaced(fact, words, held, names, forms):

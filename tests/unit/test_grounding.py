@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,6 +303,30 @@ def test_a_cited_source_with_all_the_words_in_one_place_settles_a_sentence(words
 def test_a_name_or_a_number_is_looked_for_in_every_source_whatever_is_cited() -> None:
     for sentence in ("The HX-200 weighs 3 kg.", "It runs for 8 hours."):
         assert JUDGE.judge(sentence, [1]) == JUDGE.judge(sentence)
+
+
+def test_a_code_in_lower_case_is_what_the_next_sentence_speaks_of() -> None:
+    source = (
+        "The call get_user returns rows. It takes 3 arguments.\n\nThe call get_item returns none. It takes 5 arguments."
+    )
+    judge = Grounding([source])
+    right, wrong = (judge.judge(f"The call get_item takes {count} arguments.") for count in (5, 3))
+    assert right.supported
+    assert wrong.foreign or not wrong.backed_by([1])
+    assert wrong.support < right.support
+
+
+def test_a_source_is_read_once_for_all_facts_of_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    quotes = places.Places.quotes
+
+    def count(self: places.Places, source: int, listed: Sequence[Term]) -> bool:
+        asked.append(source)
+        return quotes(self, source, listed)
+
+    monkeypatch.setattr(places.Places, "quotes", count)
+    Grounding(["Xyz. " * 40, "Abc. " * 40]).judge("Xyz has. " * 40)
+    assert asked == [0]
 
 
 def test_a_sentence_that_stands_in_a_source_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
