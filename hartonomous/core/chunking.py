@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from semantic_text_splitter import MarkdownSplitter, TextSplitter
-
 from hartonomous.core.outline import Outline, outline
 from hartonomous.core.tokens import estimate_tokens
 
@@ -122,6 +120,9 @@ def _body(text: str, start: int, end: int, headings: Outline) -> int:
 
 def _cut(text: str, offset: int, markdown: bool, limit: int, overlap: int, count: _Count) -> list[Span]:
     """Cut by the splitter alone; `offset` is added to the spans."""
+    # Imported here (1 ms, once): it is 2 MB, and a process that is only asked questions never needs it.
+    from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
     splitter = (MarkdownSplitter if markdown else TextSplitter).from_callback(count, limit, overlap)
     try:
         spans = [

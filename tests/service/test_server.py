@@ -252,7 +252,18 @@ async def test_an_unknown_language_fails_the_start_with_a_sentence(tmp_path: Pat
     assert "Traceback" not in err
 
 
-HEAVY = ("qdrant_client", "grpc", "numpy", "httpx", "qdrant_edge", "xllamacpp", "openai", "pytest", "redis")
+HEAVY = (
+    "qdrant_client",
+    "grpc",
+    "numpy",
+    "httpx",
+    "qdrant_edge",
+    "xllamacpp",
+    "openai",
+    "pytest",
+    "redis",
+    "semantic_text_splitter",
+)
 
 
 async def test_heavy_packages_are_not_on_the_way_to_the_first_answer() -> None:
