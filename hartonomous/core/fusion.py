@@ -49,8 +49,14 @@ def reciprocal_rank(
     """
     if k < 0:
         raise ValueError(f"k must not be negative, not {k!r}")
-    once = zip(map(dict.fromkeys, rankings), _shares(len(rankings), weights), strict=True)
-    return _sum([dict(zip(names, _reciprocals(k, len(names), share), strict=True)) for names, share in once])
+    shared = zip(rankings, _shares(len(rankings), weights), strict=True)
+    return _sum([_ranked(names, k, share) for names, share in shared])
+
+
+def _ranked(names: Sequence[str], k: int, share: float) -> dict[str, float]:
+    """Return what a ranking gives each id; of one that comes twice the first."""
+    ranked = dict(zip(names, _reciprocals(k, len(names), share), strict=True))
+    return ranked if len(ranked) == len(names) else _ranked(list(dict.fromkeys(names)), k, share)
 
 
 @lru_cache(64)
