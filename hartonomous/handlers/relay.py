@@ -45,6 +45,8 @@ _DROPPED = frozenset(
 )
 # What a connection is said to do without naming a header.
 _PLAIN = frozenset(("keep-alive", "close"))
+# What aiohttp refuses to send in a header: the answer would be lost with it.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _STREAM = b'"stream"'
 _IS_TRUE = re.compile(rb"\s*:\s*true")
 
@@ -154,7 +156,7 @@ def _passes(status: int) -> bool:
 
 def _headers(opened: Opened) -> dict[str, str]:
     """Return the headers that go on to the client."""
-    passed = {name: value for name, value in opened.headers.items() if _is_passed(name)}
+    passed = {name: value for name, value in opened.headers.items() if _is_passed(name) and _is_sendable(value)}
     if opened.content_type == codec.SSE:
         passed = _without(passed, {"content-length"})  # an error event may follow
     if (named := opened.headers.get(hdrs.CONNECTION)) is not None and named not in _PLAIN:
@@ -167,6 +169,10 @@ def _is_passed(name: str) -> bool:
     """Whether a header of this name goes on to the client; backends have few, each time the same."""
     lower = name.lower()
     return lower not in _DROPPED and not lower.startswith("access-control-")
+
+
+def _is_sendable(value: str) -> bool:
+    return value.isprintable() or _CONTROL.search(value) is None
 
 
 def _without(headers: dict[str, str], dropped: set[str]) -> dict[str, str]:

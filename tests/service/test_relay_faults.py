@@ -340,3 +340,15 @@ async def test_a_content_type_that_nobody_can_read_costs_no_slot_and_is_no_fault
         assert response.status == 422
     async with app.session.post(app.url + "/rag/ingest", data=b"{}", headers=headers) as response:
         assert response.status == 422
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+async def test_a_header_that_cannot_be_sent_is_left_out_of_an_answer(
+    app: RunningApp, faulty: FaultBackend, kind: str, connection: str
+) -> None:
+    head = f"HTTP/1.1 200 OK\r\nX-Bad: a\x01\r\nX-Gone: \x7f\r\nX-Good: a\tb\r\nContent-Type: {kind}\r\n"
+    faulty.on(CHAT, fault.raw(f"{head}Content-Length: 14\r\n\r\ndata: [DONE]\n\n".encode()))
+    async with app.session.post(app.url + CHAT, json=BODY, headers={"Connection": connection}) as response:
+        assert (response.status, await response.read()) == (200, b"data: [DONE]\n\n")
+        assert [response.headers.get(name) for name in ("X-Bad", "X-Gone", "X-Good")] == [None, None, "a\tb"]
