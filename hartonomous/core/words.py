@@ -32,6 +32,7 @@ COMPOUND_NUMBER = re.compile(
     r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine)"
 )
 _LONGEST_KNOWN = 64
+_LONGEST_DENSE = 8  # of a script without blanks: each character has a term, and a run is seldom met again
 _MOST_KNOWN = 1 << 14
 
 _R = TypeVar("_R")
@@ -81,9 +82,16 @@ def stem(word: str) -> str:
 
 def classified(word: str, *, names: bool, inside: bool, identifier: bool) -> tuple[Term, ...]:
     """Return the terms of one token; `names`: capitals mean something here, `inside`: it does not begin a sentence."""
-    # What is no word need not be known, nor kept: a token may be as long as a text.
-    read = _known if len(word) <= _LONGEST_KNOWN else _classified
+    read = _known if is_to_keep(word) else _classified
     return read(word, names, inside, identifier)
+
+
+def is_to_keep(word: str) -> bool:
+    """Tell whether what is read in a word may be kept: what is no word need not be, and may be as long as a text."""
+    size = len(word)
+    if size <= _LONGEST_DENSE or word.isascii():
+        return size <= _LONGEST_KNOWN
+    return size <= _LONGEST_KNOWN and DENSE_RUN.search(word) is None
 
 
 def _classified(word: str, names: bool, inside: bool, identifier: bool) -> tuple[Term, ...]:
@@ -101,7 +109,7 @@ _known = lru_cache(maxsize=_MOST_KNOWN)(_classified)  # the same words come agai
 
 
 class Readings(dict[str, _R]):
-    """What was read in words, kept for at most `most` of them, of at most 64 characters: those that were seen last.
+    """What was read in words, kept for at most `most` of them, if they are `is_to_keep`: those that were seen last.
 
     Where it is full, the half that was not asked for since it was half full goes. Not for several threads.
     """
@@ -114,7 +122,7 @@ class Readings(dict[str, _R]):
 
     def __missing__(self, word: str) -> _R:
         found = self._older[word] if word in self._older else self._read(word)
-        if len(word) <= _LONGEST_KNOWN:
+        if is_to_keep(word):
             if len(self) >= self._half:
                 self._older = dict(self)
                 self.clear()

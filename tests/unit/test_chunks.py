@@ -63,3 +63,5 @@ def test_readings_keep_no_more_than_they_may_and_what_is_asked_for_stays() -> No
     assert len(readings) + len(readings._older) <= 8
     assert readings["x" * 65] == readings["x" * 65] == 65
     assert read.count("x" * 65) == 2  # as long as a text may be
+    assert readings["水" * 9] == readings["水" * 9] == 9
+    assert read.count("水" * 9) == 2  # a term for each character
