@@ -97,11 +97,12 @@ class Grounding:
     def judge(self, sentence: str, cited: Sequence[int] = ()) -> Verdict:
         """Weigh one sentence (without markers) against the sources.
 
-        Where one of those that it cites (numbers from 1) has all its words in one place, the others are not asked, and
-        have 0 in `by_source`: that halves the time for what an answer quotes.
+        Where one of those that it cites (numbers from 1) has it word for word, or all its words in one place and none
+        of them is hard, the others are not asked, and have 0 in `by_source`: that takes a fifth of the time.
         """
-        if cited and self._places.has_sentence(cited[0] - 1, sentence):
-            return self._quoted(sentence, cited[0])
+        for marker in cited:
+            if self._places.says(marker - 1, sentence):
+                return self._quoted(sentence, marker)
         found, at = self._places.read(sentence)
         listed = self._places.settled(found)
         wanted = list({term.forms: term for term in listed}.values())
@@ -126,7 +127,7 @@ class Grounding:
         return Verdict(share, chosen, by_source, not all(hard), claims, admits, hard)
 
     def _quoted(self, sentence: str, marker: int) -> Verdict:
-        """Return what is said to a sentence whose words, none of them hard, stand together in a source."""
+        """Return what is said to a sentence that a source says."""
         claims = not _is_talk(sentence)
         if _repeats_itself(sentence):
             return Verdict(0.0, (), (0.0,) * self._count, True, claims, False)

@@ -103,10 +103,9 @@ class Places:
                 found += [first + place for place in (index.beside_its_unit(known, term) if number else known)]
         return found
 
-    def has_sentence(self, source: int, sentence: str) -> bool:
-        """Tell whether a sentence stands so in a source and nothing in it must be read beside something else."""
-        leads = self._indexes[source].leads_of(sentence)
-        return leads is not None and True not in [self._is_known(term) for term in leads]
+    def says(self, source: int, sentence: str) -> bool:
+        """Tell whether a sentence stands so in a source."""
+        return self._indexes[source].says(sentence)
 
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
         """Tell whether one place of a source has all these terms, none of which must be read beside something else."""

@@ -45,7 +45,6 @@ class SourceIndex:
         "_named",
         "_names",
         "_roles",
-        "_soft",
         "_source",
         "_spans",
         "_terms",
@@ -69,7 +68,6 @@ class SourceIndex:
         # Where only the first word may have a capital, and none figures, there are no hard terms unless it is a name.
         self._leads: list[tuple[str, ...] | None] = []
         self._facts: list[Fact] | None = None
-        self._soft: dict[int, tuple[Term, ...] | None] = {}
         self._used: dict[str, _Use] = {}
         self._beside: dict[tuple[int, str], list[tuple[str | None, frozenset[str]]]] = {}
         self._units: frozenset[str] | None = None
@@ -126,16 +124,10 @@ class SourceIndex:
             found = self._terms[place] = settled(self._in_place(place), self.knows)
         return found
 
-    def leads_of(self, sentence: str) -> tuple[Term, ...] | None:
-        """Return the terms of one of the sentences that may be names; None where others are hard, or it is none."""
+    def says(self, sentence: str) -> bool:
+        """Tell whether this is one of the sentences, and has terms."""
         place = self.place_of.get(sentence)
-        if place is None:
-            return None
-        if place not in self._soft:
-            found = self.alone(place)[0]
-            soft = found and not any(term.hard or term.number for term in found)
-            self._soft[place] = tuple([term for term in found if term.lead]) if soft else None
-        return self._soft[place]
+        return place is not None and bool(self.alone(place)[0])
 
     def knows(self, forms: Iterable[str]) -> bool:
         """Tell whether one of some forms is that of a name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -301,8 +302,18 @@ def test_a_cited_source_with_all_the_words_in_one_place_settles_a_sentence(words
 
 
 def test_a_name_or_a_number_is_looked_for_in_every_source_whatever_is_cited() -> None:
-    for sentence in ("The HX-200 weighs 3 kg.", "It runs for 8 hours."):
+    for sentence in ("So the HX-200 weighs 3 kg.", "Runs for 8 hours."):
         assert JUDGE.judge(sentence, [1]) == JUDGE.judge(sentence)
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [(number, said) for number, source in enumerate(SOURCES, 1) for said in re.findall(r"[^\n.#]+\.(?!\w)", source)],
+)
+def test_what_the_cited_source_says_word_for_word_is_settled_by_it(number: int, sentence: str) -> None:
+    alone, beside = JUDGE.judge(sentence.strip(), [number]), JUDGE.judge(sentence.strip())
+    assert (alone.claims, alone.support, alone.foreign) == (beside.claims, beside.support, beside.foreign)
+    assert alone.by_source[number - 1] == beside.by_source[number - 1]
 
 
 def test_a_code_in_lower_case_is_what_the_next_sentence_speaks_of() -> None:
