@@ -103,6 +103,7 @@ class Grounding:
         for marker in cited:
             if self._places.says(marker - 1, sentence):
                 return self._quoted(sentence, marker)
+        self._places.lay_out()
         found, at = self._places.read(sentence)
         listed = self._places.settled(found)
         wanted = list({term.forms: term for term in listed}.values())

@@ -28,7 +28,17 @@ class Places:
         self._sources: list[tuple[int, SourceIndex]] = []
         self.owners: list[int] = []
         """Each place's source, from 0."""
+
+    def says(self, source: int, sentence: str) -> bool:
+        """Tell whether a sentence stands so in a source; of that source alone something must be known for it."""
+        return self._indexes[source].says(sentence)
+
+    def lay_out(self) -> None:
+        """Read all sources and number their places through, before anything but `says` is asked."""
+        if self._sources:
+            return
         for number, index in enumerate(self._indexes):
+            index.read()
             self._sources.append((len(self.owners), index))
             self.owners += [number] * len(index)
 
@@ -102,10 +112,6 @@ class Places:
             if known:
                 found += [first + place for place in (index.beside_its_unit(known, term) if number else known)]
         return found
-
-    def says(self, source: int, sentence: str) -> bool:
-        """Tell whether a sentence stands so in a source."""
-        return self._indexes[source].says(sentence)
 
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
         """Tell whether one place of a source has all these terms, none of which must be read beside something else."""

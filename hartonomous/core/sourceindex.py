@@ -34,7 +34,8 @@ class _Use(NamedTuple):
 class SourceIndex:
     """The sentences of one source, indexed by the forms of their terms.
 
-    A sentence is read (`laid_out`) where its words do not tell its forms, and else when more is asked of it.
+    Nothing is looked for before it is asked for: what quotes the source alone needs its sentences and no forms. A
+    sentence is read (`laid_out`) where its words do not tell its forms, and else when more is asked of it.
     """
 
     __slots__ = (
@@ -58,11 +59,10 @@ class SourceIndex:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._spans = sentences(source)
-        count = len(self._spans)
-        self._alone: list[tuple[list[Term], list[int]] | None] = [None] * count
-        self._terms: list[list[Term] | None] = [None] * count
-        self._named: list[frozenset[str] | None] = [None] * count
+        self._spans: Sequence[tuple[int, int]] = ()
+        self._alone: list[tuple[list[Term], list[int]] | None] = []
+        self._terms: list[list[Term] | None] = []
+        self._named: list[frozenset[str] | None] = []
         self._names: list[Names] = []
         self._topic = Topic()
         # Where only the first word may have a capital, and none figures, there are no hard terms unless it is a name.
@@ -77,13 +77,33 @@ class SourceIndex:
         """The place of each sentence."""
         self.at: dict[str, tuple[int, ...]] = {}
         """The places that have a form."""
-        self._find_forms()
+
+    def says(self, sentence: str) -> bool:
+        """Tell whether this is one of the sentences, and has terms; takes a quarter of what `read` takes."""
+        if sentence not in self._source:
+            return False
+        self._cut()
+        place = self.place_of.get(sentence)
+        return place is not None and bool(self.alone(place)[0])
+
+    def read(self) -> None:
+        """Find the forms, before anything but `says` is asked."""
+        self._cut()
+        if not self._leads:
+            self._find_forms()
+
+    def _cut(self) -> None:
+        if self._spans:
+            return
+        self._spans = sentences(self._source)
+        count = len(self._spans)
+        self._alone, self._terms, self._named = [None] * count, [None] * count, [None] * count
+        self.place_of = {self._source[start:end]: place for place, (start, end) in enumerate(self._spans)}
 
     def _find_forms(self) -> None:
         at = self.at
         for place, (start, end) in enumerate(self._spans):
             sentence = self._source[start:end]
-            self.place_of[sentence] = place
             found = [FORMS[chunk] for chunk in sentence.split()]
             known = None not in found
             forms = chain.from_iterable(filter(None, found)) if known else self._forms(place)
@@ -123,11 +143,6 @@ class SourceIndex:
         if found is None:
             found = self._terms[place] = settled(self._in_place(place), self.knows)
         return found
-
-    def says(self, sentence: str) -> bool:
-        """Tell whether this is one of the sentences, and has terms."""
-        place = self.place_of.get(sentence)
-        return place is not None and bool(self.alone(place)[0])
 
     def knows(self, forms: Iterable[str]) -> bool:
         """Tell whether one of some forms is that of a name."""
@@ -270,9 +285,9 @@ _kept = _Kept()
 def index_of(source: str) -> SourceIndex:
     """Return a source's index; those of the last sources are kept, for the same chunk is asked about again and again.
 
-    Kept are texts of at most 4,000 characters, 300,000 in all: their indexes take 12 bytes a character, 56 where facts
-    were looked for in them, so some 17 MB at most. To make one takes 0.2 ms for a text of 870 characters. Not for
-    several threads.
+    Kept are texts of at most 4,000 characters, 300,000 in all: when they are read their indexes take 12 bytes a
+    character, 56 where facts were looked for in them, so some 17 MB; texts of nothing but short words or characters that
+    are words come to 100 MB. To read a text of 870 characters takes 0.2 ms. Not for several threads.
     """
     index = _kept.pop(source, None)
     if index is None:
