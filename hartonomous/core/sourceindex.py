@@ -286,8 +286,8 @@ def index_of(source: str) -> SourceIndex:
     """Return a source's index; those of the last sources are kept, for the same chunk is asked about again and again.
 
     Kept are texts of at most 4,000 characters, 300,000 in all: when they are read their indexes take 12 bytes a
-    character, 56 where facts were looked for in them, so some 17 MB; texts of nothing but short words or characters that
-    are words come to 100 MB. To read a text of 870 characters takes 0.2 ms. Not for several threads.
+    character, 56 where facts were looked for in them, so some 17 MB; texts of short words alone, or of characters that
+    are words, come to 100 MB. To read a text of 870 characters takes 0.2 ms. Not for several threads.
     """
     index = _kept.pop(source, None)
     if index is None:
