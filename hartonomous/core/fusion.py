@@ -60,9 +60,9 @@ def _ranked(names: Sequence[str], k: int, share: float) -> dict[str, float]:
 
 
 @lru_cache(64)
-def _reciprocals(k: int, count: int, share: float) -> list[float]:
+def _reciprocals(k: int, count: int, share: float) -> Sequence[float]:
     """Return what the first `count` ranks of a ranking with this share add."""
-    return [share * ((k + 1) / (k + rank)) for rank in range(1, count + 1)]
+    return tuple([share * ((k + 1) / (k + rank)) for rank in range(1, count + 1)])
 
 
 def relative_score(rankings: Sequence[Ranking], weights: Sequence[float] | None = None) -> list[tuple[str, float]]:
@@ -126,7 +126,7 @@ def _normalised(count: int, weights: tuple[float, ...]) -> Sequence[float]:
     total = math.fsum(weights)
     if count and not 0 < total < math.inf:
         raise ValueError(f"at least one weight must be above 0: {weights!r}")
-    return [weight / total for weight in weights]
+    return tuple([weight / total for weight in weights])
 
 
 def _scaled(ranking: Ranking, low: float, high: float, *, constant: float, share: float) -> dict[str, float]:

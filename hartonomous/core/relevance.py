@@ -23,6 +23,7 @@ from hartonomous.core.words import CODE, IDENTIFIER, SYMBOL, Term
 
 _CODES = frozenset((CODE, IDENTIFIER, SYMBOL))
 _LONG = 12
+_LONGEST_KEPT = 4_000  # characters
 
 
 class Relevance:
@@ -69,9 +70,12 @@ class Relevance:
         return self._min_words if similarity is not None else self._min_words / 2
 
 
-@lru_cache(maxsize=512)  # the same chunks are found again and again, and reading one takes 0.2 ms
 def _forms_in(text: str) -> frozenset[str]:
-    return forms_in(text)
+    return _kept_forms(text) if len(text) <= _LONGEST_KEPT else forms_in(text)
+
+
+# The same chunks are found again and again, and reading one takes 0.2 ms.
+_kept_forms = lru_cache(maxsize=512)(forms_in)
 
 
 def _forms(term: Term) -> Sequence[str]:
