@@ -21,7 +21,7 @@ _OPEN = "<source>"
 _CLOSE = "</source>"
 # Titles and headings say where a text stands: they are no place for a text of their own.
 _HEAD_LENGTH = 240
-# The same chunks are found again and again: so many are kept, some 6 MB of ASCII, 10 with the longest titles there may be.
+# The same chunks are found again and again: so many are kept, some 6 MB of ASCII, 10 with the longest titles.
 _KEPT, _LONGEST_KEPT = 512, 4_000
 
 Message = dict[str, str]
