@@ -128,7 +128,9 @@ class Connection(Pausing, Peer):
 
     def _is_refused(self, data: bytes, shedder: Shedder) -> bool:
         """Whether what came was a request that has been answered already: with a refusal."""
-        if self._begun or not self._is_waiting or self._close or self.transport is None:
+        # The first request of a connection may come before aiohttp has begun to wait for it: on uvloop it does.
+        is_between = self._is_waiting or not self._request_count
+        if self._begun or not is_between or self._close or self.transport is None:
             return False
         answer = shedder.answer(data, self._peer)
         if answer is None:
