@@ -19,7 +19,7 @@ from tests.bench.processes import Maker, Program
 from tests.bench.recording import Recorded, record
 from tests.bench.texts import question
 from tests.bench.wrk import Load
-from tests.service.vector_store import Engine, free_port
+from tests.service.vector_store import Engine, free_port, free_ports
 
 YAML = Path(__file__).with_name("hartonomous.yaml")
 _PEPPER = "pepper-of-the-bench-0123456789"
@@ -152,7 +152,7 @@ def rig(maker: Maker) -> Iterator[Rig]:
         engine = stack.enter_context(Engine(folder / "vectors"))
         embedding = stack.enter_context(plain_backend(maker))
         recorded = recorded_before(maker, embedding.url, engine.url)
-        static = nginx.Static(*(free_port() for _ in range(4)))
+        static = nginx.Static(*free_ports(4))
         answers = [*recorded.static.items(), *rankings.files(recorded.static)]
         config = nginx.write_config(folder, answers, engine.url, static)
         server = maker.beside(*nginx.command(config), name="nginx", ready="/health", port=static.port)

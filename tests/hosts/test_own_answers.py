@@ -17,7 +17,7 @@ from tests.hosts.conftest import Front, Hosts
 from tests.hosts.paced import WORDS, Paced
 from tests.service.application import eventually
 from tests.service.rag import CHAT
-from tests.service.vector_store import free_port
+from tests.service.vector_store import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -54,7 +54,7 @@ async def test_where_no_server_is_up_clients_are_told_in_the_shape_of_all_errors
 ) -> None:
     request_id = uuid4().hex
     headers = {"X-Request-ID": request_id}
-    ports = [free_port() for _ in range(3)]
+    ports = free_ports(3)
     async with balancers.needed(name)(tmp_path, ports) as balancer, aiohttp.ClientSession(balancer.url) as session:
         for path in ("/rag/query", CHAT):
             async with session.post(path, json={"query": "valve"}, headers=headers) as response:
