@@ -153,7 +153,10 @@ def _three_deviations(ranking: Ranking) -> tuple[float, float]:
     scores = [score for _, score in ranking if math.isfinite(score)]
     if len(scores) < 2 or min(scores) == max(scores):  # equal ones can have a deviation by rounding
         return 0.0, 0.0
-    mean, reach = statistics.fmean(scores), 3 * statistics.stdev(scores)
+    try:
+        mean, reach = statistics.fmean(scores), 3 * statistics.stdev(scores)
+    except OverflowError:  # their sum is no number, and they no scores of any search
+        return 0.0, 0.0
     return mean - reach, mean + reach
 
 

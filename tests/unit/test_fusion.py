@@ -118,6 +118,11 @@ def test_where_all_scores_are_equal_the_middle_or_the_top_is_theirs() -> None:
         assert [name for name, _ in relative_score([ranking])] == [name for name, _ in ranking]
 
 
+def test_scores_whose_sum_is_no_number_count_half_each() -> None:
+    ranking = [("a", 1.7e308), ("b", 1.6e308), ("c", 0.0)]
+    assert distribution_based([ranking]) == [("a", 0.5), ("b", 0.5), ("c", 0.5)]
+
+
 def test_a_score_that_is_not_finite_counts_nothing() -> None:
     ranking = [("a", math.inf), ("b", 2.0), ("c", 1.0), ("d", math.nan)]
     assert relative_score([ranking]) == [("b", 1.0), ("a", 0.0), ("c", 0.0), ("d", 0.0)]
