@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -68,46 +68,73 @@ next_sequence = _Sequences().next
 """
 
 
-class _Version(msgspec.Struct, kw_only=True, gc=False):  # without cycles, so nothing to be collected
-    """Which version of which document it is."""
+class _Part(msgspec.Struct, kw_only=True, gc=False):  # without cycles, so nothing to be collected
+    """Whose it is, of which content and which ingest, and how its document is shown."""
 
     document_id: str
     content_hash: str
-    version: str
-    chunk_count: int
     sequence: int
-
-
-class _About(_Version, kw_only=True, gc=False):
-    """What is known of the document; `updated_at` is RFC 3339 in UTC."""
-
-    attributes_hash: str = ""
-    format: str = "text"
     title: str | None = None
     source: str | None = None
     metadata: dict[str, Any] = {}
-    updated_at: str = ""
 
 
-class _Chunk(_About, kw_only=True, gc=False):
-    """The payload. `start` and `end` are offsets in code points into the document.
+class FoundChunk(_Part, kw_only=True, gc=False):
+    """What of a chunk is asked for in a search, and read of what was found; no payload has the id.
 
-    `gap` are the blanks between the chunk before and this one: with them a document can be put together again. `pages`
-    are the offsets at which the document's second page and those after it begin; its first chunk alone has them.
+    `start` and `end` are offsets in code points into the document. `gap` are the blanks between the chunk before and
+    this one: with them a document can be put together again. `collection` is whose it says that it is.
     """
 
+    id: str = ""
+    collection: str | None = None
     text: str
     chunk_index: int
     start: Annotated[int, msgspec.Meta(ge=0)]
     end: int
     headings: tuple[str, ...] = ()
-    embedding_tokens: int | None = None
     page: int | None = None
-    pages: Sequence[int] | None = None
     gap: str | None = None
 
+    @classmethod
+    def from_payload(cls, point_id: object, payload: object) -> Self:
+        """Read a payload; optional fields may be missing or null. Raises BackendError for any other fault."""
+        chunk = _read(cls, payload, id=point_id)
+        chunk.check(chunk.collection)
+        return chunk
 
-class ChunkPoint(_Chunk, kw_only=True, gc=False):
+    def check(self, collection: str | None) -> None:
+        """Raise BackendError where it is of another collection, or its offsets do not fit its text."""
+        if self.collection != collection and self.collection:
+            _refuse(collection)
+        if self.end - self.start != len(self.text):
+            _nonsense()
+
+
+FOUND_FIELDS = [name for name in FoundChunk.__struct_fields__ if name != "id"]
+"""The payload fields that a search asks for: a third of a small chunk is not among them."""
+
+
+class StoredChunk(FoundChunk, kw_only=True, gc=False):
+    """A chunk with its whole payload, without its vectors; `updated_at` is RFC 3339 in UTC.
+
+    `pages` are the offsets at which the document's second page and those after it begin; its first chunk alone has
+    them.
+    """
+
+    version: str
+    chunk_count: int
+    attributes_hash: str = ""
+    format: str = "text"
+    updated_at: str = ""
+    embedding_tokens: int | None = None
+    pages: Sequence[int] | None = None
+
+
+_PAYLOAD_FIELDS = [name for name in StoredChunk.__struct_fields__ if name not in {"id", COLLECTION}]
+
+
+class ChunkPoint(StoredChunk, kw_only=True, gc=False):
     """A chunk to be written: its payload and its vectors; `sparse` is (indices, values), as `Bm25Encoder` makes it."""
 
     id: str
@@ -125,35 +152,20 @@ class ChunkPoint(_Chunk, kw_only=True, gc=False):
         return {name: getattr(self, name) for name in ATTRIBUTES}
 
     def _payload(self, collection: str) -> dict[str, Any]:
-        payload = {name: getattr(self, name) for name in _Chunk.__struct_fields__}
+        payload = {name: getattr(self, name) for name in _PAYLOAD_FIELDS}
         return {"visible": False, COLLECTION: collection} | {
             name: value for name, value in payload.items() if value is not None
         }
 
 
-class StoredChunk(_Chunk, kw_only=True, gc=False):
-    """A chunk as it was read, without its vectors. `collection` is whose it says that it is; no payload has the id."""
-
-    id: str = ""
-    collection: str | None = None
-
-    @classmethod
-    def from_payload(cls, point_id: object, payload: object) -> StoredChunk:
-        """Read a payload; optional fields may be missing or null. Raises BackendError for any other fault."""
-        chunk = _read(cls, payload, id=point_id)
-        chunk.check(chunk.collection)
-        return chunk
-
-    def check(self, collection: str | None) -> None:
-        """Raise BackendError where it is of another collection, or its offsets do not fit its text."""
-        if self.collection != collection and self.collection:
-            _refuse(collection)
-        if self.end - self.start != len(self.text):
-            _nonsense()
-
-
-class DocumentState(_About, kw_only=True, gc=False):
+class DocumentState(_Part, kw_only=True, gc=False):
     """What is stored of a document: the newest version that readers see."""
+
+    version: str
+    chunk_count: int
+    attributes_hash: str = ""
+    format: str = "text"
+    updated_at: str = ""
 
     @classmethod
     def from_payload(cls, payload: object) -> DocumentState:
@@ -163,10 +175,10 @@ class DocumentState(_About, kw_only=True, gc=False):
 
 STATE_FIELDS = list(DocumentState.__struct_fields__)
 """The payload fields that `DocumentState.from_payload` reads."""
-VERSION_FIELDS = list(_Version.__struct_fields__)
+VERSION_FIELDS = ["document_id", "content_hash", "version", "chunk_count", "sequence"]
 """Those of them that tell which version it is; without the others it is small."""
 
-_Payload = TypeVar("_Payload", bound=_Version)
+_Payload = TypeVar("_Payload", bound=_Part)
 
 
 def _read(kind: type[_Payload], payload: object, **known: object) -> _Payload:
@@ -187,7 +199,7 @@ def _nonsense() -> NoReturn:
 class Hit(msgspec.Struct, gc=False):
     """A chunk that a search found; `score` is the cosine similarity (dense) or the BM25 sum (sparse)."""
 
-    chunk: StoredChunk = msgspec.field(name="payload")
+    chunk: FoundChunk = msgspec.field(name="payload")
     score: float
 
 
@@ -214,7 +226,7 @@ def _refuse(collection: str | None) -> NoReturn:
     raise BackendError("The vector store answered what is not of this collection.", code="foreign_points")
 
 
-def newest_first(chunk: _Chunk | DocumentState) -> tuple[int, str]:
+def newest_first(chunk: FoundChunk | DocumentState) -> tuple[int, str]:
     """Return the key by which of two versions the greater is the newer, for every reader the same one."""
     return chunk.sequence, chunk.content_hash
 
@@ -227,7 +239,7 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     found = [list(ranking) for ranking in rankings]
     if _is_one_version_each(found):
         return found
-    newest: dict[str, StoredChunk] = {}
+    newest: dict[str, FoundChunk] = {}
     for ranking in found:
         for hit in ranking:
             known = newest.setdefault(hit.chunk.document_id, hit.chunk)

@@ -18,10 +18,11 @@ import msgspec
 
 from hartonomous import codec
 from hartonomous.clients.points import (
+    FOUND_FIELDS,
     VISIBLE,
     ChunkPoint,
+    FoundChunk,
     Hit,
-    StoredChunk,
     of_collection,
     refuse_others,
     visible_filter,
@@ -111,7 +112,7 @@ def is_empty(search: Search) -> bool:
 def search_json(search: Search, collection: str) -> dict[str, Any]:
     """Return one search of `points/query/batch` for points of the collection of this name."""
     wanted = _ranking_json(search, collection)
-    wanted["with_payload"] = True
+    wanted["with_payload"] = FOUND_FIELDS
     if search.score_threshold is not None:
         wanted["score_threshold"] = search.score_threshold
     return wanted
@@ -210,7 +211,7 @@ def _found(answer: Any, collection: str) -> list[_Found]:
         nonsense()
     if not _TEXT.issuperset(map(type, ids)):
         nonsense()
-    chunks = map(StoredChunk.from_payload, ids, payloads)
+    chunks = map(FoundChunk.from_payload, ids, payloads)
     return list(map(_Found, chunks, map(float, scores), ids))
 
 

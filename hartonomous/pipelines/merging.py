@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
-from hartonomous.clients.points import StoredChunk
+from hartonomous.clients.points import FoundChunk
 from hartonomous.core.tokens import estimate_tokens
 from hartonomous.pipelines.questions import ScoredHit
 
@@ -56,7 +56,7 @@ def merge(hits: Sequence[ScoredHit], *, max_tokens: int = MERGED_TOKENS) -> list
 class _Passage:
     """Chunks of one document in a row, as one: `chunk` begins as the first of them, `last` is the last one's index."""
 
-    chunk: StoredChunk
+    chunk: FoundChunk
     last: int
     place: int
     score: float
@@ -86,7 +86,7 @@ def _place(passages: list[_Passage], new: _Passage, limit: int) -> None:
     passages.insert(bisect_right(passages, new.chunk.chunk_index, key=lambda passage: passage.chunk.chunk_index), new)
 
 
-def _joined(first: _Passage, second: _Passage) -> StoredChunk | None:
+def _joined(first: _Passage, second: _Passage) -> FoundChunk | None:
     """Return the text of both in one chunk; None when something unknown may stand between them."""
     before, after = first.chunk, second.chunk
     gap = after.start - before.end
@@ -117,7 +117,7 @@ def _apart(passages: Iterable[_Passage]) -> list[_Passage]:
     return kept
 
 
-def _cut(chunk: StoredChunk, start: int, end: int) -> StoredChunk | None:
+def _cut(chunk: FoundChunk, start: int, end: int) -> FoundChunk | None:
     """Return a chunk between two offsets of its document, without blanks where it was cut; None if nothing is left."""
     if (start, end) == (chunk.start, chunk.end):
         return chunk

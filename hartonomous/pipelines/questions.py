@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from hartonomous.clients.embedding import Vector
-from hartonomous.clients.points import Hit, StoredChunk
+from hartonomous.clients.points import FoundChunk, Hit
 from hartonomous.clients.schema import CollectionInfo
 from hartonomous.core.call import Call
 from hartonomous.core.timings import milliseconds
@@ -39,7 +39,7 @@ class SearchRequest:
 class ScoredHit(msgspec.Struct, gc=False):
     """A chunk with its final score in 0..1 and the scores that it was made of."""
 
-    chunk: StoredChunk
+    chunk: FoundChunk
     score: float
     scores: dict[str, float]
 

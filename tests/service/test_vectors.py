@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
-from hartonomous.clients.points import ChunkPoint, DocumentState, StoredChunk, next_sequence, sequence_at
+from hartonomous.clients.points import ChunkPoint, DocumentState, FoundChunk, StoredChunk, next_sequence, sequence_at
 from hartonomous.clients.pool import Pool
 from hartonomous.clients.reach import name_of
 from hartonomous.clients.schema import Schema
@@ -134,7 +134,7 @@ async def _words(client: VectorClient, collection: str, document: str) -> list[s
     return [_word(chunk) for chunk in await client.chunks(collection, document, _call())]
 
 
-def _word(chunk: StoredChunk) -> str:
+def _word(chunk: FoundChunk) -> str:
     return chunk.text.split()[1]
 
 
