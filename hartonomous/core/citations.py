@@ -36,10 +36,11 @@ _MISPLACED = 0.25  # a cited source below this share is the wrong one, if anothe
 _LONGEST = 1_000  # characters of a sentence: one without an end would be judged again and again as it grows
 
 _MARKS = re.escape(CLOSERS)
-# Words, and what stands inside words or between two of them without ever ending a sentence.
-_LETTERS = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]++"
-_WORD = re.compile(_LETTERS)
-_PLAIN = re.compile(rf"(?:{_LETTERS}|[.': ](?=[^\W_])|_(?=\w))++")
+# Words, and what stands inside words or between two of them without ever ending a sentence. Characters are repeated
+# possessively, groups are not: before Python 3.11.5 such a group keeps what its last, failed round has read.
+_LETTER = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]"
+_WORD = re.compile(rf"{_LETTER}++")
+_PLAIN = re.compile(rf"(?:[.': ][^\W_]{_LETTER}*+|{_LETTER}++|_(?=\w))+")
 _OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
 
 
