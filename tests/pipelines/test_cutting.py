@@ -235,7 +235,7 @@ async def test_a_failed_count_fails_the_cut() -> None:
 
 async def test_long_texts_leave_the_loop_alone() -> None:
     async with counted_turns(0.001) as turns:
-        await cut_document(document(f"# A\n\n{WORDS * 20}\n\n" * 200), make_sizes(256, 32, 512), estimated(1.3))
+        await cut_document(document(f"# A\n\n{WORDS * 20}\n\n" * 1_000), make_sizes(256, 32, 512), estimated(1.3))
     assert turns() > 20
 
 
