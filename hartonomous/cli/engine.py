@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hartonomous.cli import early
+from hartonomous.cli import early, interpreter
 
 _DESCRIPTION = "The embedded vector engine: it speaks Qdrant's REST, and is started again when it dies."
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -82,6 +82,7 @@ def _same_port(listen: str, before: str | None) -> str:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    interpreter.share()
     with early.stopping():
         from hartonomous import log
         from hartonomous.engine import main

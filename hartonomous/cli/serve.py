@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hartonomous.cli import early
+from hartonomous.cli import early, interpreter
 
 DEFAULT_CONFIG = Path("/etc/hartonomous/hartonomous.yaml")
 
@@ -23,6 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; 2 when the configuration is wrong."""
+    interpreter.share()
     with early.waiting(), early.stopping():
         return _serve(args.config)
 

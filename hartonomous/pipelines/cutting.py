@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, groupby
 from typing import ParamSpec, TypeVar
 
@@ -25,8 +25,9 @@ from hartonomous.core.tokens import estimate_tokens
 from hartonomous.errors import ValidationFailedError
 from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.measuring import Counter, Ruler, Sizes, make_sizes
+from hartonomous.pipelines.threads import Threads
 
-__all__ = ["Counter", "Cut", "Sizes", "cut_document", "make_sizes", "not_embeddable", "recut"]
+__all__ = ["Counter", "Cut", "Sizes", "Turns", "cut_document", "make_sizes", "not_embeddable", "recut"]
 
 # The chunks of a document, and what of each is embedded.
 Cut = tuple[list[Chunk], list[str]]
@@ -49,13 +50,13 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-async def cut_document(document: Document, sizes: Sizes, counter: Counter, turn: asyncio.Lock | None = None) -> Cut:
+async def cut_document(document: Document, sizes: Sizes, counter: Counter, turns: Turns | None = None) -> Cut:
     """Return the chunks of a document, none for a blank one, and what of each is embedded.
 
-    Short ones are cut on the loop, by milliseconds: those that share a `turn` one at a time, so that others get on with
-    their work meanwhile. Raises what `counter` raises.
+    Those that share `turns` wait for each other, so that others get on with their work meanwhile. Raises what `counter`
+    raises.
     """
-    return await _Cutter(document, sizes, counter, turn).cut()
+    return await _Cutter(document, sizes, counter, turns or Turns()).cut()
 
 
 async def recut(
@@ -64,7 +65,7 @@ async def recut(
     counter: Counter,
     cut: Cut,
     refused: Collection[int],
-    turn: asyncio.Lock | None = None,
+    turns: Turns | None = None,
 ) -> Cut:
     """Return a cut whose chunks of the indices `refused` are cut again, into half of what they were or less.
 
@@ -72,7 +73,7 @@ async def recut(
     takes less than it says. The chunks before the first of them stay as they are, and there are no fewer than before.
     Raises ValidationFailedError when one of them cannot be made smaller, and what `counter` raises.
     """
-    return await _Cutter(document, sizes, counter, turn).recut(cut, refused) if refused else cut
+    return await _Cutter(document, sizes, counter, turns or Turns()).recut(cut, refused) if refused else cut
 
 
 def not_embeddable(document: Document) -> ValidationFailedError:
@@ -80,6 +81,17 @@ def not_embeddable(document: Document) -> ValidationFailedError:
     return ValidationFailedError(
         "The embedding service takes no part of the text.", param=document.param("text"), code="input_too_long"
     )
+
+
+@dataclass(slots=True, frozen=True)
+class Turns:
+    """Whose turn it is of those that are cut. Made inside a running loop.
+
+    Short ones are cut on it, by milliseconds, one a turn (`brief`); long ones in `threads`, of which few compute.
+    """
+
+    brief: asyncio.Lock = field(default_factory=asyncio.Lock)
+    threads: Threads = field(default_factory=Threads)
 
 
 @dataclass(slots=True, eq=False)
@@ -103,12 +115,13 @@ class _Piece:
 class _Cutter:
     """Cuts one document."""
 
-    def __init__(self, document: Document, sizes: Sizes, counter: Counter, turn: asyncio.Lock | None) -> None:
+    def __init__(self, document: Document, sizes: Sizes, counter: Counter, turns: Turns) -> None:
         self._document = document
         self._text = document.text
         self._markdown = document.format in _MARKDOWN
-        self._turn = turn or asyncio.Lock()
-        self._ruler = Ruler(sizes, counter)
+        self._turns = turns
+        self._number = turns.threads.number()
+        self._ruler = Ruler(sizes, counter, self._in_thread)
         self._outline = Outline()
         self._size = sizes.room
         self._costs: dict[str, int] = {}
@@ -153,10 +166,13 @@ class _Cutter:
 
     async def _work(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         if len(self._text) > _IN_THREAD:
-            return await asyncio.to_thread(work, *args, **kwargs)
-        async with self._turn:
+            return await self._in_thread(work, *args, **kwargs)
+        async with self._turns.brief:
             await asyncio.sleep(0)
             return work(*args, **kwargs)
+
+    async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._turns.threads.run(self._number, work, *args, **kwargs)
 
     async def _settle(self, pieces: list[_Piece]) -> Cut:
         """Cut again what is over the limit until nothing is."""

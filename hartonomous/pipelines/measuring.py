@@ -14,6 +14,8 @@ from hartonomous.core.tokens import estimate_tokens, most_tokens
 
 # Tokens of each text, prefix and special tokens included; None where only an estimate can be had.
 Counter = Callable[[Sequence[str]], Awaitable[Sequence[int] | None]]
+# Runs what computes where it does not hold the loop up.
+InThread = Callable[[Callable[[], list[int]]], Awaitable[list[int]]]
 
 # The tokens around a text: [CLS] and [SEP]; at most those, and a space that is put before the text.
 _SPECIAL = 2
@@ -55,9 +57,10 @@ def make_sizes(max_tokens: int, overlap_tokens: int, context: int | None, prefix
 class Ruler:
     """Knows of the texts of one document which ones are within the limit."""
 
-    def __init__(self, sizes: Sizes, counter: Counter) -> None:
+    def __init__(self, sizes: Sizes, counter: Counter, in_thread: InThread = asyncio.to_thread) -> None:
         self.sizes = sizes
         self._counter = counter
+        self._in_thread = in_thread
         self._totals: dict[str, int] = {}
 
     async def learn(self, texts: Iterable[str]) -> None:
@@ -79,7 +82,7 @@ class Ruler:
             return counts
         if sum(map(len, texts)) <= _IN_THREAD:
             return list(map(self.estimate, texts))
-        return await asyncio.to_thread(lambda: list(map(self.estimate, texts)))
+        return await self._in_thread(lambda: list(map(self.estimate, texts)))
 
     def estimate(self, text: str) -> int:
         """Return about how many tokens a text is with what is put around it."""

@@ -24,7 +24,7 @@ from hartonomous.core.call import Call
 from hartonomous.errors import BackendUnavailableError, HartonomousError, ValidationFailedError
 from hartonomous.pipelines.batching import Announcement, EmbeddingQueue
 from hartonomous.pipelines.counting import SharedCounter
-from hartonomous.pipelines.cutting import cut_document, make_sizes, not_embeddable, recut
+from hartonomous.pipelines.cutting import Turns, cut_document, make_sizes, not_embeddable, recut
 from hartonomous.pipelines.documents import (
     Document,
     DocumentResult,
@@ -43,6 +43,9 @@ from hartonomous.pipelines.window import Window
 _LOOKED_UP = 256
 _WRITTEN = 256
 _WRITERS = 4
+# Bytes of vectors that wait to be written or are being written: what the service does while the store makes a pause.
+_UNWRITTEN = 4 * 1024 * 1024
+_FLOAT = 4
 # Times that what the service refuses is halved: it does not take a sixty-fourth of what it says it takes.
 _RECUTS = 6
 
@@ -73,10 +76,11 @@ class Storer:
         self._jobs = jobs
         self._queue = EmbeddingQueue(embedding, traffic, share)
         self._counter = SharedCounter(tokens, jobs)
-        # Chunks on their way through embedding and writing: they hold their vectors.
+        # Chunks that wait for the service and for room among those that are embedded.
         self._chunks = Window(lambda: self._queue.capacity)
-        # Work of a millisecond on the loop, for hundreds of documents that wake together: one a turn of the loop.
-        self._turn = asyncio.Lock()
+        self._unwritten = Window(lambda: _UNWRITTEN)
+        # Work of a millisecond and more, for hundreds of documents that wake together.
+        self._turns = Turns()
         self._lookups: Grouper[str, str, DocumentState | None] = Grouper(self._look_up, jobs, most=_LOOKED_UP)
         self._writes: Grouper[str, Sequence[ChunkPoint], None] = Grouper(
             self._write, jobs, most=_WRITTEN, concurrency=_WRITERS, blames=(BackendRefusedError, AnswerTooLargeError)
@@ -90,7 +94,7 @@ class Storer:
 
     @property
     def capacity(self) -> int:
-        """How many chunks are in flight at most: what keeps the embedding service busy."""
+        """How many chunks wait for the embedding service at most: what keeps it busy."""
         return self._queue.capacity
 
     async def close(self) -> None:
@@ -138,7 +142,7 @@ class Storer:
         context = (await self._embedding.model(call)).context
         prefix = info.fingerprint.document_prefix
         work.sizes = make_sizes(target.max_tokens, target.overlap_tokens, context, prefix)
-        work.take(*await cut_document(work.document, work.sizes, self._counter.of(call), self._turn))
+        work.take(*await cut_document(work.document, work.sizes, self._counter.of(call), self._turns))
         if not work.chunks:
             raise ValidationFailedError(
                 "The document has no text.", param=work.document.param("text"), code="empty_document"
@@ -153,7 +157,7 @@ class Storer:
                 raise not_embeddable(work.document)
             assert work.sizes is not None
             cut = (work.chunks, work.embedded_texts)
-            work.take(*await recut(work.document, work.sizes, self._counter.of(call), cut, refused, self._turn))
+            work.take(*await recut(work.document, work.sizes, self._counter.of(call), cut, refused, self._turns))
             # What has been written of the cut before is older than this, and goes when this is shown.
             work.sequence = next_sequence(work.sequence)
         publication = Publication(work.document.id, work.point_ids(), work.sequence)
@@ -192,11 +196,17 @@ class Storer:
         count = min(self._queue.part, len(work.chunks) - first)
         async with self._chunks.place(count):
             points, refused = await self._points(work, info, first, count, call)
-            if not refused:
-                work.writing = True
-                with tracing.span(call, "store", {"hartonomous.chunks": len(points)}) as writing:
-                    await self._writes.do(collection, points, writing, len(points))
-        return refused
+            if refused:
+                return refused
+            # The next texts go to the service now, whatever the store is busy with.
+            room = await self._unwritten.take(_FLOAT * sum(len(point.dense) for point in points))
+        try:
+            work.writing = True
+            with tracing.span(call, "store", {"hartonomous.chunks": len(points)}) as writing:
+                await self._writes.do(collection, points, writing, len(points))
+        finally:
+            self._unwritten.give(room)
+        return []
 
     async def _points(
         self, work: Work, info: CollectionInfo, first: int, count: int, call: Call
@@ -218,7 +228,7 @@ class Storer:
                 vectors.append(outcome)
         if refused:
             return [], refused
-        async with self._turn:
+        async with self._turns.brief:
             await asyncio.sleep(0)
             return await make_points(work, info, first, vectors), []
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from threading import Event
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hartonomous.cli import interpreter
 from hartonomous.core.outline import outline
 from hartonomous.core.tokens import estimate_tokens, most_tokens
 from hartonomous.errors import BackendUnavailableError, ValidationFailedError
-from hartonomous.pipelines.cutting import Cut, Sizes, cut_document, make_sizes, recut
+from hartonomous.pipelines.cutting import Cut, Sizes, Turns, cut_document, make_sizes, recut
 from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.measuring import Ruler
 from tests.effort import Work, growth
+from tests.pipelines.fakes import until
 from tests.turns import counted_turns
 from tests.unit.test_chunking import CODE, MARKDOWN, TABLE, WORDS
 
@@ -233,6 +237,16 @@ async def test_a_failed_count_fails_the_cut() -> None:
         await cut_document(document(WORDS * 50), Sizes(64, 8), failing)
 
 
+@pytest.fixture
+def shared_interpreter() -> Iterator[None]:
+    """Let threads give way to the loop as they do in the server."""
+    before = sys.getswitchinterval()
+    interpreter.share()
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("shared_interpreter")
 async def test_long_texts_leave_the_loop_alone() -> None:
     async with counted_turns(0.001) as turns:
         await cut_document(document(f"# A\n\n{WORDS * 20}\n\n" * 1_000), make_sizes(256, 32, 512), estimated(1.3))
@@ -240,14 +254,27 @@ async def test_long_texts_leave_the_loop_alone() -> None:
 
 
 async def test_short_texts_are_cut_one_a_turn() -> None:
-    turn = asyncio.Lock()
-    await turn.acquire()
-    task = asyncio.create_task(cut_document(document(WORDS), Sizes(64, 8), unknown, turn))
+    turns = Turns()
+    await turns.brief.acquire()
+    task = asyncio.create_task(cut_document(document(WORDS), Sizes(64, 8), unknown, turns))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not task.done()
-    turn.release()
+    turns.brief.release()
     assert len((await task)[0]) == 1
+
+
+async def test_long_texts_wait_for_a_place_among_the_threads_that_compute() -> None:
+    turns, done = Turns(), Event()
+    computing = [asyncio.create_task(turns.threads.run(number, done.wait, 30)) for number in (0, 0)]
+    await asyncio.sleep(0)
+    task = asyncio.create_task(cut_document(document(WORDS * 50), Sizes(64, 8), unknown, turns))
+    await until(lambda: turns.threads.waiting == 1)
+    short = await cut_document(document(WORDS), Sizes(64, 8), unknown, turns)
+    assert len(short[0]) == 1
+    done.set()
+    assert len((await task)[0]) > 1
+    assert all(await asyncio.gather(*computing))
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.5])

@@ -18,12 +18,14 @@ from hartonomous.core.call import Call
 from hartonomous.core.fingerprint import attributes_hash, content_hash
 from hartonomous.errors import BackendUnavailableError, ConflictError, ValidationFailedError
 from hartonomous.metrics import Metrics
+from hartonomous.pipelines import storing
 from hartonomous.pipelines.documents import Document
 from hartonomous.pipelines.ingest import Ingestor, IngestResult
 from hartonomous.pipelines.jobs import Jobs
 from hartonomous.pipelines.traffic import Traffic
 from tests.pipelines.fakes import FINGERPRINT, Embedding, Schema, Tokens, Vectors, call, until
 
+SIX_CHUNKS = ". ".join(f"Sentence {number} has some words in it" for number in range(6))
 DOWN = BackendUnavailableError("down", retry_after=1)
 
 
@@ -79,6 +81,10 @@ def documents(*texts: str) -> list[Document]:
     ]
 
 
+def embedded(parts: Parts) -> int:
+    return sum(map(len, parts.embedding.batches))
+
+
 def statuses(result: IngestResult) -> list[str]:
     return [document.status for document in result.documents]
 
@@ -100,8 +106,7 @@ def known(document: Document, **changes: Any) -> DocumentState:
 
 async def test_chunks_of_all_documents_fill_the_batches() -> None:
     parts = Parts(batch_size=4)
-    text = ". ".join(f"Sentence {number} has some words in it" for number in range(6))
-    result = await parts.ingest(*documents("One.", text, "Two.", "Three."))
+    result = await parts.ingest(*documents("One.", SIX_CHUNKS, "Two.", "Three."))
     assert statuses(result) == ["created"] * 4
     total = sum(document.chunks for document in result.documents)
     assert total > 6
@@ -109,6 +114,29 @@ async def test_chunks_of_all_documents_fill_the_batches() -> None:
         sum(len(batch) < 4 for batch in parts.embedding.batches) <= 2
     )  # the first one, which does not wait, and the last
     assert result.embedding_tokens == total
+
+
+async def test_the_service_works_on_while_the_store_makes_a_pause() -> None:
+    parts = Parts(batch_size=4)
+    parts.vectors.gate = asyncio.Event()
+    task = asyncio.create_task(parts.ingest(*documents(*[SIX_CHUNKS] * 15)))
+    await until(lambda: embedded(parts) == 15 * 6)
+    assert not parts.vectors.written
+    parts.vectors.gate.set()
+    assert statuses(await task) == ["created"] * 15
+
+
+async def test_what_is_embedded_and_not_written_yet_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "_UNWRITTEN", 12 * 2 * 4)  # two documents of six vectors of two dimensions
+    parts = Parts(batch_size=4)
+    parts.vectors.gate = asyncio.Event()
+    task = asyncio.create_task(parts.ingest(*documents(*[SIX_CHUNKS] * 15)))
+    await until(lambda: embedded(parts) >= 4 * 6)
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert embedded(parts) <= 12 + 4 * (2 + 2)  # and what waits or is under way beside them
+    parts.vectors.gate.set()
+    assert statuses(await task) == ["created"] * 15
 
 
 async def test_each_document_is_written_then_published() -> None:

@@ -1,0 +1,119 @@
+"""The threads that compute: few at once, earlier ones first, and their places whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from threading import Event
+
+import pytest
+
+from hartonomous.pipelines.threads import Threads
+
+
+class Work:
+    """Work that goes on until it is let go; `has_begun` counts what has."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._go = Event()
+        self.has_begun = asyncio.Semaphore(0)
+        self.began: list[str] = []
+        self.active = self.most = 0
+
+    def start(self, name: str, number: int | None = None) -> asyncio.Task[str]:
+        number = self._threads.number() if number is None else number
+        return asyncio.create_task(self._threads.run(number, self._do, name))
+
+    def finish(self) -> None:
+        self._go.set()
+
+    def _do(self, name: str) -> str:
+        self.began.append(name)
+        self._loop.call_soon_threadsafe(self.has_begun.release)
+        self.active += 1
+        self.most = max(self.most, self.active)
+        assert self._go.wait(30)
+        self.active -= 1
+        return name
+
+
+@pytest.fixture
+async def work() -> Work:
+    return Work(Threads())
+
+
+async def began(work: Work, count: int) -> None:
+    for _ in range(count):
+        await work.has_begun.acquire()
+
+
+async def test_no_more_than_two_compute_at_once(work: Work) -> None:
+    tasks = [work.start(name) for name in "abcdef"]
+    await began(work, 2)
+    work.finish()
+    assert await asyncio.gather(*tasks) == list("abcdef")
+    assert work.most <= 2
+
+
+async def test_the_next_place_is_of_who_came_first(work: Work) -> None:
+    for name in "ab":
+        work.start(name)
+    await began(work, 2)
+    later = [work.start(name, number) for name, number in (("late", 30), ("early", 10), ("middle", 20))]
+    await asyncio.sleep(0)
+    work.finish()
+    await asyncio.gather(*later)
+    assert work.began[2:4] in (["early", "middle"], ["middle", "early"])  # the two places come free side by side
+    assert work.began[4] == "late"
+
+
+async def test_what_is_cancelled_while_it_waits_never_runs(work: Work) -> None:
+    first = [work.start(name) for name in "ab"]
+    await began(work, 2)
+    waiting = work.start("never")
+    behind = work.start("behind")
+    await asyncio.sleep(0)
+    waiting.cancel()
+    work.finish()
+    assert await asyncio.gather(*first, behind) == ["a", "b", "behind"]
+    assert waiting.cancelled()
+    assert "never" not in work.began
+
+
+async def test_what_is_cancelled_as_it_computes_has_its_place_until_it_is_done(work: Work) -> None:
+    left = [work.start(name) for name in "ab"]
+    await began(work, 2)
+    for task in left:
+        task.cancel()
+    await asyncio.wait(left)
+    behind = [work.start(name) for name in "cd"]
+    await asyncio.sleep(0)
+    assert work.began == ["a", "b"]
+    work.finish()
+    await asyncio.gather(*behind)
+    assert work.most == 2
+
+
+async def test_a_place_that_comes_in_the_moment_of_the_cancellation_is_passed_on() -> None:
+    threads = Threads()
+    first, second = Work(threads), Work(threads)
+    held = [first.start("a"), second.start("b")]
+    await began(first, 1)
+    await began(second, 1)
+    waiting, behind = first.start("never"), first.start("behind")
+    await asyncio.sleep(0)
+    first.finish()
+    await asyncio.wait(held[:1])
+    waiting.cancel()  # its turn may have come by now
+    assert await behind == "behind"
+    second.finish()
+    await asyncio.wait(held[1:])
+    assert await threads.run(threads.number(), lambda: "free") == "free"
+
+
+async def test_what_the_work_raises_comes_out_and_its_place_is_free() -> None:
+    threads = Threads()
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(threads.number(), lambda: 1 / 0)
