@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-# Ten thousand switches a second cost some percent of the processor, these nothing that could be measured.
+# The processor time of an ingest is the same with it as with Python's own.
 _SWITCH_S = 0.0005
 
 
