@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from threading import Event
 
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hartonomous.cli import interpreter
 from hartonomous.core.outline import outline
 from hartonomous.core.tokens import estimate_tokens, most_tokens
 from hartonomous.errors import BackendUnavailableError, ValidationFailedError
@@ -237,16 +235,6 @@ async def test_a_failed_count_fails_the_cut() -> None:
         await cut_document(document(WORDS * 50), Sizes(64, 8), failing)
 
 
-@pytest.fixture
-def shared_interpreter() -> Iterator[None]:
-    """Let threads give way to the loop as they do in the server."""
-    before = sys.getswitchinterval()
-    interpreter.share()
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("shared_interpreter")
 async def test_long_texts_leave_the_loop_alone() -> None:
     async with counted_turns(0.001) as turns:
         await cut_document(document(f"# A\n\n{WORDS * 20}\n\n" * 1_000), make_sizes(256, 32, 512), estimated(1.3))
