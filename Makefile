@@ -16,7 +16,10 @@
 #                 (OTLP=1: with what sends spans, and so will the upgrades be; OTLP=0: without again)
 # make uninstall  takes it away again, without data and configuration
 
-PYTHON ?= python3
+# The host's own Python where it will do, as `make install` takes it, else that of the PATH: a distribution builds its own
+# so that it is faster than one that was built without further ado.
+PYTHON ?= $(shell for python in /usr/bin/python3 python3; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo "$$python")
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=

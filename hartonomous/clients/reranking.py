@@ -12,11 +12,12 @@ into less and less, at last by a bound that no tokenizer exceeds. So one long te
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from hartonomous import codec
 from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
@@ -37,6 +38,27 @@ _SPECIAL_TOKENS = 16
 _REMEMBER_S = 60.0
 # Scores that differ by less, relative to the largest, tell nothing.
 _ALIKE = 1e-6
+
+
+class _Result(msgspec.Struct, gc=False):
+    index: int
+    relevance_score: float
+
+
+class Ranked(msgspec.Struct, gc=False):
+    """An answer: what the documents score, by their places in the call, the tokens used, and the model's name."""
+
+    results: list[_Result]
+    usage: Any = None
+    model: Any = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the service counted; 0 where it says nothing of use."""
+        return count_of(self.usage.get("prompt_tokens")) if isinstance(self.usage, dict) else 0
+
+
+_read_ranked = msgspec.json.Decoder(Ranked).decode
 
 _Count = Callable[[str], int]
 _Fit = tuple[int, _Count, int]
@@ -95,12 +117,12 @@ class RerankingClient:
 
     async def raw_scores(
         self, query: str, documents: Sequence[str], call: Call, model: str | None = None
-    ) -> tuple[list[float], dict[str, Any]]:
+    ) -> tuple[list[float], Ranked]:
         """Return the service's own scores, in the order given, and the answer that they came in."""
         body: dict[str, Any] = {"query": query, "documents": list(documents), "top_n": len(documents)}
         if model or self._config.model:
             body["model"] = model or self._config.model
-        scores, tokens, parsed = await self._pool.request(
+        scores, ranked = await self._pool.request(
             "POST",
             "/v1/rerank",
             call,
@@ -109,8 +131,8 @@ class RerankingClient:
             read=lambda answer: _read(answer, len(documents)),
             nonsense="The reranking service answered something that is no ranking.",
         )
-        self._tokens.inc(tokens)
-        return scores, parsed
+        self._tokens.inc(ranked.tokens)
+        return scores, ranked
 
     def calibrated(self, scores: Iterable[float]) -> list[float]:
         """Map the service's own scores to 0..1: the logistic function of a logit, or the score itself."""
@@ -139,27 +161,19 @@ def _check_telling(texts: Sequence[str], scores: Sequence[float]) -> None:
         raise BackendError("The reranking service gives every text the same score.")
 
 
-def _read(answer: Answer, count: int) -> tuple[list[float], int, dict[str, Any]]:
-    """Return the scores, the tokens that the service counted, and the answer. Raises Python's own errors."""
-    parsed = codec.loads(answer.body)
-    return _scores(parsed["results"], count), count_of((parsed.get("usage") or {}).get("prompt_tokens")), parsed
-
-
-def _scores(results: Sequence[dict[str, Any]], count: int) -> list[float]:
-    """Return the scores in the order of the documents. As many as there are in each call: 0.2 µs for each."""
+def _read(answer: Answer, count: int) -> tuple[list[float], Ranked]:
+    """Return the scores in the order of the documents, and the answer. Raises Python's own errors."""
+    try:
+        ranked = _read_ranked(answer.body)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     scores: list[float | None] = [None] * count
-    for result in results:
-        index, score = result["index"], result["relevance_score"]
-        if type(index) is not int or index < 0 or scores[index] is not None:
+    for result in ranked.results:
+        index = result.index
+        if index < 0 or scores[index] is not None:
             raise ValueError("bad index")
-        scores[index] = score if type(score) is float else _float(score)
+        scores[index] = result.relevance_score
     complete = [score for score in scores if score is not None]
-    if len(complete) != count or not all(map(math.isfinite, complete)):
-        raise ValueError("missing documents, or no scores")
-    return complete
-
-
-def _float(score: object) -> float:
-    if type(score) is not int:  # true is none
-        raise ValueError("bad score")
-    return float(score)
+    if len(complete) != count:
+        raise ValueError("missing documents")
+    return complete, ranked

@@ -12,7 +12,6 @@ from aiohttp import web
 from hartonomous import codec
 from hartonomous.clients.embedding import EmbeddingClient
 from hartonomous.clients.generative import GenerativeClient
-from hartonomous.clients.models import count_of
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
@@ -56,17 +55,17 @@ async def rerank(request: web.Request) -> web.Response:
     body = validate(RerankBody, await read_json(request))
     if runtime.reranking is None:
         raise NotFoundError("No reranking service is configured.", code="model_not_found", param="model")
-    scores, answer = await runtime.reranking.raw_scores(body.query, body.documents, call, body.model)
+    scores, ranked = await runtime.reranking.raw_scores(body.query, body.documents, call, body.model)
     if body.normalize:
         scores = runtime.reranking.calibrated(scores)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
-    tokens = count_of((answer.get("usage") or {}).get("prompt_tokens"))
+    tokens = ranked.tokens
     spent(request, tokens)
     return json_response(
         {
             "id": call.request_id,
             "object": "list",
-            "model": answer.get("model") or body.model,
+            "model": ranked.model or body.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             "meta": {
                 "api_version": {"version": "2"},

@@ -43,8 +43,9 @@ class _Row:
 class Records:
     """Counts and logs requests.
 
-    Those that end in one round of the loop are written together in the next, when their answers are under way: the
-    second to do the same takes half as long as the first, whose code and data the processor has to fetch.
+    Those that end in one round of the loop are written together, when their answers are under way: the second to do
+    the same takes half as long as the first, whose code and data the processor has to fetch. That is in the round after
+    the next one: what has come meanwhile goes on first, and has its backend at work while this is done.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -63,7 +64,7 @@ class Records:
         if not self._ended:
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
-            self._loop.call_soon(self.write)
+            self._loop.call_soon(self._loop.call_soon, self.write)
         took = time.perf_counter() - request[STARTED]
         self._ended.append((request, status, took, time.time(), address_of(request)))
 

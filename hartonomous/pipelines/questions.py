@@ -72,6 +72,10 @@ class Question:
     timings: dict[str, float] = field(default_factory=dict)
     error: HartonomousError | None = None
 
+    def forget(self) -> None:
+        """Let go of what was found, of which the result has its part."""
+        self.rankings, self.hits, self.asked = {}, [], None
+
     @property
     def wants_embedding(self) -> bool:
         return self.error is None and self.request.mode != "sparse"

@@ -15,6 +15,7 @@ would leave the five out of what it finds.) When the second call fails the quest
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from hartonomous.cache.vectors import QuestionVectors
@@ -66,7 +67,10 @@ class Searcher:
     async def search(self, request: SearchRequest, call: Call) -> SearchResult:
         """Answer one question. Raises any of our errors."""
         (item,) = await self.find([request], call)
-        return await self.finish(item, call)
+        result = await self.finish(item, call)
+        # To free a hundred strings takes 40 µs, which whoever asks the next service now need not wait for.
+        asyncio.get_running_loop().call_soon(item.forget)
+        return result
 
     async def search_many(self, requests: Sequence[SearchRequest], call: Call) -> list[SearchResult | HartonomousError]:
         """Answer each question with its result or its error, in order."""
