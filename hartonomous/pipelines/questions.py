@@ -72,9 +72,9 @@ class Question:
     timings: dict[str, float] = field(default_factory=dict)
     error: HartonomousError | None = None
 
-    def forget(self) -> None:
-        """Let go of what was found, of which the result has its part."""
-        self.rankings, self.hits, self.asked = {}, [], None
+    def forget_rankings(self) -> None:
+        """Let go of what was found, which is fused for good."""
+        self.rankings, self.asked = {}, None
 
     @property
     def wants_embedding(self) -> bool:
