@@ -21,6 +21,8 @@ MAX_CONTAINERS = 1_000_000
 """The most objects and lists that a request may have: those of 16 MiB would hold the loop up for seconds."""
 
 dumps = orjson.dumps
+Written = orjson.Fragment
+"""A part of what is encoded that is JSON already."""
 INDENTED = orjson.OPT_INDENT_2
 
 

@@ -42,6 +42,8 @@ RESCORED: Mapping[str, Any] = MappingProxyType({"quantization": {"rescore": True
 """The `params` of a search: of quantised vectors three times as many are looked at, and scored by the vectors as they
 were written (by default Qdrant scores scalar ones as they are). It changes nothing where nothing is quantised."""
 _PARAMS = dict(RESCORED)
+# What each search says in the same words is written once.
+_FOUND_FIELDS = codec.Written(codec.dumps(FOUND_FIELDS))
 
 Vector = Sequence[float] | tuple[list[int], list[float]]
 
@@ -112,7 +114,7 @@ def is_empty(search: Search) -> bool:
 def search_json(search: Search, collection: str) -> dict[str, Any]:
     """Return one search of `points/query/batch` for points of the collection of this name."""
     wanted = _ranking_json(search, collection)
-    wanted["with_payload"] = FOUND_FIELDS
+    wanted["with_payload"] = _FOUND_FIELDS
     if search.score_threshold is not None:
         wanted["score_threshold"] = search.score_threshold
     return wanted
@@ -147,8 +149,8 @@ def _filter(wanted: Mapping[str, Any] | None, collection: str) -> Mapping[str, A
 
 
 @lru_cache(1024)
-def _everything(collection: str) -> Mapping[str, Any]:
-    return _filter(None, collection)
+def _everything(collection: str) -> codec.Written:
+    return codec.Written(codec.dumps(_filter(None, collection)))
 
 
 def _numbers(vector: Vector) -> list[Any]:
