@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_PROGRAMS = {"wrk": "wrk", "nginx": "nginx-light"}
+_PROGRAMS = {"wrk": "wrk", "nginx": "nginx-light", "valgrind": "valgrind", "callgrind_control": "valgrind"}
 # Where Debian has what root alone is expected to start.
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 

@@ -18,6 +18,7 @@ import pytest
 
 from hartonomous.configfile import load
 from tests.bench import wrk
+from tests.bench.instructions import total_of
 from tests.bench.machine import Cores
 from tests.bench.processes import Maker, Program
 from tests.bench.rankings import varied
@@ -49,6 +50,12 @@ def application(rig: Rig) -> Iterator[Program]:
 
 def test_each_row_of_the_table_is_measured() -> None:
     assert list(ROWS) == list(TARGETS)
+
+
+def test_what_callgrind_counted_is_read() -> None:
+    assert total_of("events: Ir\nfn=(1) main\n12 34\nsummary: 900\n\ntotals: 901\n") == 901
+    with pytest.raises(RuntimeError, match="callgrind"):
+        total_of("events: Ir\n")
 
 
 def test_what_wrk_printed_is_read() -> None:
