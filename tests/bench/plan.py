@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Plan:
     """Sizes of a run. `seconds` is how long one load lasts (whole seconds: wrk knows no others)."""
 
-    rounds: int = 5
-    seconds: int = 5
+    rounds: int = 9
+    seconds: int = 3
     warm_up_s: int = 2
     added_rounds: int = 3
     connections: int = 32
