@@ -47,6 +47,7 @@ class Connection(Pausing, Peer):
         "_body",
         "_counted",
         "_head_since",
+        "_host",
         "_lost",
         "_quiet_since",
         "_sent",
@@ -76,6 +77,7 @@ class Connection(Pausing, Peer):
             auto_decompress=False,  # a compressed body is refused; what is thrown away of it need not be read
         )
         self.address = address
+        self._host: str | None = None  # of the peer, once it was asked for
         self.presented = Presented()
         self._lost = lost
         self._shedder = shedder
@@ -132,7 +134,9 @@ class Connection(Pausing, Peer):
         is_between = self._is_waiting or not self._request_count
         if self._begun or not is_between or self._close or self.transport is None:
             return False
-        answer = shedder.answer(data, self._peer)
+        if self._host is None:
+            self._host = self._peer
+        answer = shedder.answer(data, self._host)
         if answer is None:
             return False
         self.transport.write(answer)

@@ -51,7 +51,6 @@ __all__ = [
     "only_about",
     "record_of",
     "tell",
-    "told",
 ]
 
 _ABOUT: ContextVar[Mapping[str, str]] = ContextVar("ABOUT", default=MappingProxyType({}))
@@ -260,16 +259,11 @@ def begin_about(facts: Mapping[str, str]) -> None:
     _ABOUT.set(facts)
 
 
-def told(name: str, message: str, now: float, about: Mapping[str, str], fields: Mapping[str, Any]) -> None:
-    """Write an INFO record of the logger `name` of this time (Unix), the same as loguru's; nothing before `configure`.
-
-    It says what it is `about` in place of what the task that runs is.
-    """
-    tell([record_of(name, message, now, about.get("request_id"), members({**about, **fields}))])
-
-
 def record_of(name: str, message: str, now: float, request_id: str | None, said: str) -> KeptRecord:
-    """Return the record that `told` writes, for `tell`; what it says beside these are `members`."""
+    """Return an INFO record of the logger `name` of this time (Unix), the same as loguru's, for `tell`.
+
+    What it says beside these are `members`.
+    """
     begin, end = _frame(int(now), name, message, _pid[0])
     return KeptRecord(now, logging.INFO, request_id, f"{begin}{int(now % 1 * 1000):03}{end}{said}}}")
 

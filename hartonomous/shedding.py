@@ -11,13 +11,16 @@ away leave their requests behind, and who has several servers could not turn to 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 
 from aiohttp import web
 
 from hartonomous import codec, log
+from hartonomous.core.kept import KeptRecord
 from hartonomous.keys import METRICS, STATE
+from hartonomous.metrics import Metrics
 from hartonomous.middleware.drain import overloaded
 from hartonomous.middleware.request_id import new_id
 
@@ -35,8 +38,28 @@ _PLAIN = frozenset((b"content-length", b"x-request-id", b"x-forwarded-for", b"co
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
+class _Refused:
+    """What is counted and said of all that is refused of one route."""
+
+    __slots__ = ("_counters", "_latency", "said")
+
+    def __init__(self, metrics: Metrics, route: str) -> None:
+        self._counters = (metrics.shed, metrics.route_requests(route, "POST", _STATUS), metrics.failure(_STATUS))
+        self._latency = metrics.route_latency(route)
+        self.said = log.members({"method": "POST", "route": route, "status": int(_STATUS), "duration_ms": 0.0})
+
+    def count(self) -> None:
+        """Count one."""
+        for counter in self._counters:
+            counter.inc()
+        self._latency.observe(0.0)
+
+
 class Shedder:
-    """Refuses requests of one application's connections."""
+    """Refuses requests of one application's connections.
+
+    What is refused in one round of the loop is logged together in the next.
+    """
 
     def __init__(self, app: web.Application) -> None:
         self._state, self._metrics = app[STATE], app[METRICS]
@@ -47,6 +70,8 @@ class Shedder:
             if (resource := route.resource) is not None and route.method == "POST"
             if "{" not in (path := resource.canonical) and not path.startswith("/admin/")
         }
+        self._refused: dict[str, _Refused] = {}
+        self._untold: list[KeptRecord] = []
         error = overloaded()
         self._before, self._after = codec.error_body(error, "@").split(b"@")
         length = len(self._before) + len(self._after)
@@ -87,21 +112,21 @@ class Shedder:
 
     def _tell(self, route: str, request_id: str, host: str, forwarded: bytes | None) -> None:
         """Count and log it as all requests are."""
-        metrics = self._metrics
-        metrics.shed.inc()
-        metrics.route_requests(route, "POST", _STATUS).inc()
-        metrics.route_latency(route).observe(0.0)
-        metrics.failure(_STATUS).inc()
+        refused = self._refused.get(route)
+        if refused is None:
+            refused = self._refused[route] = _Refused(self._metrics, route)
+        refused.count()
         forwarded_for = () if forwarded is None else (forwarded.decode("latin-1"),)
-        fields = {
-            "method": "POST",
-            "route": route,
-            "status": 503,
-            "duration_ms": 0.0,
-            "remote": self._state.current.proxies.caller(host, forwarded_for),
-            "key": None,
-        }
-        log.told(_ACCESS, "request", time.time(), {"request_id": request_id}, fields)
+        remote = self._state.current.proxies.caller(host, forwarded_for)
+        # Neither ids nor addresses have a character that JSON escapes.
+        said = f',"request_id":"{request_id}"{refused.said},"remote":"{remote}","key":null'
+        if not self._untold:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._untold.append(log.record_of(_ACCESS, "request", time.time(), request_id, said))
+
+    def _write(self) -> None:
+        untold, self._untold = self._untold, []
+        log.tell(untold)
 
 
 def _headers(head: bytes) -> dict[bytes, bytes] | None:

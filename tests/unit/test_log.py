@@ -185,7 +185,8 @@ def test_what_is_told_past_the_library_is_the_line_that_the_library_writes(strea
     fields = {"status": 200, "route": HOSTILE, "key": None}
     with log.about(request_id="r1"):
         logger.bind(**fields).info("request")
-    log.told(__name__, "request", 1_700_000_000.25, {"request_id": "r1"}, fields)
+    said = log.members({"request_id": "r1", **fields})
+    log.tell([log.record_of(__name__, "request", 1_700_000_000.25, "r1", said)])
     written, told = _records(stream)
     assert list(told) == list(written)
     assert told == written | {"time": told["time"]}
@@ -197,7 +198,7 @@ def test_what_is_told_past_the_library_is_the_line_that_the_library_writes(strea
 def test_what_is_told_keeps_to_the_level() -> None:
     text = io.StringIO()
     log.configure("WARNING", text)
-    log.told(__name__, "request", 0.0, {}, {})
+    log.tell([log.record_of(__name__, "request", 0.0, None, "")])
     logger.remove()
     assert text.getvalue() == ""
 
