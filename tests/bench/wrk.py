@@ -18,11 +18,15 @@ _numbers = 0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent: to where, which body (a file; `%d` in it is another number each time), with which headers."""
+    """What is sent: to where, which body (a file; `%d` in it is another number each time), with which headers.
+
+    `apart_ms` is how long a connection rests before each request.
+    """
 
     url: str
     body: Path
     headers: Mapping[str, str]
+    apart_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def _run(load: Load, connections: int, seconds: int) -> str:
         load.url,
         "--",
     ]
-    command += [str(load.body), str(_numbers), *headers]
+    command += [str(load.body), str(_numbers), str(load.apart_ms), *headers]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
