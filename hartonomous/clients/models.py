@@ -20,6 +20,8 @@ from hartonomous.core.served import Served
 from hartonomous.errors import BackendError
 
 _TTL_S = 2.0
+# What is more nobody has counted, and a sum of such may be no number of JSON.
+_MOST = 2**53
 
 
 @dataclass(slots=True, frozen=True)
@@ -144,4 +146,4 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _positive(value: object) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    return value if type(value) is int and 0 < value <= _MOST else None

@@ -57,6 +57,11 @@ class Ranked(msgspec.Struct, gc=False):
         """How many tokens the service counted; 0 where it says nothing of use."""
         return count_of(self.usage.get("prompt_tokens")) if isinstance(self.usage, dict) else 0
 
+    @property
+    def model_name(self) -> str | None:
+        """What the service calls its model; None where it says nothing of use."""
+        return self.model if isinstance(self.model, str) else None
+
 
 _read_ranked = msgspec.json.Decoder(Ranked).decode
 

@@ -65,7 +65,7 @@ async def rerank(request: web.Request) -> web.Response:
         {
             "id": call.request_id,
             "object": "list",
-            "model": ranked.model or body.model,
+            "model": ranked.model_name or body.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             "meta": {
                 "api_version": {"version": "2"},

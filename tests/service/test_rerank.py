@@ -121,12 +121,19 @@ async def test_a_nonsensical_ranking_is_a_502(make_config: ConfigMaker, faulty: 
         assert (status, answer["error"]["type"]) == (502, "backend_error")
 
 
-async def test_nonsensical_usage_counts_as_nothing(make_config: ConfigMaker, faulty: FaultBackend) -> None:
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": -5}, {"prompt_tokens": 10**30}, {"prompt_tokens": 10**400}, [7], 7]
+)
+@pytest.mark.parametrize("model", [7, 10**30, {"id": 10**30}])
+async def test_nonsense_about_usage_and_model_counts_as_nothing(
+    make_config: ConfigMaker, faulty: FaultBackend, usage: Any, model: Any
+) -> None:
     results = [{"index": 1, "relevance_score": 2}, {"index": 0, "relevance_score": 3}]
-    faulty.on("/v1/rerank", fault.json_reply({"results": results, "usage": {"prompt_tokens": -5}, "model": 7}))
+    faulty.on("/v1/rerank", fault.json_reply({"results": results, "usage": usage, "model": model}))
     async with running(make_config(backends={"reranking": {"urls": (faulty.url,)}})) as app:
         status, answer = await app.post("/v1/rerank", BODY | {"documents": ["a", "b"]})
         assert (status, answer["usage"]) == (200, {"prompt_tokens": 0, "total_tokens": 0})
+        assert answer["model"] == BODY["model"]
         assert [result["index"] for result in answer["results"]] == [0, 1]
 
 

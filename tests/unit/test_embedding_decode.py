@@ -64,8 +64,12 @@ def test_the_dimension_may_be_unknown_at_first() -> None:
         ({"prompt_tokens": "7"}, 0),
         ({"prompt_tokens": True}, 0),
         ({"prompt_tokens": None}, 0),
+        ({"prompt_tokens": 10**30}, 0),
+        ({"prompt_tokens": 10**400}, 0),
         ({}, 0),
         (None, 0),
+        ([7], 0),
+        (7, 0),
     ],
 )
 def test_only_a_count_of_tokens_counts(usage: Any, tokens: int) -> None:
