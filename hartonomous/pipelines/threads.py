@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 # One that has a very long text leaves another to the rest.
 _AT_ONCE = 2
@@ -46,9 +46,18 @@ class Threads:
         Cancelled while it waits, it never runs; cancelled later, it has its place until it is done.
         """
         await self._enter(number)
-        job = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
-        job.add_done_callback(self._leave)
+        try:
+            job = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+        except BaseException:
+            self._leave()  # the system starts no thread
+            raise
+        job.add_done_callback(self._done)
         return await asyncio.shield(job)
+
+    def _done(self, job: asyncio.Future[Any]) -> None:
+        if not job.cancelled():
+            job.exception()  # asked for here, because whoever waited for it may have left
+        self._leave()
 
     async def _enter(self, number: int) -> None:
         if self._free:
@@ -63,7 +72,7 @@ class Threads:
                 self._leave()  # the place came in the same moment
             raise
 
-    def _leave(self, _: object = None) -> None:
+    def _leave(self) -> None:
         while self._waiting:
             *_, turn = heappop(self._waiting)
             if not turn.done():

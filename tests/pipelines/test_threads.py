@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -56,16 +59,20 @@ async def test_no_more_than_two_compute_at_once(work: Work) -> None:
     assert work.most <= 2
 
 
-async def test_the_next_place_is_of_who_came_first(work: Work) -> None:
-    for name in "ab":
-        work.start(name)
-    await began(work, 2)
-    later = [work.start(name, number) for name, number in (("late", 30), ("early", 10), ("middle", 20))]
+async def test_the_next_place_is_of_who_came_first() -> None:
+    threads = Threads()
+    first, second = Work(threads), Work(threads)
+    held = first.start("a")  # to the end: where two places come free side by side, either may begin first
+    second.start("b")
+    await began(first, 1)
+    await began(second, 1)
+    later = [second.start(name, number) for name, number in (("late", 30), ("early", 10), ("middle", 20))]
     await asyncio.sleep(0)
-    work.finish()
+    second.finish()
     await asyncio.gather(*later)
-    assert work.began[2:4] in (["early", "middle"], ["middle", "early"])  # the two places come free side by side
-    assert work.began[4] == "late"
+    assert second.began == ["b", "early", "middle", "late"]
+    first.finish()
+    await held
 
 
 async def test_what_is_cancelled_while_it_waits_never_runs(work: Work) -> None:
@@ -89,7 +96,7 @@ async def test_what_is_cancelled_as_it_computes_has_its_place_until_it_is_done(w
     await asyncio.wait(left)
     behind = [work.start(name) for name in "cd"]
     await asyncio.sleep(0)
-    assert work.began == ["a", "b"]
+    assert sorted(work.began) == ["a", "b"]
     work.finish()
     await asyncio.gather(*behind)
     assert work.most == 2
@@ -117,3 +124,39 @@ async def test_what_the_work_raises_comes_out_and_its_place_is_free() -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             await threads.run(threads.number(), lambda: 1 / 0)
+
+
+async def test_where_no_thread_can_be_started_the_place_is_free_again() -> None:
+    class Exhausted(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            raise RuntimeError("can't start new thread")
+
+    threads, loop = Threads(), asyncio.get_running_loop()
+    loop.set_default_executor(Exhausted())
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            await threads.run(threads.number(), lambda: None)
+    loop.set_default_executor(ThreadPoolExecutor())
+    tasks = [asyncio.create_task(threads.run(threads.number(), lambda: "free")) for _ in range(3)]
+    assert await asyncio.gather(*tasks) == ["free"] * 3
+
+
+async def test_what_fails_after_whoever_asked_has_left_is_told_nobody() -> None:
+    threads, go, told = Threads(), Event(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def fail() -> None:
+        go.wait(30)
+        raise ZeroDivisionError
+
+    left = [asyncio.create_task(threads.run(threads.number(), fail)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in left:
+        task.cancel()
+    await asyncio.wait(left)
+    del left, task  # their frames know of it
+    go.set()
+    assert await threads.run(threads.number(), lambda: "next") == "next"
+    assert await threads.run(threads.number(), lambda: "next") == "next"
+    gc.collect()
+    assert not told
