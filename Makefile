@@ -17,9 +17,12 @@
 # make uninstall  takes it away again, without data and configuration
 
 # The host's own Python where it will do, as `make install` takes it, else that of the PATH: a distribution builds its own
-# so that it is faster than one that was built without further ado.
-PYTHON ?= $(shell for python in /usr/bin/python3 python3; do \
+# so that it is faster than one that was built without further ado. An empty one is none: what follows it, which begins with
+# a hyphen, would be a command whose failure make ignores.
+ifeq ($(strip $(value PYTHON)),)
+override PYTHON = $(shell for python in /usr/bin/python3 python3; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done; echo "$$python")
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=

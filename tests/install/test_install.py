@@ -180,3 +180,9 @@ def test_uninstalling_leaves_the_configuration(destdir: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert f"{copy}/etc/hartonomous stays.\n" in done.stdout
     assert set(copy.rglob("*")) == {copy / "etc", *before}
+
+
+def test_an_empty_python_is_none(tmp_path: Path) -> None:
+    shown = make("install", tmp_path, "--dry-run", "PYTHON=")
+    assert re.match(r"\S*python3 -B etc/install [^\n]*(\\\n[^\n]*)* install$", shown.stdout), shown
+    assert "--python" not in shown.stdout
