@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -58,6 +59,16 @@ async def test_hybrid_fuses_by_rank_and_keeps_both_scores() -> None:
     assert result.hits[0].scores == {"dense": 0.1, "sparse": 9.0}
     assert result.hits[2].scores == {"dense": 0.9}
     assert result.hits[0].score == pytest.approx((1 / 63 + 1 / 61) / (2 / 61))
+
+
+@pytest.mark.parametrize("reranking", [None, Reranking({"Text of d.": 0.9})])
+async def test_hits_stay_with_the_caller_when_the_question_is_let_go_of(reranking: Reranking | None) -> None:
+    result = await Parts(both(), reranking).searcher.search(ask(top_k=50), call())
+    found = list(result.hits)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert result.hits == found
+    assert len(found) == 4
 
 
 async def test_dense_and_sparse_take_their_own_scores() -> None:
