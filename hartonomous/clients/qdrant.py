@@ -149,8 +149,8 @@ def _filter(wanted: Mapping[str, Any] | None, collection: str) -> Mapping[str, A
 
 
 @lru_cache(1024)
-def _everything(collection: str) -> codec.Written:
-    return codec.Written(codec.dumps(_filter(None, collection)))
+def _everything(collection: str) -> Mapping[str, Any]:
+    return _filter(None, collection)
 
 
 def _numbers(vector: Vector) -> list[Any]:

@@ -225,8 +225,11 @@ async def _wait_for_all(stage: Iterable[_Running], session: aiohttp.ClientSessio
         async with asyncio.TaskGroup() as group:
             for running in stage:
                 group.create_task(_wait_until_healthy(running, session))
-    except* TrialError as errors:
-        raise errors.exceptions[0] from None
+    except ExceptionGroup as errors:  # what is raised where `except*` handles it came in a group before Python 3.11.4
+        told = [error for error in errors.exceptions if isinstance(error, TrialError)]
+        if not told:
+            raise
+        raise told[0] from None
 
 
 async def _wait_until_healthy(running: _Running, session: aiohttp.ClientSession) -> None:

@@ -33,9 +33,9 @@ class Work:
 
     def _do(self, name: str) -> str:
         self.began.append(name)
-        self._loop.call_soon_threadsafe(self.has_begun.release)
         self.active += 1
         self.most = max(self.most, self.active)
+        self._loop.call_soon_threadsafe(self.has_begun.release)
         assert self._go.wait(30)
         self.active -= 1
         return name
