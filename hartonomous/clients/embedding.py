@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from hartonomous import codec
-from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
+from hartonomous.clients.models import ModelInfo, ModelInfoCache, prompt_tokens
 from hartonomous.clients.pool import NONSENSE, Answer, Pool
 from hartonomous.clients.replica import Replica
 from hartonomous.core.call import Call
@@ -188,9 +188,8 @@ def decode(body: bytes, count: int, dimension: int | None) -> Embedded:
         if not 0 <= item.index < count or vectors[item.index] is not None:
             raise ValueError("bad index")
         vectors[item.index] = _vector(item.embedding, dimension)
-    usage = answer.usage
-    tokens = count_of(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0
-    return Embedded([vector for vector in vectors if vector is not None], tokens, answer.model)
+    embedded = [vector for vector in vectors if vector is not None]
+    return Embedded(embedded, prompt_tokens(answer.usage), answer.model)
 
 
 def _vector(value: bytes | list[float], dimension: int | None) -> Vector:

@@ -137,6 +137,11 @@ def count_of(value: object) -> int:
     return _positive(value) or 0
 
 
+def prompt_tokens(usage: object) -> int:
+    """Return the tokens of what was sent, by an answer's `usage`; 0 where it says nothing of use."""
+    return count_of(_mapping(usage).get("prompt_tokens"))
+
+
 def _props(answer: Answer) -> dict[str, Any]:
     return _mapping(codec.loads(answer.body))
 

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from hartonomous import codec
-from hartonomous.clients.models import ModelInfo, ModelInfoCache, count_of
+from hartonomous.clients.models import ModelInfo, ModelInfoCache, prompt_tokens
 from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.core.fitting import fit_pairs
@@ -55,7 +55,7 @@ class Ranked(msgspec.Struct, gc=False):
     @property
     def tokens(self) -> int:
         """How many tokens the service counted; 0 where it says nothing of use."""
-        return count_of(self.usage.get("prompt_tokens")) if isinstance(self.usage, dict) else 0
+        return prompt_tokens(self.usage)
 
     @property
     def model_name(self) -> str | None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,13 +20,12 @@ from pathlib import Path
 import orjson
 
 from tests.bench.machine import Cores, program
-from tests.bench.processes import Maker
+from tests.bench.processes import Maker, Program
 from tests.bench.rig import CHAT_PATH, HEADERS, QUERY_PATH, YAML, Rig, chat_body, rig
 from tests.bench.texts import question
 from tests.service.vector_store import free_port
 
 _CONNECTIONS, _WARM_UP, _COUNTED = 8, 400, 240
-_START_S = 180.0
 _TOTALS = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 
 
@@ -55,20 +52,19 @@ def _count(made: Rig, kind: str, name: str, command: Sequence[str], environ: Map
     """Start a program under callgrind; return how many instructions a request takes once it is warm."""
     port, out = port or free_port(), made.folder / f"{name}.callgrind"
     callgrind = [program("valgrind"), "-q", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
-    started = [*callgrind, *made.maker.python(*(part.replace("{port}", str(port)) for part in command))]
-    with (made.folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            started, stdout=log, stderr=log, env={**os.environ, **environ, "PYTHONHASHSEED": "0"}
-        )
-    try:
-        _until_ready(port, time.monotonic() + _START_S)
+    counted = Program(
+        *(*callgrind, *made.maker.python(*command)),
+        log=made.folder / f"{name}.log",
+        cores=made.maker.cores.load,
+        port=port,
+        environ={**environ, "PYTHONHASHSEED": "0"},
+        bound=False,
+    )
+    with counted:
         _ask(port, kind, 1_000_000, _WARM_UP)
-        _let_count(process.pid, "on")
+        _let_count(counted.pid, "on")
         _ask(port, kind, 2_000_000, _COUNTED)
-        _let_count(process.pid, "off")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        _let_count(counted.pid, "off")
     return total_of(out.read_text(encoding="utf-8", errors="replace")) / _COUNTED
 
 
@@ -83,20 +79,6 @@ def total_of(written: str) -> int:
 def _let_count(pid: int, on_or_off: str) -> None:
     command = [program("callgrind_control"), "-i", on_or_off, str(pid)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _until_ready(port: int, ends: float) -> None:
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            connection.request("GET", "/ready")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        if time.monotonic() > ends:
-            raise RuntimeError("it is not ready under valgrind")
-        time.sleep(0.1)
 
 
 def _ask(port: int, kind: str, first: int, count: int) -> None:

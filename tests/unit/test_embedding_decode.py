@@ -1,4 +1,4 @@
-"""Embedding answers: what is right is read in order, anything else is refused with one of a ValueError."""
+"""Embedding answers: what is right is read in order, anything else is refused with a ValueError."""
 
 from __future__ import annotations
 
