@@ -63,7 +63,7 @@ class QuestionVectors:
                 missing[key] = text
             else:
                 outcomes[key] = _floats(value)
-        self._metrics.hits.inc(len(outcomes))
+        self._metrics.hits.value += len(outcomes)
         if missing:
             asked = self._asked(missing, batch_size, embed, call, None if len(texts) > 1 else fingerprint)
             for found in await self._wait(asked, call):
@@ -90,10 +90,10 @@ class QuestionVectors:
                 fresh.append(key)
             else:
                 asked.setdefault(under_way, []).append(key)
-        self._metrics.joined.inc(len(missing) - len(fresh))
+        self._metrics.joined.value += len(missing) - len(fresh)
         for joined in asked:
             tracing.link(call, joined.span)
-        self._metrics.misses.inc(len(fresh))
+        self._metrics.misses.value += len(fresh)
         if fresh and single is not None:
             (key,) = fresh
             work = partial(self._embed, embed)

@@ -153,7 +153,7 @@ class Caller:
         outcome = "2xx" if found is None else found.kind
         if opened.status and outcome in _BY_STATUS:
             outcome = f"{opened.status // 100}xx"
-        metrics.count(outcome).inc()
+        metrics.count(outcome).value += 1
         if outcome == "cancelled":
             metrics.saved("running" if opened.is_whole or not opened.status else "streaming").inc()
         if place.span is not None:

@@ -168,7 +168,7 @@ class EmbeddingClient:
         if self._info.is_another(embedded.model):
             self._info.forget()
             raise BackendUnavailableError("The embedding service has changed its model.", retry_after=1)
-        self._tokens.inc(embedded.tokens)
+        self._tokens.value += embedded.tokens
         return embedded
 
 

@@ -19,7 +19,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict
 
 from hartonomous import codec
-from hartonomous.clients.heads import Body
+from hartonomous.clients.heads import READ, Body
 from hartonomous.clients.watch import Watch
 
 if TYPE_CHECKING:
@@ -135,6 +135,24 @@ class Exchange(ABC):
         if not content.is_eof():
             self._waits()
         return True
+
+    def answered_at_once(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Take over a whole answer that came in one piece: most do."""
+        take = self._take
+        if take is None:  # its reader comes later
+            self.began(status, headers, Body(body))
+            self.flow()
+            return
+        self.status, self.headers, self._content = status, headers, READ
+        if status < 300:
+            self._succeeded()
+        self._size = len(body)
+        try:
+            take(body)
+        except Exception as error:  # noqa: BLE001 - told to who waits for the end
+            self.refusal = error
+        self._leave(is_whole=True)
+        self._wake()
 
     @property
     def content_type(self) -> str:

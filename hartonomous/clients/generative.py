@@ -182,8 +182,8 @@ class GenerativeClient:
         return {} if self._config.model is None else {"model": self._config.model}
 
     def _count(self, usage: Usage) -> None:
-        self._tokens_in.inc(usage.prompt_tokens)
-        self._tokens_out.inc(usage.completion_tokens)
+        self._tokens_in.value += usage.prompt_tokens
+        self._tokens_out.value += usage.completion_tokens
 
 
 async def _check_status(opened: Opened, name: str) -> None:

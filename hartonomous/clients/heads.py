@@ -49,6 +49,10 @@ class Body:
         return data
 
 
+READ = Body(b"")
+"""A body that has been read."""
+
+
 class Heads:
     """The heads that were read of late from one address."""
 
@@ -57,7 +61,7 @@ class Heads:
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[int, CIMultiDict[str]]] = {}
 
-    def read(self, data: bytes) -> tuple[int, Mapping[str, str], Body] | None:
+    def read(self, data: bytes) -> tuple[int, Mapping[str, str], bytes] | None:
         """Return status, headers and body of an answer whose head is known; None: the parser has to read it."""
         parts = _parts(data)
         known = None if parts is None else self._known.get(parts[0])
@@ -68,7 +72,7 @@ class Heads:
         if headers[hdrs.CONTENT_LENGTH] != length:
             headers = headers.copy()
             headers[hdrs.CONTENT_LENGTH] = length
-        return status, headers, Body(data[end:])
+        return status, headers, data[end:]
 
     def learn(self, data: bytes, status: int, headers: Mapping[str, str], size: int) -> None:
         """Keep the head of an answer that the parser has just read: it had a body of so many bytes.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -87,6 +88,7 @@ def collection_of(physical: str) -> str | None:
     return name if at and is_name(name) else None
 
 
+@lru_cache(1024)
 def name_of(collection: str) -> str:
     """Return the name by which users know a collection: of a physical one that of the collection it belongs to."""
     return collection_of(collection) or collection

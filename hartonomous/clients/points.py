@@ -237,7 +237,7 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     A version is known by its content: while its attributes are changed its points differ in sequence for a moment.
     """
     found = [list(ranking) for ranking in rankings]
-    if _is_one_version_each(found):
+    if is_one_version_each(hit.chunk for ranking in found for hit in ranking):
         return found
     newest: dict[str, FoundChunk] = {}
     for ranking in found:
@@ -251,13 +251,12 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     ]
 
 
-def _is_one_version_each(rankings: Iterable[Sequence[Hit]]) -> bool:
+def is_one_version_each(chunks: Iterable[FoundChunk]) -> bool:
+    """Tell whether no document has chunks of two versions among these."""
     known: dict[str, str] = {}
-    for ranking in rankings:
-        for hit in ranking:
-            chunk = hit.chunk
-            if known.setdefault(chunk.document_id, chunk.content_hash) != chunk.content_hash:
-                return False
+    for chunk in chunks:
+        if known.setdefault(chunk.document_id, chunk.content_hash) != chunk.content_hash:
+            return False
     return True
 
 

@@ -23,6 +23,8 @@ from hartonomous.clients.points import (
     ChunkPoint,
     FoundChunk,
     Hit,
+    is_one_version_each,
+    newest_only,
     of_collection,
     refuse_others,
     visible_filter,
@@ -31,6 +33,7 @@ from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.errors import BackendError, ValidationFailedError
 
+_score = attrgetter("score")
 _NUMBERS = {int, float}
 _TEXT = {str}
 _NOT_QDRANTS = "The qdrant service gave an answer that is not Qdrant's."
@@ -185,23 +188,30 @@ def read_rankings(answer: Answer) -> Any:
 def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
     """Return the rankings of a batch as `read_rankings` or `read_result` has read it, each best first.
 
+    Of a document only the newest version stays among all of them. A point that several searches found is one chunk.
     Raises BackendError when one is none, or has a score that is not finite or a point of another collection.
     """
-    return [
-        _ranking(answer.points if type(answer) is _Ranking else _found(answer, collection), collection)
+    chunks: dict[str, FoundChunk] = {}
+    rankings = [
+        _ranking(answer.points if type(answer) is _Ranking else _found(answer, collection), collection, chunks)
         for answer in answers
     ]
+    return rankings if is_one_version_each(chunks.values()) else newest_only(rankings)
 
 
-def _ranking(found: list[_Found], collection: str) -> list[Hit]:
+def _ranking(found: list[_Found], collection: str, chunks: dict[str, FoundChunk]) -> list[Hit]:
     for hit in found:
-        chunk = hit.chunk
+        known = chunks.get(hit.id)
+        if known is not None:
+            hit.chunk = known
+            continue
+        chunks[hit.id] = chunk = hit.chunk
         chunk.id = hit.id
         # Asked here of each, as most are well; `check` says what is wrong.
         if chunk.collection != collection or chunk.end - chunk.start != len(chunk.text):
             chunk.check(collection)
     # Qdrant's own order, and stable where scores are equal.
-    return sorted(found, key=attrgetter("score"), reverse=True)
+    return sorted(found, key=_score, reverse=True)
 
 
 def _found(answer: Any, collection: str) -> list[_Found]:

@@ -24,7 +24,7 @@ from hartonomous.clients.models import ModelInfo, ModelInfoCache, prompt_tokens
 from hartonomous.clients.pool import Answer, Pool
 from hartonomous.core.call import Call
 from hartonomous.core.fitting import fit_pairs
-from hartonomous.core.fusion import sigmoid
+from hartonomous.core.fusion import sigmoids
 from hartonomous.core.tokens import ESTIMATED_MOST, MOST, estimate_tokens, most_tokens
 from hartonomous.errors import BackendError, ValidationFailedError
 from hartonomous.metrics import Metrics
@@ -136,13 +136,13 @@ class RerankingClient:
             read=lambda answer: _read(answer, len(documents)),
             nonsense="The reranking service answered something that is no ranking.",
         )
-        self._tokens.inc(ranked.tokens)
+        self._tokens.value += ranked.tokens
         return scores, ranked
 
     def calibrated(self, scores: Iterable[float]) -> list[float]:
         """Map the service's own scores to 0..1: the logistic function of a logit, or the score itself."""
         if self._config.scores == "logits":
-            return list(map(sigmoid, scores))
+            return sigmoids(scores)
         return [min(1.0, max(0.0, score)) for score in scores]
 
 
@@ -172,13 +172,7 @@ def _read(answer: Answer, count: int) -> tuple[list[float], Ranked]:
         ranked = _read_ranked(answer.body)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    scores: list[float | None] = [None] * count
-    for result in ranked.results:
-        index = result.index
-        if index < 0 or scores[index] is not None:
-            raise ValueError("bad index")
-        scores[index] = result.relevance_score
-    complete = [score for score in scores if score is not None]
-    if len(complete) != count:
-        raise ValueError("missing documents")
-    return complete, ranked
+    scores = {result.index: result.relevance_score for result in ranked.results}
+    if len(ranked.results) != count or scores.keys() != set(range(count)):
+        raise ValueError("not each document once")
+    return [scores[index] for index in range(count)], ranked

@@ -14,7 +14,6 @@ from hartonomous.clients.points import (
     Hit,
     StoredChunk,
     newest_first,
-    newest_only,
     visible_filter,
 )
 from hartonomous.clients.qdrant import (
@@ -71,12 +70,16 @@ class VectorClient(Versions):
         answers = await self._post(collection, "query/batch", {"searches": wanted}, call, read)
         if not isinstance(answers, list) or len(answers) != len(wanted):
             nonsense()
-        found = iter(rankings_of(answers[: len(asked)], name))
-        rankings = [[] if is_empty(search) else next(found) for search in searches]
+        rankings = rankings_of(answers[: len(asked)], name)
+        if len(asked) < len(searches):
+            found = iter(rankings)
+            rankings = [[] if is_empty(search) else next(found) for search in searches]
+        if not best:
+            return rankings, []
         vectors = [
             dense_vectors(answer, one.dimension) for answer, one in zip(answers[len(asked) :], best, strict=True)
         ]
-        return newest_only(rankings), vectors
+        return rankings, vectors
 
     async def chunks(self, collection: str, document_id: str, call: Call) -> list[StoredChunk]:
         """Return the newest whole version of a document in order; empty when there is no such document.

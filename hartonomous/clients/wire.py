@@ -60,6 +60,8 @@ class Wire(Pausing, ResponseHandler):
     _is_without_body: bool | None = None
     _is_unread = False
     """Whether nothing has come of a response that is expected."""
+    _is_parsed = True
+    """Whether aiohttp's parser has read any of it: else it is as ready for the next one as it was for this."""
     _is_chunked = False
     _is_before_chunk = False
     """Whether the parser expects the size of a chunk: what is known to be whole chunks need not go through it then."""
@@ -79,13 +81,14 @@ class Wire(Pausing, ResponseHandler):
             self._is_without_body = is_without_body
             self.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
         self._is_unread = not is_without_body
-        self._is_chunked = self._is_before_chunk = False
+        self._is_chunked = self._is_before_chunk = self._is_parsed = False
         return transport
 
     def leave(self, *, is_whole: bool, is_stream: bool) -> None:
         """End the exchange; with its whole answer the connection is kept for another one, after a stream later."""
         self.exchange = None
-        if is_whole and not self.should_close and self.transport is not None and not self._has_begun_another():
+        is_good = not self._is_parsed or not (self.should_close or self._has_begun_another())
+        if is_whole and is_good and self.transport is not None:
             if not is_stream:
                 self.kept.keep(self)
                 return
@@ -131,9 +134,9 @@ class Wire(Pausing, ResponseHandler):
             self._is_before_chunk = content is not None
         is_first, self._is_unread = self._is_unread, False
         if is_first and (known := self.kept.heads.read(data)) is not None:
-            exchange.began(*known)
-            exchange.flow()
+            exchange.answered_at_once(*known)
             return
+        self._is_parsed = True
         super().data_received(data)
         if self._exception is not None:
             exchange.lost(self._exception)

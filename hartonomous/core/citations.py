@@ -258,8 +258,8 @@ class AnswerBuilder:
         given = self._valid([*sentence.given, *markers])
         verdict = self._judge.judge(sentence.plain + closing, [*given, *inside] if inside else given)
         titled = bool(sentence.fence) or sentence.plain.startswith("#")
-        end, support = ([], 0.0) if titled else _decide(verdict, given, sentence.inside)
-        shown = [*sentence.inside, *[marker for marker in end if marker not in sentence.inside]]
+        end, support = ([], 0.0) if titled else _decide(verdict, given, inside)
+        shown = [*inside, *[marker for marker in end if marker not in inside]] if inside else end
         if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
             shown = []
         tail = shown_tail(sentence.plain, closing, end) + gap
@@ -267,7 +267,7 @@ class AnswerBuilder:
         if verdict.claims and not titled:
             self._claimed = True
             self._backed = self._backed or support >= THRESHOLD
-        used = [*sentence.inside, *end]
+        used = [*inside, *end] if inside else end
         text = "".join(sentence.out) + tail
         if self._strict:
             self._give_supported(text, row, used, verdict)
@@ -306,7 +306,7 @@ def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list
     """Return the markers for a sentence's end, and the support that goes with all of its markers."""
     if not verdict.claims:
         return [], 0.0
-    cited = [*inside, *given]
+    cited = [*inside, *given] if inside else given
     share = max([verdict.by_source[marker - 1] for marker in cited]) if cited else 0.0
     misplaced = verdict.supported and share < _MISPLACED
     if cited and verdict.backed_by(cited) and not misplaced:

@@ -11,17 +11,15 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 # Hexadecimal digits of a hash: 128 bits.
 _HALF = 32
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingFingerprint:
+class EmbeddingFingerprint(NamedTuple):
     """What decides whether two vectors may be compared: the model, its dimension, and the prefixes put before texts."""
 
     model: str
@@ -31,13 +29,13 @@ class EmbeddingFingerprint:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, as a collection stores them."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> EmbeddingFingerprint:
         """Read what `as_dict` wrote, unknown keys aside; raise ValueError for anything else."""
         try:
-            found = cls(**{name: value[name] for name in cls.__slots__})
+            found = cls(**{name: value[name] for name in cls._fields})
         except KeyError as error:
             raise ValueError(f"the embedding fingerprint lacks {error.args[0]!r}") from error
         texts = (found.model, found.query_prefix, found.document_prefix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, zip_longest
 from operator import itemgetter
@@ -17,6 +17,9 @@ Ranking = Sequence[tuple[str, float]]
 """Ids with their scores, best first."""
 
 _name, _score = itemgetter(0), itemgetter(1)
+
+_LOWEST_LOGIT = -700.0
+"""What is lower has an exponential that is no float."""
 
 BM25_HALF = 8.0
 """The BM25 score that maps to one half: what a good match of a few words gets."""
@@ -198,9 +201,6 @@ def unit_bm25(score: float, *, half: float = BM25_HALF) -> float:
     return score / (score + half) if score > 0 else 0.0
 
 
-def sigmoid(logit: float) -> float:
-    """Return 1 / (1 + exp(-logit)), without overflow at either end: a cross-encoder's logit as 0..1."""
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    grown = math.exp(logit)
-    return grown / (1.0 + grown)
+def sigmoids(logits: Iterable[float]) -> list[float]:
+    """Return 1 / (1 + exp(-logit)) for each, without overflow at either end: a cross-encoder's logits as 0..1."""
+    return [1.0 / (1.0 + math.exp(-logit)) if logit > _LOWEST_LOGIT else 0.0 for logit in logits]

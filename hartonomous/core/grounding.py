@@ -234,13 +234,13 @@ def _is_one_name(one: Term, other: Term) -> bool:
 
 def _is_talk(sentence: str) -> bool:
     """Tell whether a sentence is a question or a greeting."""
-    plain = _straight(sentence)
+    plain = sentence if sentence.isascii() else _straight(sentence)
     return plain.rstrip(" \n\"')*_").endswith(("?", "\uff1f", "\u061f")) or _GREETING.match(plain) is not None
 
 
 def _admits(sentence: str) -> bool:
     """Tell whether a sentence says that it does not know."""
-    plain = _straight(sentence)
+    plain = sentence if sentence.isascii() else _straight(sentence)
     lower = plain.lower()
     return any(map(lower.__contains__, _REFUSING)) and _REFUSAL.search(plain) is not None
 
@@ -255,4 +255,4 @@ def _repeats_itself(sentence: str) -> bool:
 
 
 def _straight(text: str) -> str:
-    return text if text.isascii() else text.replace("\u2019", "'").replace("\u201d", '"')
+    return text.replace("\u2019", "'").replace("\u201d", '"')

@@ -159,7 +159,7 @@ def _with_link(text: str, end: int, numbers: list[int], *, final: bool) -> Marke
 
 def show_markers(markers: Iterable[int]) -> str:
     """Write markers the one way an answer has them: `[1][2]`."""
-    return "".join([f"[{marker}]" for marker in markers])
+    return "".join(map("[{}]".format, markers))
 
 
 def _numbers(inner: str) -> list[int]:

@@ -73,8 +73,9 @@ def _read_simple(found: re.Match[str]) -> Tail:
     if blank:
         tail.parts.append(blank)
     if markers:
-        tail.markers = [int(marker) for marker in markers[1:-1].split("][")]
-        tail.parts += [[marker] for marker in tail.markers]
+        tail.markers = list(map(int, markers[1:-1].split("][")))
+        for marker in tail.markers:
+            tail.parts.append([marker])
     tail.closing, tail.gap = found[3], found[4]
     tail.parts += (found[3], found[4]) if found[4] else (found[3],)
     return tail

@@ -32,7 +32,7 @@ class _Answerer(Protocol):
 def received(request: web.Request, size: int) -> Meter | None:
     """Tell that bytes of the body have come; await `more` of what is returned: nothing where they are covered."""
     metrics = request.app[METRICS]
-    metrics.received.inc(size)
+    metrics.received.value += size
     if (tenant := metrics.tenants.of_key(request.get(CALLER, NOBODY).key_id)) is not None:
         tenant.received += size
     meter = request.get(METER)

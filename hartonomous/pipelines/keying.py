@@ -76,7 +76,7 @@ class AnswerKeys:
                     "grant": call.grant.patterns,
                     "generation": generation,
                     "models": models,
-                    "made_by": info.fingerprint,
+                    "made_by": info.fingerprint.as_dict(),
                     "points": info.points if self._is_alone else None,
                     "language": info.language,
                 }
@@ -88,4 +88,4 @@ class AnswerKeys:
         embedding = await self._embedding.fingerprint(call)
         generative = await self._generative.model(call)
         reranking = None if self._reranking is None else await self._reranking.model(call)
-        return [embedding, generative, reranking]
+        return [embedding.as_dict(), generative, reranking]

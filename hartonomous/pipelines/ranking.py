@@ -29,7 +29,7 @@ from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Fusion, Retrieval
 from hartonomous.core.call import Call
-from hartonomous.core.fusion import Ranking, unit_bm25, unit_cosine
+from hartonomous.core.fusion import unit_bm25, unit_cosine
 from hartonomous.core.fusion import fuse as fuse_rankings
 from hartonomous.errors import HartonomousError
 from hartonomous.pipelines.questions import Account, Kind, Question, ScoredHit
@@ -38,37 +38,31 @@ from hartonomous.pipelines.questions import Account, Kind, Question, ScoredHit
 def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     """Return the chunks that the searches of a question found, best first, each with its scores."""
     hits: dict[str, ScoredHit] = {}
-    found: dict[Kind, Ranking] = {}
     for kind, ranking in item.rankings.items():
-        found[kind] = scores = []
         for hit in ranking:
-            chunk, score = hit.chunk, hit.score
-            chunk_id = chunk.id
-            scores.append((chunk_id, score))
-            known = hits.get(chunk_id)
+            chunk = hit.chunk
+            known = hits.get(chunk.id)
             if known is None:
-                hits[chunk_id] = ScoredHit(chunk, 0.0, {kind: score})
+                hits[chunk.id] = ScoredHit(chunk, 0.0, {kind: hit.score})
             else:
-                known.chunk, known.scores[kind] = chunk, score
+                known.scores[kind] = hit.score
     if item.asked is not None:
         _unmoved(hits, item.asked)
     best = []
-    for chunk_id, share in _fused(found, config.fusion) if len(found) > 1 else _alone(found):
+    for chunk_id, share in _fused(item.rankings, config.fusion):
         scored = hits[chunk_id]
         scored.score = share
         best.append(scored)
     return best
 
 
-def _fused(found: Mapping[Kind, Ranking], config: Fusion) -> list[tuple[str, float]]:
+def _fused(found: Mapping[Kind, Sequence[Hit]], config: Fusion) -> list[tuple[str, float]]:
+    rankings = [[(hit.chunk.id, hit.score) for hit in ranking] for ranking in found.values()]
+    if len(rankings) == 1:
+        unit = {"dense": unit_cosine, "sparse": unit_bm25}[next(iter(found))]
+        return list({chunk_id: unit(score) for chunk_id, score in rankings[0]}.items())
     weights = {"dense": config.dense_weight, "sparse": config.sparse_weight}
-    rankings = list(found.values())
     return fuse_rankings(rankings, rule=config.rule, k=config.k, weights=[weights[kind] for kind in found])
-
-
-def _alone(found: Mapping[Kind, Ranking]) -> list[tuple[str, float]]:
-    units = {"dense": unit_cosine, "sparse": unit_bm25}
-    return list({chunk_id: units[kind](score) for kind, scores in found.items() for chunk_id, score in scores}.items())
 
 
 def _unmoved(hits: Mapping[str, ScoredHit], asked: Sequence[Hit]) -> None:

@@ -12,7 +12,7 @@ from hartonomous.clients.reranking import RerankingClient
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
-from hartonomous.core.fusion import sigmoid
+from hartonomous.core.fusion import sigmoids
 from hartonomous.core.tokens import estimate_tokens
 from hartonomous.errors import BackendError, ValidationFailedError
 from hartonomous.metrics import Metrics
@@ -98,7 +98,7 @@ async def test_a_text_is_cut_into_the_context_that_the_service_tells(
 ) -> None:
     faulty.on(RERANK, ranked(2.0, -1.0))
     scores = await client.rerank("which words", ["short", LONG], call())
-    assert scores == [sigmoid(2.0), sigmoid(-1.0)]
+    assert scores == sigmoids([2.0, -1.0])
     (tokens,) = sent(faulty)
     assert 3_500 < tokens < 4_096
     assert faulty.calls(RERANK)[0].json["documents"][0] == "short"
@@ -158,8 +158,8 @@ async def test_scores_that_tell_nothing_are_no_ranking(
 
 async def test_one_text_or_equal_texts_may_have_one_score(client: RerankingClient, faulty: FaultBackend) -> None:
     faulty.on(RERANK, ranked(1.0), ranked(1.0, 1.0))
-    assert await client.rerank("query", ["one"], call()) == [sigmoid(1.0)]
-    assert await client.rerank("query", ["one", "one"], call()) == [sigmoid(1.0)] * 2
+    assert await client.rerank("query", ["one"], call()) == sigmoids([1.0])
+    assert await client.rerank("query", ["one", "one"], call()) == sigmoids([1.0, 1.0])
 
 
 async def test_low_scores_that_differ_are_a_ranking(client: RerankingClient, faulty: FaultBackend) -> None:

@@ -15,7 +15,7 @@ from hartonomous.core.fusion import (
     reciprocal_rank,
     relative_score,
     rocchio,
-    sigmoid,
+    sigmoids,
     unit_bm25,
     unit_cosine,
 )
@@ -189,10 +189,11 @@ def test_bm25_keeps_the_order(one: float, other: float) -> None:
 
 @given(st.floats(allow_nan=False))
 def test_a_sigmoid_is_in_0_to_1_for_any_logit(logit: float) -> None:
-    assert 0 <= sigmoid(logit) <= 1
-    assert sigmoid(logit) + sigmoid(-logit) == pytest.approx(1)
+    one, other = sigmoids([logit, -logit])
+    assert 0 <= one <= 1
+    assert one + other == pytest.approx(1)
 
 
 def test_a_sigmoid_is_half_at_0_and_rises() -> None:
-    assert sigmoid(0) == 0.5
-    assert sigmoid(2) == pytest.approx(0.8807970779778823)
+    assert sigmoids([0, 2]) == [0.5, pytest.approx(0.8807970779778823)]
+    assert sigmoids([-700.1]) < sigmoids([-699.9]) < sigmoids([-40])
