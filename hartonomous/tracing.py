@@ -87,7 +87,7 @@ def open_tracer(config: Tracing, metrics: Metrics) -> Tracer:
 
 def span(call: Call, name: str, attributes: Mapping[str, Value] = _NOTHING) -> AbstractContextManager[Call]:
     """Record a block as a piece of the request, where that is recorded; within, use the call that is handed out."""
-    return _Off(call) if call.span is None else _Recorded(call, call.span, name, attributes)
+    return call if call.span is None else _Recorded(call, call.span, name, attributes)
 
 
 def attributed(call: Call, attributes: Mapping[str, Value]) -> None:
@@ -129,21 +129,6 @@ def ended(span: Span, error: BaseException | None) -> None:
     elif error is not None:
         span.fail(error.error_code if isinstance(error, HartonomousError) else type(error).__qualname__)
     span.end()
-
-
-class _Off:
-    """A block that is not recorded."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def __enter__(self) -> Call:
-        return self._call
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        pass
 
 
 class _Recorded:

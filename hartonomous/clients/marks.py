@@ -76,6 +76,10 @@ class CollectionInfo:
     indexes: frozenset[str]
     schema: int = SCHEMA
 
+    def is_made_by(self, fingerprint: EmbeddingFingerprint) -> bool:
+        """Whether this model's vectors are in it, as they are stored today."""
+        return self.fingerprint == fingerprint and self.schema == SCHEMA
+
 
 def is_name(name: str) -> bool:
     """Whether this is a name that a user can give, and so not that of a physical collection."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 import msgspec
@@ -237,7 +237,7 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     A version is known by its content: while its attributes are changed its points differ in sequence for a moment.
     """
     found = [list(ranking) for ranking in rankings]
-    if is_one_version_each(hit.chunk for ranking in found for hit in ranking):
+    if is_one_version_each([hit.chunk for ranking in found for hit in ranking]):
         return found
     newest: dict[str, FoundChunk] = {}
     for ranking in found:
@@ -251,13 +251,10 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     ]
 
 
-def is_one_version_each(chunks: Iterable[FoundChunk]) -> bool:
+def is_one_version_each(chunks: Collection[FoundChunk]) -> bool:
     """Tell whether no document has chunks of two versions among these."""
-    known: dict[str, str] = {}
-    for chunk in chunks:
-        if known.setdefault(chunk.document_id, chunk.content_hash) != chunk.content_hash:
-            return False
-    return True
+    versions = {(chunk.document_id, chunk.content_hash) for chunk in chunks}
+    return len(versions) == len({document_id for document_id, _ in versions})
 
 
 def assemble(chunks: Sequence[StoredChunk]) -> str:

@@ -52,6 +52,13 @@ class Call:
     span: Span | None = None
     _sent: tuple[Mapping[str, str], bytes] | None = field(default=None, repr=False)
 
+    def __enter__(self) -> Call:
+        """Begin a block of work for it of which nothing is recorded."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     @property
     def sent(self) -> bytes:
         """The headers as they are sent, written out once for a request. Raises ValueError as `lines`."""

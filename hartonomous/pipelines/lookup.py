@@ -41,6 +41,9 @@ class Lookup:
 
     async def run(self, plans: Sequence[Plan], call: Call) -> None:
         """Give every plan its rankings and vectors, or its error; collections are asked side by side."""
+        if len(plans) == 1:
+            await self._timed(plans[0].item.request.collection, plans, call)
+            return
         groups: dict[str, list[Plan]] = {}
         for plan in plans:
             groups.setdefault(plan.item.request.collection, []).append(plan)

@@ -29,8 +29,8 @@ from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Fusion, Retrieval
 from hartonomous.core.call import Call
-from hartonomous.core.fusion import unit_bm25, unit_cosine
 from hartonomous.core.fusion import fuse as fuse_rankings
+from hartonomous.core.fusion import unit_bm25, unit_cosine
 from hartonomous.errors import HartonomousError
 from hartonomous.pipelines.questions import Account, Kind, Question, ScoredHit
 

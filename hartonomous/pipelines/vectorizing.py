@@ -54,7 +54,8 @@ class Vectorizer:
 
     async def _compare(self, items: Sequence[Question], fingerprint: EmbeddingFingerprint, call: Call) -> None:
         """Give the questions to a collection that another embedding model made their error."""
-        for name, group in by_collection(items).items():
+        unlike = [item for item in items if item.info is None or not item.info.is_made_by(fingerprint)]
+        for name, group in by_collection(unlike).items():
             try:
                 await self._schema.require(name, fingerprint, call)
             except HartonomousError as error:
