@@ -4,12 +4,14 @@ Alone, a question is asked at once. What comes while a call is under way goes to
 the group is full, or its first question has waited for `_MOST_WAIT_S`: an address that hangs holds nobody up for
 longer. Each question boards its group's flight (`cache.flights`): whoever leaves leaves the others alone, and nobody
 waits beyond their own deadline. Where a group fails as a whole each of its questions is asked once by itself, so that
-one that breaks the service harms nobody else.
+one that breaks the service harms nobody else. Where all of them are answered then, the service takes but one text in a
+call, as simple ones do: nothing goes together for a while. (Not where it was not available for a moment.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 
@@ -18,13 +20,16 @@ from hartonomous.cache.flights import Flight, Flights
 from hartonomous.clients.embedding import Vector
 from hartonomous.core.call import Call
 from hartonomous.core.deadline import Deadline
-from hartonomous.errors import HartonomousError, NotAskedError
+from hartonomous.errors import BackendError, HartonomousError, NotAskedError
+from hartonomous.log import logger
 
 Outcome = Vector | HartonomousError
 Embed = Callable[[Mapping[str, str], Call], Awaitable[Mapping[str, Outcome]]]
 """Embeds texts, each under a key: a vector or an error for each."""
 
 _MOST_WAIT_S = 0.01
+# How long a service that answered each of a group but not the group is asked for one text at a time.
+_APART_S = 600.0
 
 
 class Groups:
@@ -54,7 +59,7 @@ class Groups:
             self._flights.join(group.flight, key)
         group.texts[key] = text
         group.calls.append(call)
-        if len(group.texts) >= most:
+        if len(group.texts) >= most or lane.is_apart:
             lane.gathering = None
             group.leave()
         return group.flight
@@ -68,7 +73,7 @@ class Groups:
                 lane.gathering = None
         lane.under_way += 1
         try:
-            return await _each(group.texts, embed, self._joint(group.calls))
+            return await lane.each(group.texts, embed, self._joint(group.calls))
         finally:
             lane.under_way -= 1
             if lane.gathering is not None:
@@ -85,11 +90,30 @@ class Groups:
 class _Lane:
     """What gathers of one kind, and how many groups of it are under way."""
 
-    __slots__ = ("gathering", "under_way")
+    __slots__ = ("_apart_until", "gathering", "under_way")
 
     def __init__(self) -> None:
         self.gathering: _Group | None = None
         self.under_way = 0
+        self._apart_until = 0.0
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the service takes one text in a call, by all that is known."""
+        return self._apart_until > 0.0 and time.monotonic() < self._apart_until
+
+    async def each(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
+        """Embed the texts of a group, or each of them alone where that failed as a whole."""
+        outcomes = await embed(texts, call)
+        if len(texts) == 1 or not all(_is_worth_asking(outcome) for outcome in outcomes.values()):
+            return outcomes
+        alone = await asyncio.gather(*(embed({key: text}, call) for key, text in texts.items()))
+        found = {key: outcome for each in alone for key, outcome in each.items()}
+        answered = not any(isinstance(outcome, HartonomousError) for outcome in found.values())
+        if answered and all(isinstance(outcome, BackendError) for outcome in outcomes.values()):
+            self._apart_until = time.monotonic() + _APART_S
+            logger.bind(texts=len(texts)).warning("the embedding service answers texts one by one, and not together")
+        return found
 
 
 class _Group:
@@ -114,15 +138,6 @@ class _Group:
         """Let the group go."""
         if not self._left.done():
             self._left.set_result(None)
-
-
-async def _each(texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
-    """Embed the texts of a group, or each of them alone where that failed as a whole."""
-    outcomes = await embed(texts, call)
-    if len(texts) == 1 or not all(_is_worth_asking(outcome) for outcome in outcomes.values()):
-        return outcomes
-    alone = await asyncio.gather(*(embed({key: text}, call) for key, text in texts.items()))
-    return {key: outcome for found in alone for key, outcome in found.items()}
 
 
 def _is_worth_asking(outcome: Outcome) -> bool:

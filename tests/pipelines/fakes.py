@@ -68,7 +68,8 @@ def hits(**scores: float) -> list[Hit]:
 
 
 class Embedding:
-    """Embeds in two dimensions; a text with `refuses` in it is too long, `error` fails every call."""
+    """Embeds in two dimensions; a text with `refuses` in it is too long, `error` fails every call of more than `takes`
+    texts."""
 
     def __init__(self, batch_size: int = 4) -> None:
         self.batch_size = batch_size
@@ -80,6 +81,7 @@ class Embedding:
         self.refuses = "long"
         self.error: HartonomousError | None = None
         self.failing: str | None = None
+        self.takes = 0
         self.gate: asyncio.Event | None = None
 
     async def model(self, call: Call) -> ModelInfo:
@@ -99,7 +101,11 @@ class Embedding:
             await (asyncio.sleep(0) if self.gate is None else self.gate.wait())
         finally:
             self.active -= 1
-        if self.error is not None and (self.failing is None or any(self.failing in text for text in texts)):
+        if (
+            self.error is not None
+            and len(texts) > self.takes
+            and (self.failing is None or any(self.failing in text for text in texts))
+        ):
             raise self.error
         if any(self.refuses in text for text in texts):
             raise ValidationFailedError("too long", code="input_too_long")

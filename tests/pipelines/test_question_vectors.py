@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,10 +11,11 @@ import pytest
 
 from hartonomous.cache import groups
 from hartonomous.cache.vectors import QuestionVectors
+from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.config import EmbeddingCache
 from hartonomous.core.access import EVERYTHING, Grant
 from hartonomous.core.fingerprint import EmbeddingFingerprint
-from hartonomous.errors import BackendUnavailableError, HartonomousError
+from hartonomous.errors import BackendError, BackendUnavailableError, HartonomousError
 from hartonomous.metrics import Metrics
 from hartonomous.pipelines.questions import Account, Question, SearchRequest
 from hartonomous.pipelines.vectorizing import Vectorizer
@@ -293,6 +295,45 @@ async def test_one_question_that_breaks_the_service_harms_nobody_in_its_group() 
     answers = [items[0] for items in await asyncio.gather(first, *tasks)]
     assert [item.error and item.error.status for item in answers] == [None, None, 503, None]
     assert rig.service.batches == [["first"], ["a", "poison", "ccc"], ["a"], ["poison"], ["ccc"]]
+
+
+async def together(rig: Rig, *texts: str) -> None:
+    """Have questions embedded of which all but the first come while that one is under way."""
+    before, missed = len(rig.service.batches), rig.counted()["miss"]
+    rig.service.gate = asyncio.Event()
+    first = asyncio.create_task(rig.ask(texts[0]))
+    await until(lambda: len(rig.service.batches) > before)
+    others = [asyncio.create_task(rig.ask(text)) for text in texts[1:]]
+    await until(lambda: rig.counted()["miss"] == missed + len(texts))
+    rig.service.gate.set()
+    assert vectors([items[0] for items in await asyncio.gather(first, *others)]) == [[1.0, len(text)] for text in texts]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("error", [BackendError("a wrong count"), BackendRefusedError("no lists", answered=422)])
+async def test_a_service_that_takes_one_text_in_a_call_is_not_asked_for_more_again_and_again(
+    error: HartonomousError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    rig.service.error, rig.service.takes = error, 1
+    await together(rig, "a", "bb", "ccc")
+    assert rig.service.batches == [["a"], ["bb", "ccc"], ["bb"], ["ccc"]]
+    await together(rig, "dddd", "eeeee", "ffffff")
+    assert rig.service.batches[4:] == [["dddd"], ["eeeee"], ["ffffff"]]
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 601)  # a while later it may have learned
+    rig.service.error = None
+    await together(rig, "g", "hh", "iii")
+    assert rig.service.batches[7:] == [["g"], ["hh", "iii"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_service_that_was_not_available_for_a_moment_is_asked_for_several_again() -> None:
+    rig = Rig()
+    rig.service.error, rig.service.takes = DOWN, 1
+    await together(rig, "a", "bb", "ccc")
+    rig.service.error = None
+    await together(rig, "dddd", "eeeee", "ffffff")
+    assert rig.service.batches[-1] == ["eeeee", "ffffff"]
 
 
 @pytest.mark.usefixtures("patient")
