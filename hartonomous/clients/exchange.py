@@ -268,6 +268,8 @@ class Exchange(ABC):
 
     def look(self, now: float) -> float:
         """Fail if the time is over; return when it may be next."""
+        if self.status and self._wire is None:  # read to its end: who waits for it has its turn after this
+            return float("inf")
         by, is_idle = self._by, False
         if self.status and self._waiter is not None and not self._waiter.done() and not self._is_held:
             idle_by = self._heard_at + self._idle_s

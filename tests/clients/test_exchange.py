@@ -10,6 +10,7 @@ import pytest
 
 from hartonomous.clients.failures import AnswerTooLargeError, BrokenOffError, SlowAnswerError
 from hartonomous.clients.pool import Pool
+from hartonomous.clients.wire import Wire
 from hartonomous.core.access import EVERYTHING
 from hartonomous.core.call import Call, lines
 from hartonomous.core.deadline import Deadline
@@ -298,3 +299,23 @@ async def test_a_pool_that_stops_ends_who_pours() -> None:
         await pool.abort()
         with pytest.raises(Exception, match="shutting down"):
             await task
+
+
+@pytest.mark.parametrize("late_s", [7.0, 60.0], ids=["for its headers", "for its end"])
+async def test_an_answer_that_has_come_whole_is_not_late_any_more(
+    late_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the loop was held, its last byte and the end of its time come in one round, before its reader's turn."""
+    leave = Wire.leave
+
+    def leave_late(self: Wire, *, is_whole: bool, is_stream: bool) -> None:
+        exchange = self.exchange
+        leave(self, is_whole=is_whole, is_stream=is_stream)
+        assert exchange is not None
+        exchange.look(asyncio.get_running_loop().time() + late_s)
+
+    async with served(answering(OK), Service(first_byte_timeout_s=5)) as (pool, backend):
+        monkeypatch.setattr(Wire, "leave", leave_late)
+        for _ in range(2):  # read by the parser, and by what is known of it
+            assert (await pool.request("POST", "/x", call(), b"{}", is_idempotent=False)).body == b"ok"
+    assert backend.connections == 1
