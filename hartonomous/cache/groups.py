@@ -9,7 +9,8 @@ one by one: the processor fetches a stage's code and data once for all of them.
 Each question boards its group's flight (`cache.flights`): whoever leaves leaves the others alone, and nobody waits
 beyond their own deadline. Where a group fails as a whole each of its questions is asked once by itself, so that one
 that breaks the service harms nobody else. Where all of them are answered then, the service takes but one text in a
-call, as simple ones do: nothing goes together for a while. (Not where it was not available for a moment.)
+call, as simple ones do: nothing goes together for a while. (Not where it was not available for a moment, or where the
+questions were so long that all of them may have been too much: a few callers' must not part everybody's.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _MOST_WAIT_S = 0.01
 _MORE_ROUNDS = 4
 # How long a service that answered each of a group but not the group is asked for one text at a time.
 _APART_S = 600.0
+# How many characters a group has at most that tells so: a larger one may be too much for one that takes several.
+_TELLING = 16_384
 
 
 class Groups:
@@ -116,7 +119,8 @@ class _Lane:
         alone = await asyncio.gather(*(embed({key: text}, call) for key, text in texts.items()))
         found = {key: outcome for each in alone for key, outcome in each.items()}
         answered = not any(isinstance(outcome, HartonomousError) for outcome in found.values())
-        if answered and all(isinstance(outcome, BackendError) for outcome in outcomes.values()):
+        is_telling = sum(map(len, texts.values())) <= _TELLING
+        if answered and is_telling and all(isinstance(outcome, BackendError) for outcome in outcomes.values()):
             self._apart_until = time.monotonic() + _APART_S
             logger.bind(texts=len(texts)).warning("the embedding service answers texts one by one, and not together")
         return found

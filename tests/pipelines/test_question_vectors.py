@@ -337,6 +337,16 @@ async def test_a_service_that_was_not_available_for_a_moment_is_asked_for_severa
 
 
 @pytest.mark.usefixtures("patient")
+async def test_questions_that_are_too_much_together_do_not_part_those_of_others() -> None:
+    rig = Rig()
+    rig.service.error, rig.service.takes = BackendRefusedError("too large", answered=413), 1
+    await together(rig, "a", *(letter * 8_192 for letter in "bcd"))
+    rig.service.error = None
+    await together(rig, "dddd", "eeeee", "ffffff")
+    assert rig.service.batches[-1] == ["eeeee", "ffffff"]
+
+
+@pytest.mark.usefixtures("patient")
 async def test_each_in_a_group_waits_no_longer_than_their_own_deadline() -> None:
     rig = Rig()
     first = await begun(rig)
