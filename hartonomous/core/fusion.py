@@ -18,8 +18,8 @@ Ranking = Sequence[tuple[str, float]]
 
 _name, _score = itemgetter(0), itemgetter(1)
 
+# The exponential of 710 is no float any more. What is lower is 0 but for 304 digits.
 _LOWEST_LOGIT = -700.0
-"""What is lower has an exponential that is no float."""
 
 BM25_HALF = 8.0
 """The BM25 score that maps to one half: what a good match of a few words gets."""
