@@ -73,7 +73,7 @@ class Entrance:
     """
 
     def __init__(self, app: web.Application, floor: Floor) -> None:
-        self._app, self._floor, self._state = app, floor, app[STATE]
+        self._app, self._floor, self._turns = app, floor, app[STATE].turns
         self._plain: dict[tuple[str, str], tuple[_IsHere | None, web.UrlMappingMatchInfo]] = {}
         for route in app.router.routes():
             if isinstance(resource := route.resource, web.PlainResource):
@@ -97,8 +97,7 @@ class Entrance:
         return Request(message, payload, protocol, writer, task, self._loop)
 
     def _enter(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        state = self._state
-        turn = state.turns.take(state.active)
+        turn = self._turns.take()
         return self._begun(request) if turn is None else self._begun_later(request, turn)
 
     async def _begun_later(self, request: web.BaseRequest, turn: asyncio.Future[None]) -> web.StreamResponse:

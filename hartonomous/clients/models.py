@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hartonomous import codec
+from hartonomous.clients.failures import BackendRefusedError
 from hartonomous.clients.pool import NONSENSE, Answer, Pool
 from hartonomous.clients.replica import Replica
 from hartonomous.core.call import Call
@@ -20,6 +21,8 @@ from hartonomous.core.served import Served
 from hartonomous.errors import BackendError
 
 _TTL_S = 2.0
+# What a server answers that has no list of models, as text-embeddings-inference.
+_NO_SUCH_PATH = frozenset({404, 405, 501})
 # What is more nobody has counted, and a sum of such may be no number of JSON.
 _MOST = 2**53
 
@@ -55,6 +58,8 @@ class ModelInfoCache:
         # Others go on with what is known while this one asks.
         self._until = self._clock() + _TTL_S
         found = await self._ask(call)
+        if known is not None and known.name == found.name and found.dimension is None:
+            found = replace(found, dimension=known.dimension)  # as it was found out
         if serving is self._pool.addresses.serving:
             self._known = found
         if known is not None and known.name != found.name:
@@ -93,18 +98,27 @@ class ModelInfoCache:
             self._known = replace(self._known, dimension=dimension)
 
     async def _ask(self, call: Call) -> ModelInfo:
-        name, meta = await self._pool.request(
-            "GET",
-            "/v1/models",
-            call,
-            is_lookup=True,
-            read=self._read,
-            nonsense=f"The {self._pool.name} service answered no list of models.",
-        )
+        name, meta = await self._listed(call)
         props = await self._props(call)
         settings = _mapping(props.get("default_generation_settings"))
         context = settings.get("n_ctx") or meta.get("n_ctx") or meta.get("n_ctx_train")
         return ModelInfo(name, _positive(meta.get("n_embd")), _positive(context), _positive(props.get("total_slots")))
+
+    async def _listed(self, call: Call) -> tuple[str, dict[str, Any]]:
+        """Return the model's name and what is told of it: nothing by a service without a list, whose name is given."""
+        try:
+            return await self._pool.request(
+                "GET",
+                "/v1/models",
+                call,
+                is_lookup=True,
+                read=self._read,
+                nonsense=f"The {self._pool.name} service answered no list of models.",
+            )
+        except BackendRefusedError as error:
+            if self._name is None or error.answered not in _NO_SUCH_PATH:
+                raise
+            return self._name, {}
 
     async def _props(self, call: Call) -> dict[str, Any]:
         """Return llama.cpp's `/props`; servers that have none are no less useful."""

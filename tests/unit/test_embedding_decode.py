@@ -52,7 +52,7 @@ def test_base64_is_little_endian_float32() -> None:
 
 
 def test_the_dimension_may_be_unknown_at_first() -> None:
-    assert decode(_answer([[1, 2.5, 3]]), 1, None).vectors == [[1, 2.5, 3]]
+    assert list(decode(_answer([[1, 2.5, 3]]), 1, None).vectors[0]) == [1, 2.5, 3]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,12 @@ def test_only_a_count_of_tokens_counts(usage: Any, tokens: int) -> None:
 def test_a_vector_that_is_none_is_refused(vector: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode(_answer([vector]), 1, 2)
+
+
+def test_a_single_vector_needs_no_index_and_several_do() -> None:
+    assert list(decode({"data": [{"embedding": [1.0]}]}, 1, 1).vectors[0]) == [1.0]
+    with pytest.raises(ValueError, match="bad index"):
+        decode({"data": [{"embedding": [1.0]}, {"embedding": [2.0]}]}, 2, 1)
 
 
 @pytest.mark.parametrize("order", [[0], [0, 0], [0, 2], [0, -1], [0, 1, 1], [0, "1"], [0, True], [0, 1.0], [0, None]])
