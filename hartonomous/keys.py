@@ -26,6 +26,7 @@ from hartonomous.core.addresses import Proxies
 from hartonomous.core.call import Call
 from hartonomous.core.overload import Beginners, Crowd
 from hartonomous.core.trace import Span, TraceContext
+from hartonomous.gathering import Gathering
 from hartonomous.keyring import Keyring, Presented
 from hartonomous.limiting.limiter import Limiter
 from hartonomous.limiting.meter import Meter
@@ -156,7 +157,7 @@ class State:
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
     for which there is no room: their work is refused. `operators` are those of the operator's own listener.
-    `crowd` knows how many may be under way, `turns` when one may begin.
+    `crowd` knows how many may be under way, `turns` when one may begin, `gathering` which questions begin together.
     `retired` are the runtimes of before that still serve what began with them. `needs_keys`: there have been keys, so
     that who takes the last one away locks everybody out, and lets nobody in.
     """
@@ -168,6 +169,7 @@ class State:
         self.surplus: set[web.RequestHandler] = set()
         self.crowd = Crowd()
         self.turns = Turns()
+        self.gathering = Gathering()
         self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
         self._coming: Keyring | None = None

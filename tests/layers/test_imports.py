@@ -36,6 +36,7 @@ FLOORS = (
         "clienttls",
         "cparser",
         "eventloop",
+        "gathering",
         "turns",
         "memory",
         "settings",
