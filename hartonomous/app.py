@@ -38,7 +38,7 @@ from hartonomous.pipelines.paraphrase import Paraphrases
 from hartonomous.pipelines.query import Answerer
 from hartonomous.pipelines.sweep import Sweeper
 from hartonomous.reload import Reloader
-from hartonomous.routing import Entrance, add_routes
+from hartonomous.routing import Entrance, add_routes, gathering_paths
 from hartonomous.settings import TOKENIZER, Settings, complete, read
 from hartonomous.siblings import Siblings
 from hartonomous.tls import ServingContext
@@ -86,7 +86,7 @@ def create_app(config: Config, path: Path | None = None) -> web.Application:
     add_routes(app.router, OPERATIONS, None if config.server.admin is None else app[STATE].operators)
     cors.setup(app)
     floors = Floors(app)
-    app[ENTRANCE] = Entrance(app, floors.enter).open
+    app[ENTRANCE] = Entrance(app, floors.enter, gathering_paths(OPERATIONS)).open
     app.middlewares.append(floors.enter)  # for whoever serves the application without a `Listener`
     app.on_response_prepare.append(floors.prepare)
     app.on_cleanup.append(floors.close)

@@ -72,8 +72,8 @@ class Entrance:
     (`middleware.expectation`).
     """
 
-    def __init__(self, app: web.Application, floor: Floor) -> None:
-        self._app, self._floor, self._turns = app, floor, app[STATE].turns
+    def __init__(self, app: web.Application, floor: Floor, gathering: frozenset[str]) -> None:
+        self._app, self._floor, self._state, self._gathering = app, floor, app[STATE], gathering
         self._plain: dict[tuple[str, str], tuple[_IsHere | None, web.UrlMappingMatchInfo]] = {}
         for route in app.router.routes():
             if isinstance(resource := route.resource, web.PlainResource):
@@ -97,8 +97,15 @@ class Entrance:
         return Request(message, payload, protocol, writer, task, self._loop)
 
     def _enter(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        turn = self._turns.take()
+        turn = self._turn_of(cast("Request", request))
         return self._begun(request) if turn is None else self._begun_later(request, turn)
+
+    def _turn_of(self, request: Request) -> asyncio.Future[None] | None:
+        """Return what is done when a request may begin; None, as a rule, where it may at once."""
+        state = self._state
+        if state.turns.streams:
+            return state.turns.take()
+        return state.gathering.take(state.active) if request.raw_path in self._gathering else None
 
     async def _begun_later(self, request: web.BaseRequest, turn: asyncio.Future[None]) -> web.StreamResponse:
         await turn
@@ -133,6 +140,11 @@ def add_routes(router: web.UrlDispatcher, operations: Iterable[Operation], opera
             router.register_resource(resources[path])
         for method in _methods(operation):
             resources[path].add_route(method, operation.handler)
+
+
+def gathering_paths(operations: Iterable[Operation]) -> frozenset[str]:
+    """Return the paths whose requests begin together."""
+    return frozenset(operation.path for operation in operations if operation.gathers)
 
 
 def _methods(operation: Operation) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from hartonomous import codec
 from hartonomous.core.timings import milliseconds
 from hartonomous.errors import HartonomousError
 from hartonomous.handlers.whole import Whole
-from hartonomous.keys import RUNTIME, STATE, Runtime
+from hartonomous.keys import RUNTIME, Runtime
 
 DEGRADED_HEADER = "X-Hartonomous-Degraded"
 
@@ -21,13 +20,6 @@ DEGRADED_HEADER = "X-Hartonomous-Degraded"
 def runtime_of(request: web.Request) -> Runtime:
     """Return the runtime that serves this request from its beginning to its end."""
     return request[RUNTIME]
-
-
-def turn_of(request: web.Request) -> asyncio.Future[None] | None:
-    """Return what is done when a question is to begin, with others that come now; None, as a rule, where at once."""
-    state = request.app[STATE]
-    # While answers are streamed few are to begin in a round, and have been let in so.
-    return None if state.turns.streams else state.gathering.take(request[RUNTIME].traffic.active)
 
 
 class Timer:

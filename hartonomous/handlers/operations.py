@@ -29,6 +29,7 @@ class Operation:
     `failure` is the shape of its errors, and `errors` are the statuses that the operation itself can answer beside
     those that all can.
     `scope` is what a key needs, None where anyone is answered; `event` is the audit trail's word for what is done.
+    `gathers`: its requests begin together (`hartonomous.gathering`).
     """
 
     method: str
@@ -52,6 +53,7 @@ class Operation:
     errors: Sequence[int] = ()
     scope: Scope | None = "query"
     event: str | None = None
+    gathers: bool = False
 
     def is_found(self, *, by_operators: bool) -> bool:
         """Whether it is found on this one of two listeners (`server.admin`); the path alone says so, not the scope."""

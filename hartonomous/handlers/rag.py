@@ -13,7 +13,7 @@ from hartonomous.core import filters
 from hartonomous.core.call import Call, Priority
 from hartonomous.errors import HartonomousError, PermissionDeniedError
 from hartonomous.handlers import shapes, views
-from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of, turn_of
+from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import read_json, validate
 from hartonomous.handlers.caching import CACHE_CONTROL, cache_headers, with_wishes
 from hartonomous.handlers.metering import Stake, answer_of, answered
@@ -34,8 +34,6 @@ async def search(request: web.Request) -> web.Response:
     """Retrieve chunks."""
     runtime, call, timer = runtime_of(request), call_of(request), Timer()
     body = validate(SearchBody, await read_json(request))
-    if (turn := turn_of(request)) is not None:
-        await turn
     result = await runtime.searcher.search(_search_request(body, runtime, call), call)
     answer = views.search_answer(result, timer.ms, call.request_id)
     return json_response(answer, headers=cost_headers(answer["timings_ms"], result.degraded))
@@ -72,8 +70,6 @@ async def query(request: web.Request) -> web.StreamResponse:
     question = _query_request(body, runtime, call)
     if body.stream:
         return await _stream_query(request, runtime, question, call, timer)
-    if (turn := turn_of(request)) is not None:
-        await turn
     result = await answer_of(request, runtime.answerer, question, call)
     timings = {**result.timings, "total": timer.ms}
     answer = views.query_answer(result, timings, call.request_id)
@@ -210,6 +206,7 @@ OPERATIONS = (
         shapes.SearchAnswer,
         tells=COST,
         errors=_RAG_ERRORS,
+        gathers=True,
     ),
     Operation(
         "POST",
@@ -223,6 +220,7 @@ OPERATIONS = (
         headers=(CACHE_CONTROL,),
         tells=COST,
         errors=_RAG_ERRORS,
+        gathers=True,
     ),
     Operation(
         "POST",

@@ -22,7 +22,7 @@ from hartonomous.core.access import Grant
 from hartonomous.core.call import Call
 from hartonomous.errors import HartonomousError, NotFoundError, ValidationFailedError
 from hartonomous.handlers import views
-from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of, turn_of
+from hartonomous.handlers.answers import Timer, cost_headers, json_response, runtime_of
 from hartonomous.handlers.body import validate
 from hartonomous.handlers.caching import cache_headers, with_wishes
 from hartonomous.handlers.metering import answer_of, answered
@@ -101,8 +101,6 @@ async def chat(request: web.Request, parsed: Mapping[str, Any], call: Call) -> w
     try:
         if body.stream:
             return await _stream(request, runtime, question, completion, call)
-        if (turn := turn_of(request)) is not None:
-            await turn
         result = await answer_of(request, runtime.answerer, question, call)
     except NotFoundError as error:
         raise _no_model() from error

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from yarl import URL
 
+from hartonomous import gathering
+from hartonomous.gathering import Gathering
 from tests.service.application import RunningApp
 
 
@@ -45,6 +47,25 @@ async def test_the_address_of_the_server_may_stand_in_the_target(api: RunningApp
 )
 async def test_another_path_or_method_leads_nowhere(api: RunningApp, line: str, status: int) -> None:
     assert await _status(api, line) == status
+
+
+@pytest.mark.parametrize(("path", "gathers"), [("/rag/query", True), ("/rag/search", True), ("/v1/embeddings", False)])
+async def test_questions_begin_with_others_and_what_is_passed_on_does_not(
+    api: RunningApp, monkeypatch: pytest.MonkeyPatch, path: str, gathers: bool
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Gathering, "take", lambda _, under_way: asked.append(under_way))
+    await api.post(path, {})
+    assert asked == ([0] if gathers else [])
+
+
+async def test_questions_that_come_while_others_are_under_way_are_all_answered(
+    api: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "FEW", 0)
+    monkeypatch.setattr(gathering, "IDLE_S", 0.0)
+    answers = await asyncio.gather(*(api.post("/rag/search", {"query": "", "top_k": n}) for n in range(40)))
+    assert {status for status, _ in answers} == {422}
 
 
 async def test_requests_of_one_route_at_once_are_each_their_own(api: RunningApp) -> None:
