@@ -75,7 +75,7 @@ class Groups:
 
     async def _ask(self, lane: _Lane, group: _Group, embed: Embed) -> Mapping[str, Outcome]:
         try:
-            if lane.under_way:
+            if lane.under_way and not lane.is_apart:
                 await group.gather()
         finally:
             if lane.gathering is group:
