@@ -87,8 +87,7 @@ class Wire(Pausing, ResponseHandler):
     def leave(self, *, is_whole: bool, is_stream: bool) -> None:
         """End the exchange; with its whole answer the connection is kept for another one, after a stream later."""
         self.exchange = None
-        is_good = not self._is_parsed or not (self.should_close or self._has_begun_another())
-        if is_whole and is_good and self.transport is not None:
+        if is_whole and self.transport is not None and not (self._is_parsed and self._may_not_stay()):
             if not is_stream:
                 self.kept.keep(self)
                 return
@@ -97,6 +96,10 @@ class Wire(Pausing, ResponseHandler):
         if self.transport is not None and self.transport.get_write_buffer_size():
             self.transport.abort()  # to close it would be to wait until the backend has taken all of the request
         self.connection.close()
+
+    def _may_not_stay(self) -> bool:
+        """Whether the parser has read something after which the connection serves no more."""
+        return self.should_close or self._has_begun_another()
 
     def _has_begun_another(self) -> bool:
         """Whether the beginning of another answer came behind the one that is whole: the next one would go on with it.

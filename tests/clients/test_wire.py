@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -264,3 +265,11 @@ async def test_where_the_backend_closes_a_connection_after_a_stream_none_is_kept
 
 def _resting(pool: Pool) -> int:
     return sum(len(kept._resting) for kept in pool._caller._wires._kept.values())
+
+
+async def test_a_connection_that_is_lost_before_anything_was_asked_over_it_is_closed() -> None:
+    """It has no parser any more that could be asked whether it may stay."""
+    lost, connection = wire.Wire(asyncio.get_running_loop()), Mock()
+    lost.connection = connection
+    lost.leave(is_whole=False, is_stream=False)
+    connection.close.assert_called_once_with()
