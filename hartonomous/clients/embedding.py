@@ -1,9 +1,9 @@
 """The embedding service: texts to vectors, every answer checked before anybody uses it.
 
 Vectors are asked for as base64 (little-endian float32, a third of the bytes of decimal text and 7 times cheaper to
-read); a server that answers plain floats is understood as well. A permuted answer is put in order by its `index`; a
-wrong count, a wrong dimension, NaN, infinity, null or a vector of zeros is the backend's fault, and nothing is
-returned.
+read); a server that answers plain floats is understood as well. A permuted answer is put in order by its `index`, which
+one vector alone need not have; a wrong count, a wrong dimension, NaN, infinity, null or a vector of zeros is the
+backend's fault, and nothing is returned.
 """
 
 from __future__ import annotations
@@ -193,11 +193,13 @@ def decode(body: bytes, count: int, dimension: int | None) -> Embedded:
 
 
 def _vector(value: bytes | list[float], dimension: int | None) -> Vector:
-    vector = _floats(value) if isinstance(value, bytes) else array("f", value)
+    if isinstance(value, bytes):
+        vector = _floats(value)
+    else:
+        vector = array("f", value)
+        _check_range(vector)
     if not vector or (dimension is not None and len(vector) != dimension):
         raise ValueError("wrong dimension")
-    if not isinstance(value, bytes):
-        _check_range(vector)
     if not any(vector):
         raise ValueError("all zero")
     return vector

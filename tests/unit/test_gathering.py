@@ -8,6 +8,7 @@ import pytest
 
 from hartonomous import gathering
 from hartonomous.gathering import FEW, Gathering
+from tests.unit.beginning import rounds
 
 pytestmark = pytest.mark.usefixtures("busy")
 
@@ -18,26 +19,8 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "IDLE_S", 0.0)
 
 
-async def _begun(place: Gathering, count: int, under_way: int = FEW, *, leaves: int = 0) -> list[int]:
-    """Let so many come in one round, of whom the last `leaves`; return how many begin in each round."""
-    begun: list[int] = []
-
-    async def come(number: int) -> None:
-        if (turn := place.take(under_way)) is not None:
-            await turn
-        begun.append(number)
-
-    tasks = [asyncio.create_task(come(number)) for number in range(count)]
-    counts: list[int] = []
-    while not all(task.done() for task in tasks):
-        before = len(begun)
-        await asyncio.sleep(0)
-        if not counts:
-            for task in tasks[count - leaves :]:
-                task.cancel()
-        counts.append(len(begun) - before)
-    assert begun == sorted(begun)
-    return counts
+async def _begun(place: Gathering, count: int, under_way: int = FEW, leaving: slice = slice(0)) -> list[int]:
+    return await rounds(lambda: place.take(under_way), count, leaving)
 
 
 async def test_where_few_are_under_way_nobody_waits() -> None:
@@ -56,7 +39,7 @@ async def test_where_some_are_under_way_one_begins_and_the_next_ones_begin_toget
 
 
 async def test_nobody_waits_for_who_has_left() -> None:
-    assert [count for count in await _begun(Gathering(), 10, leaves=4) if count] == [1, 5]
+    assert [count for count in await _begun(Gathering(), 10, leaving=slice(6, 10)) if count] == [1, 5]
 
 
 @pytest.mark.parametrize(("name", "value"), [("IDLE_S", 60.0), ("MOST_S", 0.0)])
