@@ -10,7 +10,9 @@ Each question boards its group's flight (`cache.flights`): whoever leaves leaves
 beyond their own deadline. Where a group fails as a whole each of its questions is asked once by itself, so that one
 that breaks the service harms nobody else. Where all of them are answered then, the service takes but one text in a
 call, as simple ones do: nothing goes together for a while. (Not where it was not available for a moment, or where the
-questions were so long that all of them may have been too much: a few callers' must not part everybody's.)
+questions were so long that all of them may have been too much: a few callers' must not part everybody's.) While it is
+not known whether it takes several, one group is under way at a time: all groups of a crowd that comes first would fail,
+which opens its circuit.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from hartonomous import tracing
@@ -39,6 +42,8 @@ _MORE_ROUNDS = 4
 _APART_S = 600.0
 # How many characters a group has at most that tells so: a larger one may be too much for one that takes several.
 _TELLING = 16_384
+# How long a group waits for the one that shows whether the service takes several texts: one that hangs shows nothing.
+_TRIAL_S = 1.0
 
 
 class Groups:
@@ -82,7 +87,7 @@ class Groups:
                 lane.gathering = None
         lane.under_way += 1
         try:
-            return await lane.each(group.texts, embed, self._joint(group.calls))
+            return await lane.embedded(group.texts, embed, self._joint(group.calls))
         finally:
             lane.under_way -= 1
             if lane.gathering is not None:
@@ -99,29 +104,42 @@ class Groups:
 class _Lane:
     """What gathers of one kind, and how many groups of it are under way."""
 
-    __slots__ = ("_apart_until", "gathering", "under_way")
+    __slots__ = ("_apart_until", "_takes_several", "_trial", "gathering", "under_way")
 
     def __init__(self) -> None:
         self.gathering: _Group | None = None
         self.under_way = 0
         self._apart_until = 0.0
+        self._takes_several = False
+        self._trial = asyncio.Lock()
 
     @property
     def is_apart(self) -> bool:
         """Whether the service takes one text in a call, by all that is known."""
         return self._apart_until > 0.0 and time.monotonic() < self._apart_until
 
-    async def each(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
-        """Embed the texts of a group, or each of them alone where that failed as a whole."""
+    async def embedded(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
+        """Embed the texts of a group; the first one that has several shows whether the service takes them."""
+        if len(texts) == 1:
+            return await embed(texts, call)
+        if self._takes_several:
+            return await self._together(texts, embed, call)
+        async with AsyncExitStack() as stack:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TRIAL_S):
+                    await stack.enter_async_context(self._trial)
+            return await (_each if self.is_apart else self._together)(texts, embed, call)
+
+    async def _together(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
+        """Embed texts in one call, or each of them alone where that failed as a whole."""
         outcomes = await embed(texts, call)
-        if len(texts) == 1 or not all(_is_worth_asking(outcome) for outcome in outcomes.values()):
+        if not all(_is_worth_asking(outcome) for outcome in outcomes.values()):
+            self._takes_several = self._takes_several or not all(map(_is_error, outcomes.values()))
             return outcomes
-        alone = await asyncio.gather(*(embed({key: text}, call) for key, text in texts.items()))
-        found = {key: outcome for each in alone for key, outcome in each.items()}
-        answered = not any(isinstance(outcome, HartonomousError) for outcome in found.values())
-        is_telling = sum(map(len, texts.values())) <= _TELLING
-        if answered and is_telling and all(isinstance(outcome, BackendError) for outcome in outcomes.values()):
-            self._apart_until = time.monotonic() + _APART_S
+        found = await _each(texts, embed, call)
+        is_telling = sum(map(len, texts.values())) <= _TELLING and not any(map(_is_error, found.values()))
+        if is_telling and all(isinstance(outcome, BackendError) for outcome in outcomes.values()):
+            self._apart_until, self._takes_several = time.monotonic() + _APART_S, False
             logger.bind(texts=len(texts)).warning("the embedding service answers texts one by one, and not together")
         return found
 
@@ -152,5 +170,15 @@ class _Group:
             self._left.set_result(None)
 
 
+async def _each(texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
+    """Embed each text by itself."""
+    alone = await asyncio.gather(*(embed({key: text}, call) for key, text in texts.items()))
+    return {key: outcome for each in alone for key, outcome in each.items()}
+
+
+def _is_error(outcome: Outcome) -> bool:
+    return isinstance(outcome, HartonomousError)
+
+
 def _is_worth_asking(outcome: Outcome) -> bool:
-    return isinstance(outcome, HartonomousError) and not isinstance(outcome, NotAskedError)
+    return _is_error(outcome) and not isinstance(outcome, NotAskedError)

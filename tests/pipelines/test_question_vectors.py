@@ -327,6 +327,25 @@ async def test_a_service_that_takes_one_text_in_a_call_is_not_asked_for_more_aga
 
 
 @pytest.mark.usefixtures("patient")
+async def test_a_crowd_that_comes_first_sends_one_group_to_a_service_that_takes_one_text_in_a_call() -> None:
+    rig = Rig()
+    rig.service.error, rig.service.takes = BackendError("a wrong count"), 1
+    await together(rig, "first", *(letter * length for length, letter in enumerate("abcdefghijkl", start=1)))
+    assert [len(batch) for batch in rig.service.batches] == [1, 4, *[1] * 12]
+
+
+async def test_a_first_group_that_hangs_holds_the_others_up_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_TRIAL_S", 0.001)
+    rig = Rig()
+    first = await begun(rig)
+    tasks = [asyncio.create_task(rig.ask(letter)) for letter in "abcdefgh"]
+    await until(lambda: len(rig.service.batches) == 3)
+    assert rig.service.batches[1:] == [["a", "b", "c", "d"], ["e", "f", "g", "h"]]
+    cast("asyncio.Event", rig.service.gate).set()
+    await asyncio.gather(first, *tasks)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_service_that_was_not_available_for_a_moment_is_asked_for_several_again() -> None:
     rig = Rig()
     rig.service.error, rig.service.takes = DOWN, 1
