@@ -22,14 +22,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 from hartonomous.core import codespans
 from hartonomous.core.codespans import Code, read_code
 from hartonomous.core.grounding import THRESHOLD, Grounding, Verdict
 from hartonomous.core.markers import OPENERS, UNDECIDED, Undecided, show_markers
-from hartonomous.core.sentences import CLOSERS, ends_sentence
-from hartonomous.core.tails import Tail, read_tail, shown_tail
+from hartonomous.core.sentences import CLOSERS, ends_sentence, stops
+from hartonomous.core.tails import SIMPLE, Tail, numbers_of, read_tail, shown_tail
 
 _MISPLACED = 0.25  # a cited source below this share is the wrong one, if another supports the sentence
 
@@ -40,11 +42,14 @@ _MARKS = re.escape(CLOSERS)
 # possessively, groups are not: before Python 3.11.5 such a group keeps what its last, failed round has read.
 _LETTER = rf"[^\s{re.escape(OPENERS + codespans.MARKS)}{_MARKS}|]"
 _WORD = re.compile(rf"{_LETTER}++")
-_PLAIN = re.compile(rf"(?:[.': ][^\W_]{_LETTER}*+|{_LETTER}++|_(?=\w))+")
+_WORDS = rf"(?:[.': ][^\W_]{_LETTER}*+|{_LETTER}++|_(?=\w))+"
+_PLAIN = re.compile(_WORDS)
+# What most sentences are, from their first word to the next sentence: read in one step.
+_SENTENCE = re.compile(rf"({_WORDS}){SIMPLE}")
 _OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
 
 
-class SentenceGrounding(NamedTuple):
+class SentenceGrounding(msgspec.Struct, frozen=True, gc=False):
     """One sentence of the answer: its place in code points, the sources it cites, and its support, 0..1."""
 
     start: int
@@ -53,18 +58,15 @@ class SentenceGrounding(NamedTuple):
     support: float
 
 
-class _Sentence:
+class _Sentence(msgspec.Struct, gc=False):
     """What is known of the sentence that is being read."""
 
-    __slots__ = ("fence", "given", "inside", "judged", "out", "plain")
-
-    def __init__(self) -> None:
-        self.plain = ""  # without markers
-        self.out: list[str] = []  # as it goes into the answer
-        self.given: list[int] = []  # the model's markers for the whole sentence
-        self.inside: list[int] = []  # the model's markers that stay inside
-        self.fence = ""
-        self.judged: tuple[str, Verdict] | None = None
+    plain: str = ""  # without markers
+    out: list[str] = []  # as it goes into the answer
+    given: list[int] = []  # the model's markers for the whole sentence
+    inside: list[int] = []  # the model's markers that stay inside
+    fence: str = ""
+    judged: tuple[str, Verdict] | None = None
 
     def verdict(self, judge: Grounding) -> Verdict:
         """Return what the sources say to the sentence so far; asked again for the same words it is known."""
@@ -82,7 +84,7 @@ class AnswerBuilder:
     """
 
     def __init__(self, sources: Sequence[str], *, require_grounding: bool = False) -> None:
-        self._count = len(sources)
+        self._markers = range(1, len(sources) + 1)
         self._judge = Grounding(sources)
         self._strict = require_grounding
         self._buffer = ""
@@ -117,19 +119,16 @@ class AnswerBuilder:
         self._record(added, ([marker], 1.0), [marker])
         return added
 
-    def feed(self, text: str) -> str:
-        """Take the next piece of the model's text; return what of the answer is decided by it."""
-        return self._advance(text, final=False)
-
     def finish(self) -> str:
         """Decide what is still held back and return it: the model has ended."""
-        return self._advance("", final=True)
+        return self.feed("", final=True)
 
-    def _advance(self, text: str, *, final: bool) -> str:
+    def feed(self, text: str, *, final: bool = False) -> str:
+        """Take the next piece of the model's text, or the `final` one; return what of the answer is decided by it."""
         before = len(self._given_out)
         self._buffer += text
-        position = 0
-        while position < len(self._buffer):
+        position, size = 0, len(self._buffer)
+        while position < size:
             following = self._step(position, final)
             if following == position:
                 break
@@ -141,9 +140,14 @@ class AnswerBuilder:
 
     def _step(self, at: int, final: bool) -> int:
         """Read one thing at `at`; return where the next begins, or `at` when more text is needed to know."""
-        if self._sentence.fence:
+        sentence = self._sentence
+        if not sentence.out:
+            whole = _SENTENCE.match(self._buffer, at, at + _LONGEST)
+            if whole and (end := self._read_sentence(whole, final)):
+                return end
+        if sentence.fence:
             return self._read_fenced(at, final)
-        room = _LONGEST - len(self._sentence.plain)
+        room = _LONGEST - len(sentence.plain)
         plain = _PLAIN.match(self._buffer, at, at + room) if room > 0 else _WORD.match(self._buffer, at)
         if plain:
             self._put(plain[0])
@@ -152,14 +156,22 @@ class AnswerBuilder:
             return self._read_code(at, final)
         return self._read_tail(at, final)
 
-    def _put(self, text: str) -> None:
-        """Add text to the sentence, as it stands."""
-        self._sentence.plain += text
-        self._write(text)
+    def _read_sentence(self, whole: re.Match[str], final: bool) -> int:
+        """Read a sentence of plain words with all that ends it; return where the next begins, 0 if it goes on."""
+        plain, _, markers, mark, gap = whole.groups()
+        end = whole.end()
+        following = self._buffer[end : end + 1]
+        if not (stops(plain, mark, following) if gap else final and not following):
+            return 0
+        self._put(plain)
+        self._end_sentence(mark, gap, numbers_of(markers))
+        return end
 
-    def _write(self, text: str) -> None:
-        """Give out a part of the sentence; strict answers wait for its end."""
-        self._sentence.out.append(text)
+    def _put(self, text: str) -> None:
+        """Add text to the sentence, as it stands, and give it out; strict answers wait for the sentence's end."""
+        sentence = self._sentence
+        sentence.plain += text
+        sentence.out.append(text)
         if not self._strict:
             self._given_out.append(text)
 
@@ -224,7 +236,8 @@ class AnswerBuilder:
     def _go_on(self, tail: Tail) -> None:
         """Write what stands between two words of one sentence, with the markers that hold."""
         text = ""
-        begun = _has_words(self._sentence.plain)
+        sentence = self._sentence
+        begun = any(map(str.isalnum, sentence.plain))
         after_marker = False
         for part in tail.parts:
             if isinstance(part, list):
@@ -233,8 +246,10 @@ class AnswerBuilder:
                 after_marker = not begun
                 continue
             text += part.lstrip() if after_marker else part
-            self._sentence.plain += part
-        self._write(text)
+            sentence.plain += part
+        sentence.out.append(text)
+        if not self._strict:
+            self._given_out.append(text)
 
     def _hold_leading(self, markers: Iterable[int]) -> list[int]:
         """Keep the markers before a sentence's first word for its end."""
@@ -250,30 +265,33 @@ class AnswerBuilder:
         return valid
 
     def _valid(self, markers: Iterable[int]) -> list[int]:
-        return [marker for marker in dict.fromkeys(markers) if 1 <= marker <= self._count]
+        return list(filter(self._markers.__contains__, dict.fromkeys(markers)))
 
     def _end_sentence(self, closing: str, gap: str, markers: Iterable[int]) -> None:
         sentence, self._sentence = self._sentence, _Sentence()
-        inside = sentence.inside
+        plain, inside = sentence.plain, sentence.inside
         given = self._valid([*sentence.given, *markers])
-        verdict = self._judge.judge(sentence.plain + closing, [*given, *inside] if inside else given)
-        titled = bool(sentence.fence) or sentence.plain.startswith("#")
+        verdict = self._judge.judge(plain + closing, [*given, *inside] if inside else given)
+        titled = bool(sentence.fence) or plain.startswith("#")
         end, support = ([], 0.0) if titled else _decide(verdict, given, inside)
-        shown = [*inside, *[marker for marker in end if marker not in inside]] if inside else end
+        shown = used = end
+        if inside:
+            shown = [*inside, *[marker for marker in end if marker not in inside]]
+            used = [*inside, *end]
         if not verdict.claims or (support < THRESHOLD and not (shown and verdict.backed_by(shown))):
             shown = []
-        tail = shown_tail(sentence.plain, closing, end) + gap
-        row = (shown, verdict.support if titled else support)
-        if verdict.claims and not titled:
+        if titled:
+            support = verdict.support
+        elif verdict.claims:
             self._claimed = True
             self._backed = self._backed or support >= THRESHOLD
-        used = [*inside, *end] if inside else end
+        tail = shown_tail(plain, closing, end) + gap
         text = "".join(sentence.out) + tail
         if self._strict:
-            self._give_supported(text, row, used, verdict)
+            self._give_supported(text, (shown, support), used, verdict)
         else:
             self._given_out.append(tail)
-            self._record(text, row, used)
+            self._record(text, (shown, support), used)
 
     def _give_supported(self, text: str, row: tuple[list[int], float], used: Iterable[int], verdict: Verdict) -> None:
         """Give out a whole sentence if it is supported, after the widest of the blanks that were left out."""
@@ -289,17 +307,12 @@ class AnswerBuilder:
 
     def _record(self, text: str, row: tuple[list[int], float], used: Iterable[int]) -> None:
         """Add a sentence that was given out to the answer's account."""
-        start = self._length + len(text) - len(text.lstrip())
-        end = self._length + len(text.rstrip())
-        self._length += len(text)
-        for marker in used:
-            self._cited[marker] = None
-        if _has_words(text):
+        begin = self._length
+        self._length = following = begin + len(text)
+        self._cited.update(dict.fromkeys(used))
+        if any(map(str.isalnum, text)):
+            start, end = following - len(text.lstrip()), begin + len(text.rstrip())
             self.grounding.append(SentenceGrounding(start, end, row[0], round(row[1], 4)))
-
-
-def _has_words(text: str) -> bool:
-    return any(map(str.isalnum, text))
 
 
 def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list[int], float]:
@@ -307,6 +320,8 @@ def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list
     if not verdict.claims:
         return [], 0.0
     cited = [*inside, *given] if inside else given
+    if verdict.support == 1.0 and set(verdict.sources).issubset(cited):
+        return given, 1.0  # as of most, which are quoted
     share = max([verdict.by_source[marker - 1] for marker in cited]) if cited else 0.0
     misplaced = verdict.supported and share < _MISPLACED
     if cited and verdict.backed_by(cited) and not misplaced:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from hartonomous.core.roles import Fact
-from hartonomous.core.sourceindex import SourceIndex, index_of
+from hartonomous.core.sourceindex import SourceIndex, indexes_of
 from hartonomous.core.terms import laid_out
 from hartonomous.core.topics import as_name
 from hartonomous.core.words import NAME, PERSON, Term
@@ -21,30 +21,27 @@ _PROPER = frozenset((NAME, PERSON))
 class Places:
     """The places of several sources, numbered through."""
 
-    __slots__ = ("_indexes", "_sources", "owners")
+    __slots__ = ("_sources", "indexes", "owners")
 
     def __init__(self, sources: Sequence[str]) -> None:
-        self._indexes = [index_of(source) for source in sources]
+        self.indexes = indexes_of(sources)
+        """Each source's index; `says` may be asked of it before `lay_out`."""
         self._sources: list[tuple[int, SourceIndex]] = []
         self.owners: list[int] = []
         """Each place's source, from 0."""
-
-    def says(self, source: int, sentence: str) -> bool:
-        """Tell whether a sentence stands so in a source; of that source alone something must be known for it."""
-        return self._indexes[source].says(sentence)
 
     def lay_out(self) -> None:
         """Read all sources and number their places through, before anything but `says` is asked."""
         if self._sources:
             return
-        for number, index in enumerate(self._indexes):
+        for number, index in enumerate(self.indexes):
             index.read()
             self._sources.append((len(self.owners), index))
             self.owners += [number] * len(index)
 
     def read(self, sentence: str) -> tuple[Sequence[Term], Sequence[int]]:
         """Return the terms of a sentence and their positions; one that stands so in a source has been read already."""
-        for index in self._indexes:
+        for index in self.indexes:
             if sentence in index.place_of:
                 return index.alone(index.place_of[sentence])
         return laid_out(sentence)
@@ -54,15 +51,15 @@ class Places:
         return [as_name(term) if term.lead and self._is_known(term) else term for term in listed]
 
     def _is_known(self, term: Term) -> bool:
-        return True in [index.knows(term.forms) for index in self._indexes]
+        return True in [index.knows(term.forms) for index in self.indexes]
 
     def may_be_name(self, term: Term) -> bool:
         """Tell whether a word looks like a name and is in no source something else."""
-        return term.lead == "name" and not any(index.has_plain(term.forms) for index in self._indexes)
+        return term.lead == "name" and not any(index.has_plain(term.forms) for index in self.indexes)
 
     def has(self, term: Term) -> bool:
         """Tell whether any source has a form of a term."""
-        return any(form in index.at for index in self._indexes for form in term.forms)
+        return any(form in index.at for index in self.indexes for form in term.forms)
 
     def terms(self, place: int) -> list[Term]:
         """Return the terms of a place."""
@@ -97,7 +94,7 @@ class Places:
 
     def quotes(self, source: int, listed: Sequence[Term]) -> bool:
         """Tell whether a source has these terms, one after the other."""
-        return self._indexes[source].quotes(listed)
+        return self.indexes[source].quotes(listed)
 
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
@@ -115,7 +112,7 @@ class Places:
 
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
         """Tell whether one place of a source has all these terms, none of which must be read beside something else."""
-        at = self._indexes[source].at
+        at = self.indexes[source].at
         having: Sequence[int] | None = None
         for term in wanted:
             places: Sequence[int] = ()

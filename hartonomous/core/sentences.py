@@ -51,9 +51,12 @@ def ends_sentence(before: str, closing: str, gap: str, following: str) -> bool:
     if "\n" in gap:
         return _ends_line(before, closing, gap, following)
     first = _END.search(closing)
-    if first is None or following.islower():
-        return False
-    return first[0] != "." or not _is_abbreviated(before + closing[: first.start()], following)
+    return first is not None and stops(before + closing[: first.start()], first[0], following)
+
+
+def stops(before: str, mark: str, following: str) -> bool:
+    """Tell whether a sentence ends with one of the `ENDS` behind `before`, a blank between it and `following`."""
+    return not following.islower() and (mark != "." or not _is_abbreviated(before, following))
 
 
 def _ends_line(before: str, closing: str, gap: str, following: str) -> bool:

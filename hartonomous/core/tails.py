@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import msgspec
+
 from hartonomous.core.markers import EMPHASIS, OPENERS, UNDECIDED, read_marker, show_markers
 from hartonomous.core.sentences import CLOSERS
 
 _MOST_PARTS = 32  # of what stands between two words: small models repeat a marker for ever
 
 _MARKS = re.escape(CLOSERS)
-# What nearly every sentence ends with: simple markers and one mark, before a word or at the end. In one step instead
-# of one for each part, which takes a third of the time.
-_SIMPLE = re.compile(r"( (?=\[))?((?:\[[1-9][0-9]{0,2}\](?=[^(])){0,20})([.!?])( (?=[A-Za-z0-9])|\Z)")
+# Simple markers and one mark, before a word or at the end: in one step instead of one for each part, which takes a
+# third of the time.
+SIMPLE = r"( (?=\[))?((?:\[[1-9][0-9]{0,2}\](?=[^(])){0,20})([.!?])( (?=[A-Za-z0-9])|\Z)"
+"""What nearly every sentence ends with: a blank, markers, a mark and the blank before a word."""
+
+_SIMPLE = re.compile(SIMPLE)
 # Marks, with a blank before some of them, or blanks. Emphasis for itself, since it may belong to a marker; all in small
 # parts, since small models repeat marks for ever.
 _MARKS_OR_GAP = re.compile(
@@ -25,22 +30,19 @@ _MARKER_STARTS = frozenset(OPENERS + EMPHASIS)
 _DENSE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
-class Tail:
+class Tail(msgspec.Struct, gc=False):
     """What stands between two words: `parts`, marks and blanks (text) and groups of markers, in order.
 
     `closing` are the marks without the blanks around markers, `markers` all of these, `gap` the blanks before the next
     word, which begins at `end` with `following`.
     """
 
-    __slots__ = ("closing", "end", "following", "gap", "markers", "parts")
-
-    def __init__(self, at: int) -> None:
-        self.parts: list[str | list[int]] = []
-        self.closing = ""
-        self.markers: list[int] = []
-        self.gap = ""
-        self.end = at
-        self.following = ""
+    end: int
+    parts: list[str | list[int]] = []
+    closing: str = ""
+    markers: list[int] = []
+    gap: str = ""
+    following: str = ""
 
     def add(self, part: str, end: int, gap: str = "") -> None:
         """Add text that ends at `end`; `gap` is the same where it is all blanks."""
@@ -73,12 +75,17 @@ def _read_simple(found: re.Match[str]) -> Tail:
     if blank:
         tail.parts.append(blank)
     if markers:
-        tail.markers = list(map(int, markers[1:-1].split("][")))
+        tail.markers = numbers_of(markers)
         for marker in tail.markers:
             tail.parts.append([marker])
     tail.closing, tail.gap = found[3], found[4]
     tail.parts += (found[3], found[4]) if found[4] else (found[3],)
     return tail
+
+
+def numbers_of(markers: str) -> list[int]:
+    """Return the numbers of simple markers: `[1][2]`."""
+    return list(map(int, markers[1:-1].split("]["))) if markers else []
 
 
 def _read_parts(text: str, at: int, plain: str, *, final: bool) -> Tail | None:

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 
+from msgspec import structs
+
 from hartonomous.clients.embedding import EmbeddingClient, Vector
 from hartonomous.core.call import Call
 from hartonomous.core.citations import SentenceGrounding
@@ -130,7 +132,7 @@ def _raised(
                 best, source = support, candidate.source
     if best <= row.support:
         return row
-    return row._replace(support=round(best, 4), markers=[source + 1] if best >= THRESHOLD else row.markers)
+    return structs.replace(row, support=round(best, 4), markers=[source + 1] if best >= THRESHOLD else row.markers)
 
 
 def calibrated(cosine: float) -> float:

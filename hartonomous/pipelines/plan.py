@@ -58,11 +58,11 @@ class Plan:
         self.grounds = [source.ground for source in packed.shown.sources]
         self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
 
-    def hear(self, delta: Delta) -> str:
-        """Take what the service says next; return what of the answer is decided by it."""
+    def hear(self, delta: Delta, *, final: bool = False) -> str:
+        """Take what the service says next, or at last; return what of the answer is decided by it."""
         self.usage, self.model = delta.usage or self.usage, delta.model or self.model
         self.finish = delta.finish_reason or self.finish
-        return self.builder.feed(delta.text)
+        return self.builder.feed(delta.text, final=final)
 
     @property
     def took(self) -> float:

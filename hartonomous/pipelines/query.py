@@ -105,12 +105,11 @@ class Answerer:
                 return plan
             request.tell(SourcesFound(found, plan.omitted))
             try:
-                plan.hear(await self._whole(plan, call))
+                plan.hear(await self._whole(plan, call), final=True)
             except _FAILED:
                 if not _sources_do(request, call):
                     raise
                 return self.sources_alone(request, found, plan.omitted)
-            plan.builder.finish()
             raised = await self._raised(plan, call)
             self._completion(plan, raised)
             return self._result(plan, raised, call)

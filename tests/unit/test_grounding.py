@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hartonomous.core import places
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
-from hartonomous.core.sourceindex import index_of
+from hartonomous.core.sourceindex import SourceIndex, indexes_of
 from hartonomous.core.terms import laid_out
 from hartonomous.core.words import Term
 
@@ -261,6 +261,10 @@ kilometres and must stay below 40 °C. Rent is CHF 900. One tablet every 6 hours
 def test_facts_are_compared_in_the_form_and_the_role_that_they_have(true: str, false: str) -> None:
     assert RULES.judge(true).supported
     assert not RULES.judge(false).supported
+
+
+def index_of(source: str) -> SourceIndex:
+    return indexes_of([source])[0]
 
 
 def test_the_index_of_a_source_is_kept_for_the_next_answer_but_not_that_of_a_long_one() -> None:
