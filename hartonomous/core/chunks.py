@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec import structs
+
 from hartonomous.core.lexicon import CONJUNCTIONS, COUNTING
 from hartonomous.core.naming import APART, CAPITALS, JOINT, PAUSE, leads_as_name
 from hartonomous.core.quantities import CURRENCIES, NUMBER, may_be_of_date
@@ -89,7 +91,7 @@ def _leading(word: str) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     if not CAPITALS[word]:
         return found, found
     as_word, as_name = (
-        tuple([term if term.number or term.hard else term._replace(lead=lead) for term in found])
+        tuple([term if term.number or term.hard else structs.replace(term, lead=lead) for term in found])
         for lead in ("word", "name")
     )
     return as_word, as_name

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from msgspec import structs
+
 from hartonomous.core.lexicon import (
     ADJECTIVE,
     AFTER_NAME,
@@ -139,16 +141,16 @@ class Context:
 
     def _named(self, term: Term, place: int, joined: bool, capital: bool) -> Term:
         if term.kind == NAME and self._words[place].lower() in NO_NAMES:
-            return term._replace(kind="")
+            return structs.replace(term, kind="")
         if joined and term.kind == NAME:
             group = place - 1 if place and self._capital(place - 1) and self._touch(place) else place
-            return term._replace(kind=PERSON, group=group, after=self._word_before(group))
+            return structs.replace(term, kind=PERSON, group=group, after=self._word_before(group))
         if term.number or not capital or self._loud:
             return term
         if place:
             begins = not term.hard and self._before(place) in _STARTERS
-            return term._replace(after=self._word_before(place), lead="word" if begins else "")
-        return term if term.hard else term._replace(lead=self._lead())
+            return structs.replace(term, after=self._word_before(place), lead="word" if begins else "")
+        return term if term.hard else structs.replace(term, lead=self._lead())
 
     def _is_of_currency(self, place: int) -> bool:
         """Tell whether a word is a part of a unit: "Swiss francs"."""
@@ -213,7 +215,7 @@ class Context:
 def _signed(number: Term, sign: str, negative: bool) -> Term:
     """Return a number with the unit that is written as a sign, and with its own sign."""
     forms = tuple([f"-{form}" for form in number.forms]) if negative else number.forms
-    return number._replace(forms=forms, measures=frozenset((sign,)) if sign else frozenset())
+    return structs.replace(number, forms=forms, measures=frozenset((sign,)) if sign else frozenset())
 
 
 def _is_capital(word: str) -> bool:

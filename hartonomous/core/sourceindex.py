@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from itertools import chain
 from typing import NamedTuple
 
+from msgspec import structs
+
 from hartonomous.core.chunks import FORMS
 from hartonomous.core.quantities import LOOSE, SCALES
 from hartonomous.core.roles import Fact, Roles, facts_of
@@ -346,7 +348,7 @@ def _at_start(source: str, start: int, listed: list[Term]) -> list[Term]:
     """Return a sentence's terms; only at a paragraph's start a first word is taken for a name for its looks."""
     if not listed or listed[0].lead != "name" or not source[:start].rstrip(" \t") or source[:start].endswith("\n\n"):
         return listed
-    return [listed[0]._replace(lead="word"), *listed[1:]]
+    return [structs.replace(listed[0], lead="word"), *listed[1:]]
 
 
 def _agree(one: frozenset[str], other: frozenset[str], unit: str | None) -> bool:

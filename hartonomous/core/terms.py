@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from msgspec import structs
+
 from hartonomous.core.chunks import CHUNKS, FORMS, Chunk, parts_of
 from hartonomous.core.naming import BREAK, JOINT, Context
 from hartonomous.core.quantities import ALSO, SCALES, UNITS, Date, dates, scaled
@@ -185,7 +187,7 @@ def _with_unit(parts: list[Term], index: int) -> Term:
         if term.forms and not term.number and not term.hard:
             words.append(term.forms[0])
     if not words:
-        return part._replace(unit=next(iter(part.measures), None))
+        return structs.replace(part, unit=next(iter(part.measures), None))
     adjacent = parts[index + 1].forms[:1] == (words[0],)
     power = _STEMMED_SCALES.get(words[0], 0) if adjacent else 0
     signed = next(iter(part.measures), None)

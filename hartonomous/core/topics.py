@@ -6,6 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec import structs
+
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.words import CODE, IDENTIFIER, NAME, PERSON, SYMBOL, Term
 
@@ -74,7 +76,7 @@ def subjects_of(listed: Sequence[Term]) -> Names:
 
 def as_name(term: Term) -> Term:
     """Return a term that names something."""
-    return term._replace(hard=True, kind=IDENTIFIER if term.lead == "identifier" else NAME)
+    return structs.replace(term, hard=True, kind=IDENTIFIER if term.lead == "identifier" else NAME)
 
 
 def names_of(listed: Sequence[Term]) -> Names:

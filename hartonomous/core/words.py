@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
+from msgspec import structs
 
 from hartonomous.core.lexicon import IRREGULAR, ROLES, SOFT_NUMBERS, STOPWORDS
 from hartonomous.core.quantities import NUMBER, UNITS, WORD_NUMBERS, number_forms
@@ -44,7 +47,7 @@ IDENTIFIER = "identifier"
 SYMBOL = "symbol"
 
 
-class Term(NamedTuple):
+class Term(msgspec.Struct, frozen=True, gc=False):
     """One term: the forms any of which makes it the same as another, and what kind it is.
 
     `unit` is the first content word after a number ("40 *kg*"), None where there is none; `measures` are the units and
@@ -184,7 +187,7 @@ def _word(word: str, *, names: bool, inside: bool) -> Iterator[Term]:
     elif re.search(r"[-/'’]", word):  # noqa: RUF001
         for part in re.split(r"[-/'’]", word):  # noqa: RUF001
             if len(part) > 1:  # "Chicago-based" has a name, and speaks of something else
-                yield from (term._replace(kind="") for term in _word(part, names=names, inside=inside))
+                yield from (structs.replace(term, kind="") for term in _word(part, names=names, inside=inside))
     else:
         hard = inside and names and word[:1].isupper() and lower not in ROLES
         yield Term(_name_forms(word), hard=hard, kind=NAME if hard else "")
