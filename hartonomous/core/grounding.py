@@ -14,15 +14,15 @@ beside other things:
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 
 import msgspec
 
 from hartonomous.core.places import Places
-from hartonomous.core.roles import beside, facts_of, kind_of
+from hartonomous.core.roles import Fact, beside, facts_of, kind_of
 from hartonomous.core.support import THRESHOLD, Support
 from hartonomous.core.topics import Names, as_name, names_of, subjects_of
 from hartonomous.core.words import NAME, PERSON, Term
@@ -86,6 +86,16 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
         return self.claims and self.support >= THRESHOLD
 
 
+class _Facts(msgspec.Struct, gc=False):
+    """The facts of a sentence, its terms with their positions, the names that it speaks of, and all its forms."""
+
+    facts: list[Fact]
+    listed: Sequence[Term]
+    at: Sequence[int]
+    names: Names
+    forms: set[str]
+
+
 class Grounding:
     """The sources of one answer; `judge` costs some microseconds a word."""
 
@@ -114,8 +124,10 @@ class Grounding:
         places = [self._places.holding(term) for term in wanted]
         wanted = self._with_replaced_names(wanted, places)
         if True in [term.hard for term in wanted]:  # else there is nothing that could contradict
-            places = self._agreeing(wanted, places)
-            places = self._in_their_roles(wanted, places, listed, at)
+            names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}
+            places = self._agreeing(wanted, places, names, forms)
+            if facts := facts_of([(listed, at)]):
+                places = self._in_their_roles(wanted, places, _Facts(facts, listed, at, names, forms))
         support = Support(wanted, places, self._places.owners, self._count)
         by_source, hard = support.by_source, support.holders()
         # "It does not cover pens" is no "I don't know" when it stands so in a source.
@@ -137,38 +149,39 @@ class Grounding:
         by_source[marker - 1] = 1.0
         return Verdict(1.0 if claims else 0.0, (marker,) if claims else (), tuple(by_source), False, claims, False)
 
-    def _agreeing(self, wanted: Sequence[Term], places: Sequence[list[int]]) -> list[list[int]]:
+    def _agreeing(
+        self, wanted: Sequence[Term], places: Sequence[list[int]], names: Names, forms: Set[str]
+    ) -> list[list[int]]:
         """Return for each term the places that have it and speak of what the sentence speaks of."""
-        forms = {form for term in wanted for form in term.forms}
-        names = _spoken_of(wanted)
         agreeing = list(places)
         for index, (term, found) in enumerate(zip(wanted, places, strict=True)):
             if term.hard and found:
-                own = set(term.forms) | {form for other in wanted if _is_one_name(other, term) for form in other.forms}
+                own = set(term.forms)
+                if term.group >= 0:  # the words of one name
+                    own.update(*[other.forms for other in wanted if other.group == term.group])
                 others = forms - own
                 agreeing[index] = [place for place in found if not self._places.contradicts(place, names, others, own)]
         return agreeing
 
-    def _in_their_roles(
-        self, wanted: Sequence[Term], places: list[list[int]], listed: Sequence[Term], at: Sequence[int]
-    ) -> list[list[int]]:
+    def _in_their_roles(self, wanted: Sequence[Term], places: list[list[int]], said: _Facts) -> list[list[int]]:
         """Return the places of each term without those of sources that say what the sentence says of another fact."""
-        facts = facts_of([(listed, at)])
-        if not facts:
-            return places
-        names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}
         found = list(places)
-        quotes = cache(partial(self._places.quotes, listed=listed))  # all of it is read for that: once for all facts
-        for fact in facts:
-            own = [at for at, term in enumerate(wanted) if not fact.forms.isdisjoint(term.forms) and kind_of(term)]
-            words = partial(beside, fact, facts, listed, at)
-            for source in {self._places.owners[place] for index in own for place in found[index]}:
-                if quotes(source):
-                    continue
-                held = {place for index in own for place in found[index] if self._places.owners[place] == source}
-                if self._places.misplaced(fact, words, held, names, forms):
+        kinds = [(index, term) for index, term in enumerate(wanted) if term.hard and kind_of(term)]
+        owners = self._places.owners
+        quoting: dict[int, bool] = {}  # all of a source is read for that: once for all facts
+        for fact in said.facts:
+            own = [index for index, term in kinds if not fact.forms.isdisjoint(term.forms)]
+            words = partial(beside, fact, said.facts, said.listed, said.at)
+            held: defaultdict[int, set[int]] = defaultdict(set)
+            for index in own:
+                for place in found[index]:
+                    held[owners[place]].add(place)
+            for source, there in held.items():
+                if source not in quoting:
+                    quoting[source] = self._places.indexes[source].quotes(said.listed)
+                if not quoting[source] and self._places.misplaced(fact, words, there, said.names, said.forms):
                     for index in own:
-                        found[index] = [place for place in found[index] if self._places.owners[place] != source]
+                        found[index] = [place for place in found[index] if owners[place] != source]
         return found
 
     def _with_replaced_names(self, wanted: list[Term], places: Sequence[Sequence[int]]) -> list[Term]:
@@ -226,11 +239,6 @@ def _spoken_of(wanted: Sequence[Term]) -> Names:
     front = subjects_of(wanted)
     proper = {kind: front.get(kind, frozenset()) for kind in (NAME, PERSON)}
     return {**names_of(wanted), **proper}
-
-
-def _is_one_name(one: Term, other: Term) -> bool:
-    """Tell whether two terms are words of one name."""
-    return one is other or (one.group >= 0 and one.group == other.group)
 
 
 def _is_talk(sentence: str) -> bool:

@@ -26,7 +26,7 @@ class Places:
     def __init__(self, sources: Sequence[str]) -> None:
         self.indexes = indexes_of(sources)
         """Each source's index; `says` may be asked of it before `lay_out`."""
-        self._sources: list[tuple[int, SourceIndex]] = []
+        self._sources: list[tuple[int, SourceIndex, Callable[[Iterable[str]], bool]]] = []
         self.owners: list[int] = []
         """Each place's source, from 0."""
 
@@ -36,7 +36,7 @@ class Places:
             return
         for number, index in enumerate(self.indexes):
             index.read()
-            self._sources.append((len(self.owners), index))
+            self._sources.append((len(self.owners), index, index.at.keys().isdisjoint))
             self.owners += [number] * len(index)
 
     def read(self, sentence: str) -> tuple[Sequence[Term], Sequence[int]]:
@@ -68,7 +68,7 @@ class Places:
 
     def _at(self, place: int) -> tuple[SourceIndex, int]:
         """Return the index of a place's source, and which of its places it is."""
-        first, index = self._sources[self.owners[place]]
+        first, index, _ = self._sources[self.owners[place]]
         return index, place - first
 
     def misplaced(
@@ -84,7 +84,7 @@ class Places:
         `words` returns the words, `names` and `forms` are those of the sentence that says them.
         """
         held = sorted(places)
-        first, index = self._sources[self.owners[held[0]]]
+        first, index, _ = self._sources[self.owners[held[0]]]
         own = {place - first for place in held}
         if not index.has_rivals(fact, own):
             return False  # most are settled so: to lay out all of a source takes 0.4 ms
@@ -92,22 +92,19 @@ class Places:
             fact, words, own, lambda place: self.contradicts(first + place, names, forms, fact.forms)
         )
 
-    def quotes(self, source: int, listed: Sequence[Term]) -> bool:
-        """Tell whether a source has these terms, one after the other."""
-        return self.indexes[source].quotes(listed)
-
     def holding(self, term: Term) -> list[int]:
         """Return the places that have a term, a number beside the right unit."""
         forms, number = term.forms, term.number
         found: list[int] = []
-        for first, index in self._sources:  # each word of each sentence in each source: 0.2 µs
+        for first, index, lacks in self._sources:  # each word of each sentence in each source: 0.1 µs
+            if lacks(forms):
+                continue
             known: Sequence[int] = ()
             for form in forms:
                 if form in index.at:
                     places = index.at[form]
                     known = sorted({*known, *places}) if known and known != places else places
-            if known:
-                found += [first + place for place in (index.beside_its_unit(known, term) if number else known)]
+            found += map(first.__add__, index.beside_its_unit(known, term) if number else known)
         return found
 
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:

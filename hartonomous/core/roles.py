@@ -13,7 +13,8 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from typing import NamedTuple
+
+import msgspec
 
 from hartonomous.core.lexicon import PLACING
 from hartonomous.core.quantities import SCALES, UNITS
@@ -30,7 +31,7 @@ _SCALES = frozenset(f"e{power}" for power in SCALES.values())
 _YEAR = re.compile(r"1[0-9]{3}|20[0-9]{2}")
 
 
-class Fact(NamedTuple):
+class Fact(msgspec.Struct, frozen=True, gc=False):
     """A fact of a text: its forms, its kind, the first and last position of it and the facts that it stands among."""
 
     forms: frozenset[str]
@@ -78,7 +79,7 @@ def _facts(place: int, found: Sequence[Term], at: Sequence[int]) -> list[Fact]:
     runs: list[list[Fact]] = []
     group = -1
     for term, position in zip(found, at, strict=True):
-        kind = kind_of(term)
+        kind = kind_of(term) if term.hard else ""  # most are not
         if not kind:
             if _MEASURES.isdisjoint(term.forms):
                 runs.append([])
@@ -187,7 +188,7 @@ def _distance(fact: Fact, positions: Sequence[int]) -> int:
     return min(behind, fact.start - positions[after - 1]) if after else behind
 
 
-class _Said(NamedTuple):
+class _Said(msgspec.Struct, frozen=True, gc=False):
     """A word that a sentence says of a fact: its forms, its positions in a source, its weight, and kind as a fact."""
 
     forms: frozenset[str]

@@ -44,6 +44,7 @@ class SourceIndex:
         "_alone",
         "_beside",
         "_facts",
+        "_kinds",
         "_leads",
         "_named",
         "_names",
@@ -70,6 +71,7 @@ class SourceIndex:
         # Where only the first word may have a capital, and none figures, there are no hard terms unless it is a name.
         self._leads: list[tuple[str, ...] | None] = []
         self._facts: list[Fact] | None = None
+        self._kinds: list[str] = []
         self._used: dict[str, _Use] = {}
         self._beside: dict[tuple[int, str], list[tuple[str | None, frozenset[str]]]] = {}
         self._units: frozenset[str] | None = None
@@ -199,10 +201,11 @@ class SourceIndex:
         """Tell whether the source has these terms, one after the other."""
         if not listed:
             return True
-        said = wording(listed)
-        places = [self.at.get(term.forms[0], ()) for term in listed]
-        if not all(places):
+        at = self.at
+        if False in [term.forms[0] in at for term in listed]:
             return False
+        said = wording(listed)
+        places = [at[term.forms[0]] for term in listed]
         if any(said in wording(self.alone(place)[0]) for place in min(places, key=len)):
             return True
         if self._wording is None:
@@ -214,9 +217,9 @@ class SourceIndex:
         if self._facts is None:
             every = map(self._firm, range(len(self)))
             self._facts = facts_of([(found, range(len(found))) for found in every])
+            self._kinds = [other.kind for other in self._facts]
         own = [other for form in fact.forms for other in self._facts if form in other.forms and other.place in places]
-        kinds = {other.kind for other in own}
-        return sum([other.kind in kinds for other in self._facts]) > len(own)
+        return sum(map(self._kinds.count, {other.kind for other in own})) > len(own)
 
     @property
     def roles(self) -> Roles:
@@ -316,7 +319,7 @@ def _make_room(size: int) -> None:
 
 def wording(listed: Iterable[Term]) -> str:
     """Return terms as one string, in which others are found as a part."""
-    return "".join(f" {term.forms[0]} " for term in listed)
+    return "".join([f" {term.forms[0]} " for term in listed])
 
 
 def _positions(source: str, spans: Sequence[tuple[int, int]], alone: Iterable[list[int]]) -> list[list[int]]:

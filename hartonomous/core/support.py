@@ -27,22 +27,27 @@ class Support:
     `owners` is each place's source (from 0), of which there are `count`. `by_source` is each one's own support.
     """
 
-    __slots__ = ("_all", "_hard", "_held", "_owners", "_places", "_wanted", "by_source")
+    __slots__ = ("_all", "_found", "_hard", "_held", "_owners", "_places", "_wanted", "by_source")
 
     def __init__(
         self, wanted: Sequence[Term], places: Sequence[Sequence[int]], owners: Sequence[int], count: int
     ) -> None:
         self._wanted = wanted
+        self._found = places
         self._owners = owners
         self._places, self._hard, self._all = _laid_out(wanted, places)
-        self._held = [0] * count
+        self._held, hard = [0] * count, self._hard
+        best, weights = [-1] * count, [0] * count  # of each source the place that has most, the first of equals
         for place, terms in self._places.items():
-            self._held[owners[place]] |= terms
+            source, weight = owners[place], terms.bit_count() + (terms & hard).bit_count()
+            self._held[source] |= terms
+            if weight > weights[source] or (weight == weights[source] and place < best[source]):
+                best[source], weights[source] = place, weight
         total = self._weight(self._all) or 1
         self.by_source = tuple(
             [
-                (0.75 * best + 0.25 * self._weight(held)) / total
-                for best, held in zip(self._best(), self._held, strict=True)
+                (0.75 * self._with_neighbour(place, weight) + 0.25 * self._weight(held)) / total if held else 0.0
+                for place, weight, held in zip(best, weights, self._held, strict=True)
             ]
         )
 
@@ -50,11 +55,9 @@ class Support:
         """Return the sources of each hard term."""
         if not self._hard:
             return ()
-        return tuple(
-            frozenset(source for source, held in enumerate(self._held) if held >> at & 1)
-            for at, term in enumerate(self._wanted)
-            if term.hard
-        )
+        owner = self._owners.__getitem__
+        found = zip(self._wanted, self._found, strict=True)
+        return tuple([frozenset(map(owner, places)) for term, places in found if term.hard])
 
     def has_figures(self) -> bool:
         """Tell whether each number, date and code stands in a source."""
@@ -86,20 +89,8 @@ class Support:
         """Return what some terms weigh: hard ones 2, others 1."""
         return terms.bit_count() + (terms & self._hard).bit_count()
 
-    def _best(self) -> list[int]:
-        """Return for each source what its best place has, the first of equals, together with one of its neighbours."""
-        owners, hard, count = self._owners, self._hard, len(self._held)
-        places, weights = [-1] * count, [0] * count
-        for place, terms in self._places.items():
-            source, weight = owners[place], terms.bit_count() + (terms & hard).bit_count()
-            if weight > weights[source] or (weight == weights[source] and place < places[source]):
-                places[source], weights[source] = place, weight
-        return [
-            self._with_neighbour(place, weight) if place >= 0 else 0
-            for place, weight in zip(places, weights, strict=True)
-        ]
-
     def _with_neighbour(self, place: int, most: int) -> int:
+        """Return what a place weighs, which is `most` alone, together with the better one of its neighbours."""
         own, owners = self._places[place], self._owners
         for near in (place - 1, place + 1):
             if near in self._places and owners[near] == owners[place]:

@@ -332,16 +332,16 @@ def test_a_code_in_lower_case_is_what_the_next_sentence_speaks_of() -> None:
 
 
 def test_a_source_is_read_once_for_all_facts_of_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    quotes = places.Places.quotes
+    asked: list[SourceIndex] = []
+    quotes = SourceIndex.quotes
 
-    def count(self: places.Places, source: int, listed: Sequence[Term]) -> bool:
-        asked.append(source)
-        return quotes(self, source, listed)
+    def count(self: SourceIndex, listed: Sequence[Term]) -> bool:
+        asked.append(self)
+        return quotes(self, listed)
 
-    monkeypatch.setattr(places.Places, "quotes", count)
+    monkeypatch.setattr(SourceIndex, "quotes", count)
     Grounding(["Xyz. " * 40, "Abc. " * 40]).judge("Xyz has. " * 40)
-    assert asked == [0]
+    assert asked == [index_of("Xyz. " * 40)]
 
 
 def test_a_sentence_that_stands_in_a_source_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
