@@ -8,8 +8,8 @@ such a word, one of two. All else is read with what stands around it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import msgspec
 from msgspec import structs
 
 from hartonomous.core.lexicon import CONJUNCTIONS, COUNTING
@@ -24,12 +24,13 @@ _SIGNS = frozenset("%€$£¥°dgp;")  # what a sign behind a number may begin w
 _MINUS = ("minus", "moins")
 
 
-class Chunk(NamedTuple):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """What is known of some characters without a blank, whatever stands around them.
 
     `parts` are the terms of its only word, and None where they depend on what is around; `words` is the number of its
     words. `opens` and `closes`: a mark before its first word or behind its last one parts it from others. `dated`: it
-    may be of a date. `word` is its only word where that may be read without all that is around.
+    may be of a date. `word` is its only word where that may be read without all that is around. `plain`: it has `parts`
+    and no such mark.
     """
 
     parts: tuple[Term, ...] | None
@@ -38,6 +39,7 @@ class Chunk(NamedTuple):
     closes: bool
     dated: bool
     word: str
+    plain: bool = False
 
 
 def _read(chunk: str) -> Chunk:
@@ -53,7 +55,7 @@ def _read(chunk: str) -> Chunk:
     counts = word in COUNTING and not behind
     if word.islower() and not counts and _stands_alone(word, before, behind):
         parts = (JOINT,) if word in CONJUNCTIONS else PLAIN[word]
-        return Chunk(parts, 1, opens, closes, dated, word if not before else "")
+        return Chunk(parts, 1, opens, closes, dated, word if not before else "", not opens and not closes)
     known = counts or _has_one_capital(chunk) or (NUMBER.fullmatch(word) and not behind.strip(_MARKS))
     return Chunk(None, 1, opens, closes, dated, word if known and not before else "")
 

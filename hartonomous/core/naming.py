@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from msgspec import structs
 
@@ -56,11 +57,12 @@ JOINT = Term((), hard=False, lead="joint")
 class Context:
     """The words of a text (`words`) and what stands before each of them (`gaps`), one more of these for the end."""
 
-    __slots__ = ("_is_german", "_loud", "_starts", "_text", "_words", "gaps")
+    __slots__ = ("_is_german", "_loud", "_pieces", "_starts", "_text", "_words", "gaps")
 
     def __init__(self, text: str) -> None:
         pieces = TOKEN.split(text)
         self._text = text
+        self._pieces = pieces
         self.gaps, self._words = pieces[::2], pieces[1::2]
         self._loud = text.isupper()
         self._starts: list[int] = []
@@ -70,10 +72,7 @@ class Context:
     def starts(self) -> list[int]:
         """Where each word begins; only numbers and dates ask for it."""
         if not self._starts:
-            at = 0
-            for gap, word in zip(self.gaps, self._words, strict=False):
-                self._starts.append(at + len(gap))
-                at += len(gap) + len(word)
+            self._starts = list(accumulate(map(len, self._pieces)))[:-1:2]
         return self._starts
 
     @property

@@ -36,6 +36,7 @@ jan feb mar apr jun jul aug sep sept oct nov dec bzw bspw evtl ggf usw vgl sog i
 _ABBREVIATIONS = frozenset(_SHORT.split())
 _SHORT_BEFORE_NUMBERS = "abs art ch eq fig figs no nos nr p pp par ref sec tab vol v ver s"
 _BEFORE_NUMBERS = frozenset(_SHORT_BEFORE_NUMBERS.split())
+_LONGEST_SHORT = max(map(len, _ABBREVIATIONS | _BEFORE_NUMBERS))
 
 
 def ends_sentence(before: str, closing: str, gap: str, following: str) -> bool:
@@ -81,6 +82,8 @@ def _is_abbreviated(before: str, following: str) -> bool:
 
 
 def _is_short(word: str, following: str) -> bool:
+    if len(word) > _LONGEST_SHORT:
+        return False
     name = word.lower()
     return name in _ABBREVIATIONS or (name in _BEFORE_NUMBERS and following.isdigit())
 
@@ -91,7 +94,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     start = 0
     for candidate in _CANDIDATE.finditer(text):
         at, end = candidate.span()
-        run = text[at:end]
+        run = candidate[0]
         if run == ". " and (word := text[max(text.rfind(" ", start, at) + 1, start) : at]).isalpha() and len(word) > 1:
             following = text[end : end + 1]  # most are such, and what `ends_sentence` asks for is known of them
             if not following or not (following.islower() or _is_short(word, following)):
@@ -104,11 +107,15 @@ def sentences(text: str) -> list[tuple[int, int]]:
         # Of what is before, its first and its last word decide.
         before = text[start:at] if at - start <= 80 else text[start : start + 8] + text[at - 40 : at]
         if ends_sentence(before, mark, run[len(mark) :], text[end : end + 1]):
-            found.append((start, at + len(mark)))
+            found.append((start, at + len(mark)) if mark else _trim(text, start, at))
             start = end
-    found.append((start, len(text)))
-    trimmed = [_trim(text, *span) for span in found]
-    return [span for span in trimmed if span[0] < span[1]]
+    if start < len(text):
+        found.append(_trim(text, start, len(text)))
+    if not found:
+        return []
+    # Blanks stand behind a sentence's end, and before the first one.
+    start, end = _trim(text, *found[0])
+    return [(start, end), *found[1:]] if start < end else found[1:]
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

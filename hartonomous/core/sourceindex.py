@@ -108,21 +108,20 @@ class SourceIndex:
         at = self.at
         for place, (start, end) in enumerate(self._spans):
             sentence = self._source[start:end]
-            found = [FORMS[chunk] for chunk in sentence.split()]
+            found = list(map(FORMS.__getitem__, sentence.split()))
             known = None not in found
-            forms = chain.from_iterable(filter(None, found)) if known else self._forms(place)
+            forms = chain.from_iterable(filter(None, found) if known else self._forms(place))
             bare = known and sentence[1:].islower() and sentence[0] != "#"
             self._leads.append(None if not bare else (found[0] or ()) if sentence[0].isupper() else ())
-            here = (place,)  # the same for all forms: most stand in one place
-            for form in forms:
-                places = at.setdefault(form, here)
-                if places is not here and places[-1] != place:
-                    at[form] = places + here
+            here: tuple[int, ...] = (place,)  # the same for all forms: most stand in one place
+            new = dict.fromkeys(forms, here)
+            for form in at.keys() & new.keys():
+                new[form] = at[form] + here
+            at.update(new)
 
-    def _forms(self, place: int) -> Iterator[str]:
-        """Yield the forms under which the terms of a place are found."""
-        for term in self.alone(place)[0]:
-            yield from _indexed(term) if term.hard or term.implied else term.forms
+    def _forms(self, place: int) -> list[Sequence[str]]:
+        """Return the forms under which the terms of a place are found, of each term its own."""
+        return [_indexed(term) if term.hard or term.implied else term.forms for term in self.alone(place)[0]]
 
     def __len__(self) -> int:
         """Return how many places there are."""

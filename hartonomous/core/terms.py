@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import attrgetter
 
 from msgspec import structs
 
@@ -27,6 +28,8 @@ _REACH = 3  # terms behind a number, among which its unit is looked for
 _LINE_END = " ; "  # parts what stands before it from what stands behind it as a line's end does
 
 _STEPS = {"": 2, "joint": 1, "apart": 0}
+_FORMS_OF, _NUMBER_OF = attrgetter("forms"), attrgetter("number")  # for `map`: of each term, without a step of ours
+_IS_DATED = attrgetter("dated")
 
 
 def terms(sentence: str) -> list[Term]:
@@ -38,16 +41,20 @@ def laid_out(sentence: str) -> tuple[list[Term], list[int]]:
     """Return the terms of a sentence, and the position of each: marks and conjunctions take some room as well."""
     figures = DIGIT.search(sentence) is not None
     parts = _terms(_prepared(sentence, figures), figures)
+    if any(map(_NUMBER_OF, parts)):
+        parts = [_with_unit(parts, index) if part.number else part for index, part in enumerate(parts)]
+    if all(map(_FORMS_OF, parts)):
+        return parts, list(range(len(parts)))
     found: list[Term] = []
     positions: list[int] = []
     position = 0
-    for index, part in enumerate(parts):
-        if not part.forms:
+    for part in parts:
+        if part.forms:
+            found.append(part)
+            positions.append(position)
+            position += 1
+        else:
             position += _STEPS[part.lead]
-            continue
-        found.append(_with_unit(parts, index) if part.number else part)
-        positions.append(position)
-        position += 1
     return found, positions
 
 
@@ -112,27 +119,33 @@ def _terms(text: str, figures: bool, *, only_forms: bool = False) -> list[Term]:
     chunks = (text.replace("\n", _LINE_END) if "\n" in text else text).split()
     read = list(map(CHUNKS.__getitem__, chunks))
     context: Context | None = None
-    if figures and True in [chunk.dated for chunk in read] and (found := list(dates(text))):
+    if figures and any(map(_IS_DATED, read)) and (found := list(dates(text))):
         return _with_dates(text, found)
     parts: list[Term] = []
     place, paused = 0, False
-    for at, (alone, count, opens, closes, _, _) in enumerate(read):
-        if not count:
-            paused = paused or closes
+    for at, chunk in enumerate(read):
+        if chunk.plain and not paused:  # as most are
+            parts += chunk.parts or ()
+            place += 1
             continue
-        own = parts_of(text, chunks, read, at) if alone is None else alone
+        own, count = chunk.parts, chunk.words
+        if not count:
+            paused = paused or chunk.closes
+            continue
+        if own is None:
+            own = parts_of(text, chunks, read, at)
         if own is None and only_forms:
-            own = _with_its_forms(chunks, read, at, () if paused or opens else parts[-_REACH:])
+            own = _with_its_forms(chunks, read, at, () if paused or chunk.opens else parts[-_REACH:])
         if own is None:
             context = context or Context(text)
             for word in range(place, place + count):
                 parts += context.parts(word)
         else:
-            if (paused or opens) and place:
+            if (paused or chunk.opens) and place:
                 parts.append(BREAK)
-            parts += own  # most are
+            parts += own
         place += count
-        paused = closes
+        paused = chunk.closes
     return parts
 
 
