@@ -118,10 +118,11 @@ class Grounding:
         found, at = self._places.read(sentence)
         listed = self._places.settled(found)
         wanted = list({term.forms: term for term in listed}.values())
-        for marker in cited:
-            if self._places.has_whole(marker - 1, wanted):
-                return self._quoted(sentence, marker)
-        places = [self._places.holding(term) for term in wanted]
+        if wanted and True not in [term.hard or term.number for term in wanted]:
+            for marker in cited:
+                if self._places.has_whole(marker - 1, wanted):
+                    return self._quoted(sentence, marker)
+        places = self._places.holding(wanted)
         wanted = self._with_replaced_names(wanted, places)
         if True in [term.hard for term in wanted]:  # else there is nothing that could contradict
             names, forms = _spoken_of(wanted), {form for term in wanted for form in term.forms}

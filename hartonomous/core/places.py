@@ -92,23 +92,26 @@ class Places:
             fact, words, own, lambda place: self.contradicts(first + place, names, forms, fact.forms)
         )
 
-    def holding(self, term: Term) -> list[int]:
-        """Return the places that have a term, a number beside the right unit."""
-        forms, number = term.forms, term.number
-        found: list[int] = []
-        for first, index, lacks in self._sources:  # each word of each sentence in each source: 0.1 µs
-            if lacks(forms):
-                continue
-            known: Sequence[int] = ()
-            for form in forms:
-                if form in index.at:
-                    places = index.at[form]
-                    known = sorted({*known, *places}) if known and known != places else places
-            found += map(first.__add__, index.beside_its_unit(known, term) if number else known)
-        return found
+    def holding(self, wanted: Iterable[Term]) -> list[list[int]]:
+        """Return for each term the places that have it, a number beside the right unit."""
+        holding: list[list[int]] = []
+        for term in wanted:
+            forms = term.forms
+            found: list[int] = []
+            for first, index, lacks in self._sources:  # each word of each sentence in each source: 0.1 µs
+                if lacks(forms):
+                    continue
+                known: Sequence[int] = ()
+                for form in forms:
+                    if form in index.at:
+                        places = index.at[form]
+                        known = sorted({*known, *places}) if known and known != places else places
+                found += map(first.__add__, index.beside_its_unit(known, term) if term.number else known)
+            holding.append(found)
+        return holding
 
     def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
-        """Tell whether one place of a source has all these terms, none of which must be read beside something else."""
+        """Tell whether one place of a source has all these terms, of which none is hard or a number."""
         at = self.indexes[source].at
         having: Sequence[int] | None = None
         for term in wanted:
@@ -121,7 +124,7 @@ class Places:
                 having = places
             elif having != places:
                 having = [place for place in having if place in places]
-            if not having or term.hard or term.number:
+            if not having:
                 return False
         return having is not None
 
