@@ -343,7 +343,7 @@ def _under(spans: Sequence[tuple[int, int]], source: str, named: Sequence[frozen
 
 def _indexed(term: Term) -> list[str]:
     """Return the forms under which a term of a source is found."""
-    return [*(form for form in term.forms if not form.startswith(LOOSE)), *term.implied]
+    return [*[form for form in term.forms if not form.startswith(LOOSE)], *term.implied]
 
 
 def _at_start(source: str, start: int, listed: list[Term]) -> list[Term]:

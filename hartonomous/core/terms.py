@@ -195,9 +195,10 @@ def _with_unit(parts: list[Term], index: int) -> Term:
     part = parts[index]
     words: list[str] = []
     for term in parts[index + 1 : index + 1 + _REACH]:
-        if not term.forms and term is not JOINT:
-            break
-        if term.forms and not term.number and not term.hard:
+        if not term.forms:
+            if term is not JOINT:
+                break
+        elif not (term.number or term.hard):
             words.append(term.forms[0])
     if not words:
         return structs.replace(part, unit=next(iter(part.measures), None))

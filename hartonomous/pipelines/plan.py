@@ -25,6 +25,7 @@ class Plan:
         "grounds",
         "hits",
         "model",
+        "omitted",
         "options",
         "packed",
         "request",
@@ -53,8 +54,10 @@ class Plan:
     def go_on(self, packed: Packed) -> None:
         """Go on with a prompt; after a refusal with one whose sources are the first of the other one's."""
         self.packed = packed
-        self.sources = [self.hits[place] for place in packed.shown.places]
+        self.sources = list(map(self.hits.__getitem__, packed.shown.places))
         """The hits that the model sees, by marker."""
+        self.omitted = len(self.hits) - len(self.sources)
+        """How many hits did not fit."""
         self.grounds = [source.ground for source in packed.shown.sources]
         self.builder = AnswerBuilder(self.grounds, require_grounding=self.request.require_grounding)
 
@@ -73,11 +76,6 @@ class Plan:
     def shown(self) -> list[str]:
         """The texts that the model sees, by marker."""
         return [source.text for source in self.packed.shown.sources]
-
-    @property
-    def omitted(self) -> int:
-        """How many hits did not fit."""
-        return len(self.hits) - len(self.sources)
 
     @property
     def body(self) -> dict[str, Any]:

@@ -273,7 +273,7 @@ class Answerer:
         found = best_quote(question, texts) or best_quote(f"{question} {builder.answer}", texts)
         if found is not None:
             return builder.quote(found.marker, found.text)
-        return "" if builder.answer.strip() else builder.feed(fill(self._template.nothing_found)) + builder.finish()
+        return "" if builder.answer.strip() else builder.feed(fill(self._template.nothing_found), final=True)
 
     def _result(self, plan: Plan, raised: Sequence[SentenceGrounding], call: Call) -> QueryResult:
         took, builder = plan.took, plan.builder

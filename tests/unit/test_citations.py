@@ -295,6 +295,28 @@ def test_it_does_not_matter_how_the_text_is_cut(text: str, strict: bool, cuts: l
 
 @given(TEXT, st.booleans())
 @settings(max_examples=200, deadline=None)
+def test_an_answer_may_be_finished_with_its_last_piece(text: str, strict: bool) -> None:
+    whole, builder, _ = build(*text, strict=strict)
+    other = AnswerBuilder(SOURCES, require_grounding=strict)
+    assert other.feed(text, final=True) == other.answer == whole
+    assert other.grounding == builder.grounding
+    assert other.cited == builder.cited
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_whole_sentences_are_read_as_they_are_word_by_word(strict: bool) -> None:
+    """What comes in one piece is read sentence by sentence, what comes by letters is not."""
+    ends = [" [1].", "[2].", ".", " [1][2]!", "?", " [7].", " [1].)", ". [1]", " [1](x).", " e.g.", " Dr.", " [1]; and"]
+    starts = ["The HX-200 weighs 3 kg", "it runs for 8 hours", "# It weighs 4 kg", "Maria's pump_2 costs $40", "3.5 kg"]
+    text = " ".join(f"{start}{end}" for end in ends for start in starts)
+    whole, builder, _ = build(text, strict=strict)
+    result, other, _ = build(*text, strict=strict)
+    assert result == whole
+    assert other.grounding == builder.grounding
+
+
+@given(TEXT, st.booleans())
+@settings(max_examples=200, deadline=None)
 def test_the_rows_are_spans_in_order_and_cite_what_stands_there(text: str, strict: bool) -> None:
     result, builder, _ = build(text, strict=strict)
     position = 0
