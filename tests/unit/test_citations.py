@@ -303,6 +303,18 @@ def test_an_answer_may_be_finished_with_its_last_piece(text: str, strict: bool) 
     assert other.cited == builder.cited
 
 
+@pytest.mark.parametrize("before", ["It weighs 3", *("a" * size for size in range(997, 1_003))])
+def test_a_full_stop_ends_no_sentence_before_it_is_known_what_follows(before: str) -> None:
+    """Neither at the end of a piece nor where a sentence becomes too long."""
+    builder = AnswerBuilder(SOURCES)
+    assert builder.feed(f"{before}.") == before
+    assert builder.feed("5 kg") == ".5 kg"
+    builder.finish()
+    other = AnswerBuilder(SOURCES)
+    assert other.feed(f"{before}.5 kg", final=True) == builder.answer
+    assert other.grounding == builder.grounding
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_whole_sentences_are_read_as_they_are_word_by_word(strict: bool) -> None:
     """What comes in one piece is read sentence by sentence, what comes by letters is not."""
