@@ -49,7 +49,7 @@ _SENTENCE = re.compile(rf"({_WORDS}){SIMPLE}")
 _OPEN_BRACKET = re.compile(r"\[[^\]\n]{0,40}\Z")
 
 
-class SentenceGrounding(msgspec.Struct, frozen=True, gc=False):
+class SentenceGrounding(msgspec.Struct, frozen=True, array_like=True, gc=False):  # an array where answers are kept
     """One sentence of the answer: its place in code points, the sources it cites, and its support, 0..1."""
 
     start: int

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -350,6 +351,13 @@ def test_any_text_becomes_an_answer(text: str) -> None:
 def test_a_row_can_be_read_by_name() -> None:
     row = SentenceGrounding(start=0, end=1, markers=[1], support=0.5)
     assert (row.start, row.end, row.markers, row.support) == (0, 1, [1], 0.5)
+
+
+def test_a_row_is_kept_as_the_servers_of_other_versions_read_it() -> None:
+    kept = b"[0,1,[1],0.5]"
+    row = SentenceGrounding(start=0, end=1, markers=[1], support=0.5)
+    assert msgspec.json.encode(row) == kept
+    assert msgspec.json.decode(kept, type=SentenceGrounding) == row
 
 
 def test_a_long_answer_costs_linear_time() -> None:
