@@ -116,7 +116,7 @@ class Connection(Pausing, Peer):
         """Pass on what came, and note what it is a part of."""
         in_body = not self._body.is_eof()
         shedder = self._shedder
-        if shedder is not None and shedder.looks_at(self) and not in_body and self._is_refused(data, shedder):
+        if shedder is not None and shedder.crowd.is_crowded and not in_body and self._is_refused(data, shedder):
             return
         super().data_received(data)
         if self._note_requests() or not data:
@@ -132,7 +132,7 @@ class Connection(Pausing, Peer):
         """Whether what came was a request that has been answered already: with a refusal."""
         # The first request of a connection may come before aiohttp has begun to wait for it: on uvloop it does.
         is_between = self._is_waiting or not self._request_count
-        if self._begun or not is_between or self._close or self.transport is None:
+        if self._begun or not is_between or self._close or self.transport is None or not shedder.looks_at(self):
             return False
         if self._host is None:
             self._host = self._peer

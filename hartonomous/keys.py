@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from hartonomous.audit import Trail
@@ -145,7 +146,7 @@ class Tenure:
             self._ended.set()
 
 
-class Stay(NamedTuple):
+class Stay(msgspec.Struct, gc=False):
     """A request that is under way: the tenure that it takes part in, and with whom it began."""
 
     tenure: Tenure
@@ -153,7 +154,7 @@ class Stay(NamedTuple):
 
 
 class State:
-    """What changes while the application lives: the current runtime, whether it is to stop, what is under way.
+    """What changes while the application lives: which runtime is `current`, whether it is to stop, what is under way.
 
     `stopping` is said to who asks whether it is ready; `draining`, no new work is taken. `surplus` are the connections
     for which there is no room: their work is refused. `operators` are those of the operator's own listener.
@@ -172,6 +173,7 @@ class State:
         self.gathering = Gathering()
         self.operators: set[web.RequestHandler] = set()
         self.tenure: Tenure | None = None
+        self.current: Runtime  # from start-up on
         self._coming: Keyring | None = None
         self.needs_keys = False
         self.retired: set[Tenure] = set()
@@ -182,7 +184,8 @@ class State:
 
     def begin(self) -> Stay:
         """Count a request as under way, until `end`, with the runtime that is its own; `idle` is set while none is."""
-        tenure = self._current
+        tenure = self.tenure
+        assert tenure is not None
         tenure.users += 1
         if not self.active:
             self.idle.clear()
@@ -191,12 +194,16 @@ class State:
 
     def end(self, stay: Stay) -> None:
         """Count the request less."""
-        tenure, beginners = stay
-        tenure.leave()
-        self.crowd.end(beginners)
+        stay.tenure.leave()
+        self.crowd.end(stay.beginners)
         self.active -= 1
         if not self.active:
             self.idle.set()
+
+    def serve(self, tenure: Tenure) -> Tenure | None:
+        """Let a runtime serve from now on; return the tenure of the one before, None where it is the first."""
+        before, self.tenure, self.current = self.tenure, tenure, tenure.runtime
+        return before
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
@@ -226,21 +233,9 @@ class State:
         return None if coming is None else caller.within(coming)
 
     @property
-    def current(self) -> Runtime:
-        """The runtime; there is one from start-up to clean-up."""
-        tenure = self.tenure
-        return self._current.runtime if tenure is None else tenure.runtime
-
-    @property
     def runtimes(self) -> list[Runtime]:
         """The current runtime, and those of before that still serve."""
-        return [tenure.runtime for tenure in (self._current, *self.retired)]
-
-    @property
-    def _current(self) -> Tenure:
-        if self.tenure is None:
-            raise RuntimeError("the application has not been started")
-        return self.tenure
+        return [self.current, *(tenure.runtime for tenure in self.retired)]
 
 
 @dataclass(slots=True, frozen=True)

@@ -148,7 +148,7 @@ class Reloader:
                 with self._state.narrowed(runtime.keyring):
                     await first_round(runtime)
             tenure = Tenure(runtime, stack.pop_all())
-        old, self._state.tenure = self._state.tenure, tenure
+        old = self._state.serve(tenure)
         self._settings = settings
         self._metrics.backends.keep(runtime.pools)
         self._metrics.tenants.serve({key.id: key.owner or key.id for key in settings.config.auth.keys})

@@ -56,14 +56,14 @@ class _Refused:
 
 
 class Shedder:
-    """Refuses requests of one application's connections.
+    """Refuses requests of one application's connections, where its `crowd` is one.
 
     What is refused in one round of the loop is logged together in the next.
     """
 
     def __init__(self, app: web.Application) -> None:
         self._state, self._metrics = app[STATE], app[METRICS]
-        self._crowd = self._state.crowd
+        self.crowd = self._state.crowd
         self._routes = {
             f"POST {path}".encode(): path
             for route in app.router.routes()
@@ -81,9 +81,8 @@ class Shedder:
         ).encode()
 
     def looks_at(self, connection: web.RequestHandler) -> bool:
-        """Whether there may be something to refuse, and nothing else to say: that the connection closes, and why."""
-        state = self._state
-        return self._crowd.is_crowded and not state.stopping and connection not in state.surplus
+        """Whether nothing else is to be said than that something is refused: that the connection closes, and why."""
+        return not self._state.stopping and connection not in self._state.surplus
 
     def answer(self, data: bytes, host: str) -> bytes | None:
         """Return the refusal of the request that `data` is, of a client at `host`; None where it is to be looked at.
@@ -96,7 +95,7 @@ class Shedder:
         if route is None or end < len(_HEAD_END):
             return None
         headers = _headers(data[path_end + len(_LINE_END) - 2 : end])
-        if headers is None or headers.get(b"content-length") != b"%d" % (len(data) - end) or self._crowd.enter():
+        if headers is None or headers.get(b"content-length") != b"%d" % (len(data) - end) or self.crowd.enter():
             return None
         given = headers.get(b"x-request-id", b"")
         request_id = given if _ID.fullmatch(given) else new_id().encode()

@@ -56,25 +56,24 @@ class Rate:
 
 
 class Bucket:
-    """What somebody has used of one limit. Times are seconds of a clock that goes on."""
+    """What somebody has used of one limit, which was `rate` then. Times are seconds of a clock that goes on.
 
-    __slots__ = ("at", "level")
+    `before` is the level without what was used last, for whoever takes that back.
+    """
 
-    def __init__(self) -> None:
-        self.level = 0.0
+    __slots__ = ("at", "before", "level", "rate")
+
+    def __init__(self, rate: Rate) -> None:
+        self.level = self.before = 0.0
         self.at = 0.0
+        self.rate = rate
 
-    def look(self, rate: Rate, now: float) -> float:
-        """Return the level now."""
-        level = self.level
-        if level and now > self.at:  # `Rate.leaked`, without a call for each of a request's limits
-            level -= (now - self.at) * rate.per_s
-            if level < 0.0:
-                level = 0.0
-            self.level = level
-        self.at = now
-        return level
+    @property
+    def full_at(self) -> float:
+        """When nothing is used any more."""
+        return self.at + self.rate.reset(self.level)
 
     def debit(self, rate: Rate, cost: float, now: float) -> None:
         """Use `cost`, admitted or not; a negative one gives back what was not used after all."""
-        self.level = max(0.0, self.look(rate, now) + cost)
+        self.level = max(0.0, rate.leaked(self.level, now - self.at) + cost)
+        self.at, self.rate = now, rate

@@ -41,8 +41,9 @@ def received(request: web.Request, size: int) -> Meter | None:
 
 def spent(request: web.Request, tokens: float) -> None:
     """Tell that models have taken and made tokens."""
-    _count(request, tokens)
-    meter = request.get(METER)
+    tenant, meter = _tenant(request), request.get(METER)
+    if tenant is not None:
+        tenant.tokens += tokens
     if meter is not None:
         meter.spent(tokens)
 
@@ -51,8 +52,8 @@ def answered(request: web.Request, event: Event) -> None:
     """Tell what an answer, or the next event of one, has taken; what was kept takes nothing."""
     if isinstance(event, TextDelta):
         first_token(request)
-    elif isinstance(event, QueryResult) and not isinstance(event, CachedResult):
-        _count(request, event.usage.prompt_tokens + event.usage.completion_tokens)
+    elif isinstance(event, QueryResult) and not isinstance(event, CachedResult) and (tenant := _tenant(request)):
+        tenant.tokens += event.usage.prompt_tokens + event.usage.completion_tokens
     meter = request.get(METER)
     if meter is None or isinstance(event, CachedResult | CachedSources):
         return
@@ -76,11 +77,6 @@ def _tenant(request: web.Request) -> Tenant | None:
     return request.app[METRICS].tenants.of_key(request.get(CALLER, NOBODY).key_id)
 
 
-def _count(request: web.Request, tokens: float) -> None:
-    if (tenant := _tenant(request)) is not None:
-        tenant.tokens += tokens
-
-
 class Stake:
     """What an answer in one piece takes, by an estimate, where nobody waits for its end."""
 
@@ -93,7 +89,7 @@ class Stake:
 
     def of(self, question: QueryRequest) -> QueryRequest:
         """Return the question, told to estimate its prompt when its generation begins: it is one request's own."""
-        if self._meter is None or not self._meter.counts_tokens:
+        if self._meter is None or self._meter.policy.tokens is None:
             return question
         asked = len(question.search.query) + len(question.system or "") + len(question.added_system or "")
         asked += sum([len(turn["content"]) for turn in question.history])
@@ -104,7 +100,8 @@ class Stake:
         """Use what was reported in place of the estimate, which holds where the time was up, as the caller may say."""
         if isinstance(outcome, DeadlineExceededError):
             return
-        self._add(-self._tokens)
+        if self._tokens:
+            self._add(-self._tokens)
         if isinstance(outcome, QueryResult) and not isinstance(outcome, CachedResult):
             spent(self._request, outcome.usage.prompt_tokens + outcome.usage.completion_tokens)
 

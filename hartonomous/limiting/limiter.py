@@ -42,20 +42,17 @@ class Limiter:
         self.address = Policy.of_address(config.limits.address)
         if config.redis.url is None:  # which the configuration wants for all other limits of several processes
             self.address = self.address.of_failures_shared(config.server.processes)
-        self._keys = {
+        self.limits_addresses = self.address.limits_requests
+        """Whether addresses have limits that every request is held against."""
+        self._keys: dict[str | None, tuple[str, Policy]] = {
             key.id: (f"key {key.owner or key.id}", policy)
             for key in config.auth.keys
             if (policy := Policy.of_key(key.limits or config.limits.key)).limits_requests
         }
 
-    @property
-    def limits_addresses(self) -> bool:
-        """Whether addresses have limits that every request is held against."""
-        return self.address.limits_requests
-
     def of_key(self, key_id: str | None) -> tuple[str, Policy] | None:
         """Return the name under which the owner's requests are counted and the key's limits; None without any."""
-        return None if key_id is None else self._keys.get(key_id)
+        return self._keys.get(key_id)
 
     async def enter(self, name: str, policy: Policy, body_bytes: int | None) -> Meter:
         """Let a request begin whose body has so many bytes (0 where that is unknown, None without a body).
@@ -63,19 +60,19 @@ class Limiter:
         Raises:
             RateLimitedError: a limit is reached.
         """
-        return self._met(name, policy, await self._store.enter(name, asked(policy, body_bytes)), body_bytes)
+        return self._met(name, policy, await self._store.enter(name, asked(policy, body_bytes)), body_bytes or 0)
 
     def begin(self, name: str, policy: Policy, body_bytes: int | None) -> Meter | Awaitable[Meter]:
         """Do the same at once where nobody is to be asked, which spares a coroutine; raises as `enter`."""
         if self._here is None:
             return self.enter(name, policy, body_bytes)
         wanted = policy.always if body_bytes is None else asked(policy, body_bytes)
-        return self._met(name, policy, self._here.admit(name, wanted), body_bytes)
+        return self._met(name, policy, self._here.admit(name, wanted), body_bytes or 0)
 
-    def _met(self, name: str, policy: Policy, entry: Entry | Refusal, body_bytes: int | None) -> Meter:
+    def _met(self, name: str, policy: Policy, entry: Entry | Refusal, body_bytes: int) -> Meter:
         if isinstance(entry, Refusal):
             raise self._error(name, entry)
-        return Meter(name, policy, entry, body_bytes, self._store, self._error)
+        return Meter(name, policy, entry, entry.place, self._store, self._error, body_bytes)
 
     async def failed(self, address: str) -> None:
         """Count a wrong key. Raises RateLimitedError when there were too many from this address."""

@@ -26,22 +26,25 @@ class _Usage:
     __slots__ = ("buckets", "held")
 
     def __init__(self) -> None:
-        self.buckets: dict[Kind, tuple[Bucket, Rate]] = {}
+        self.buckets: dict[Kind, Bucket] = {}
         self.held = 0
 
-    def bucket(self, kind: Kind, rate: Rate) -> Bucket:
-        """Return what is used of a limit."""
-        known = self.buckets.get(kind)
-        if known is not None and known[1] is rate:
-            return known[0]
-        bucket = Bucket() if known is None else known[0]
-        self.buckets[kind] = (bucket, rate)
+    def begun(self, kind: Kind, rate: Rate) -> Bucket:
+        """Return the bucket of a limit of which nothing has been used yet."""
+        bucket = self.buckets[kind] = Bucket(rate)
         return bucket
+
+    def refused(self, asked: Asked, place: int, level: float) -> Refusal:
+        """Take back what was used up to the limit at this place, and return why the request is refused."""
+        for kind, _, _ in asked.costs[: place + 1]:
+            bucket = self.buckets[kind]
+            bucket.level = bucket.before
+        return asked.refusal(place, level)
 
     @property
     def full_at(self) -> float:
         """When all buckets are full again."""
-        return max((bucket.at + rate.reset(bucket.level) for bucket, rate in self.buckets.values()), default=0.0)
+        return max([bucket.full_at for bucket in self.buckets.values()], default=0.0)
 
 
 class MemoryStore:
@@ -64,28 +67,29 @@ class MemoryStore:
         """The same, for whoever knows that nothing waits."""
         now, usage = self._clock(), self._held.get(name) or self._usage(name)
         levels: list[float] = []
-        buckets: list[Bucket] = []
         used = usage.buckets
         for kind, rate, cost in asked.costs:
-            known = used.get(kind)
-            bucket = known[0] if known is not None and known[1] is rate else usage.bucket(kind, rate)
-            level = bucket.look(rate, now)
+            bucket = used.get(kind) or usage.begun(kind, rate)
+            level = bucket.level
+            if level and now > bucket.at:  # `Rate.leaked`, without a call for each of a request's limits
+                level -= (now - bucket.at) * rate.per_s
+                if level < 0.0:
+                    level = 0.0
+            after = level + cost
+            bucket.at, bucket.rate, bucket.before, bucket.level = now, rate, level, after
             # Without a cost something must be left, whatever it is.
-            if not (level + cost <= rate.most if cost else level < rate.burst):
-                return asked.refusal(len(levels), level)
-            levels.append(level + cost)
-            buckets.append(bucket)
-        concurrent = asked.concurrent
-        if concurrent is not None and usage.held >= concurrent:
-            return asked.refusal(len(levels), 0.0)
-        for place, bucket in enumerate(buckets):
-            bucket.level = levels[place]
+            if after > rate.most if cost else level >= rate.burst:
+                return usage.refused(asked, len(levels), level)
+            levels.append(after)
+        held, concurrent = usage.held, asked.concurrent
+        if concurrent is not None and held >= concurrent:
+            return usage.refused(asked, len(levels), 0.0)
         if concurrent is None:
             return Entry(asked, levels)
-        if not usage.held:
+        if not held:
             self._held[name] = self._usages.pop(name)
-        usage.held += 1
-        return Entry(asked, levels, usage.held, _PLACE)
+        usage.held = held = held + 1
+        return Entry(asked, levels, held, _PLACE)
 
     async def take(self, name: str, cost: Cost) -> Refusal | None:
         """Use something, or say what is reached."""
@@ -98,7 +102,7 @@ class MemoryStore:
         if costs:
             now = self._clock()
             for kind, rate, cost in costs:
-                usage.bucket(kind, rate).debit(rate, cost, now)
+                (usage.buckets.get(kind) or usage.begun(kind, rate)).debit(rate, cost, now)
         if place is not None:
             usage.held -= 1
             if not usage.held:

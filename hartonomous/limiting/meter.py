@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from hartonomous.errors import HartonomousError
 from hartonomous.limiting.policy import Cost, Entry, Kind, Policy, Refusal
 
@@ -18,49 +20,31 @@ class _Store(Protocol):
     def settle(self, name: str, place: str | None, costs: Sequence[Cost] = ()) -> None: ...
 
 
-class Meter:
+class Meter(msgspec.Struct, eq=False):
     """A request that was let in.
 
-    `close` must be called at its end, whatever happens, where it has a place or may use tokens or bytes; one that is
-    limited by nothing but requests has used all it will, and needs none.
+    `place` is its own among the requests of which there may be so many at once, if it has one; `policy` says what is
+    limited. `close` must be called at its end, whatever happens, where it has a place or may use tokens or bytes; one
+    that is limited by nothing but requests has used all it will, and needs none.
     """
 
-    __slots__ = ("_entry", "_error", "_name", "_policy", "_received", "_store", "_taken", "_tokens")
-
-    def __init__(
-        self,
-        name: str,
-        policy: Policy,
-        entry: Entry,
-        body_bytes: int | None,
-        store: _Store,
-        error: Callable[[str, Refusal], HartonomousError],
-    ) -> None:
-        self._name = name
-        self._policy = policy
-        self._entry = entry
-        self._store = store
-        self._error = error
-        self._received = 0
-        self._tokens = 0
-        self._taken = 0 if policy.bytes is None else body_bytes or 0
-
-    @property
-    def has_place(self) -> bool:
-        """Whether it is among the requests of which there may be so many at once, until `close`."""
-        return self._policy.concurrent is not None
-
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether it matters how many tokens are used."""
-        return self._policy.tokens is not None
+    _name: str
+    policy: Policy
+    _entry: Entry
+    place: str | None
+    _store: _Store
+    _error: Callable[[str, Refusal], HartonomousError]
+    # The bytes that were counted in advance, and those that have come.
+    _taken: int = 0
+    _received: int = 0
+    _tokens: int = 0
 
     def spent(self, tokens: float, *, all_of_it: bool = False) -> None:
         """Use tokens that models have reported. `all_of_it`: what was estimated is among them."""
         if all_of_it:
             self._tokens = 0
-        if tokens and self._policy.tokens is not None:
-            self._store.settle(self._name, None, ((Kind.TOKENS, self._policy.tokens, float(tokens)),))
+        if tokens and self.policy.tokens is not None:
+            self._store.settle(self._name, None, ((Kind.TOKENS, self.policy.tokens, float(tokens)),))
 
     def estimated(self, tokens: int) -> None:
         """Use tokens at the end, unless what they are part of is reported until then."""
@@ -81,11 +65,11 @@ class Meter:
     def covers(self, size: int) -> bool:
         """Count bytes of the body; whether they are within those that were counted before it came."""
         self._received += size
-        return self._received <= self._taken or self._policy.bytes is None
+        return self._received <= self._taken or self.policy.bytes is None
 
     async def more(self) -> None:
         """Count those that are not. Raises RateLimitedError when they are more than what is left."""
-        rate, missing = self._policy.bytes, self._received - self._taken
+        rate, missing = self.policy.bytes, self._received - self._taken
         if rate is None or missing <= 0:
             return
         refusal: Refusal | None = None
@@ -100,13 +84,13 @@ class Meter:
     def close(self) -> None:
         """Give the place back, use the tokens, and give back the bytes that did not come."""
         if not self._tokens and self._taken <= self._received:  # as nearly always
-            if self._entry.place is not None:
-                self._store.settle(self._name, self._entry.place)
+            if self.place is not None:
+                self._store.settle(self._name, self.place)
             return
         costs: list[Cost] = []
-        if self._tokens and self._policy.tokens is not None:
-            costs.append((Kind.TOKENS, self._policy.tokens, float(self._tokens)))
-        if self._taken > self._received and self._policy.bytes is not None:
-            costs.append((Kind.BYTES, self._policy.bytes, float(self._received - self._taken)))
-        if costs or self._entry.place is not None:
-            self._store.settle(self._name, self._entry.place, costs)
+        if self._tokens and self.policy.tokens is not None:
+            costs.append((Kind.TOKENS, self.policy.tokens, float(self._tokens)))
+        if self._taken > self._received and self.policy.bytes is not None:
+            costs.append((Kind.BYTES, self.policy.bytes, float(self._received - self._taken)))
+        if costs or self.place is not None:
+            self._store.settle(self._name, self.place, costs)

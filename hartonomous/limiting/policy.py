@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Self
 
+import msgspec
 from multidict import istr
 
 from hartonomous.core.ratelimit import Rate
@@ -110,8 +111,7 @@ def _per(count: int | None, seconds: float) -> Rate | None:
     return None if count is None else Rate(count / seconds, float(count))
 
 
-@dataclass(slots=True)
-class Quota:
+class Quota(msgspec.Struct, gc=False):
     """What is said of one limit: how much it is, how much is left, the seconds until all of it is there again."""
 
     limit: int
@@ -151,8 +151,7 @@ class Refusal:
         )
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct, gc=False):
     """What a request asks for: a place among the concurrent, and what it uses of the limits."""
 
     concurrent: int | None
@@ -167,8 +166,7 @@ class Asked:
         return Refusal(Kind.CONCURRENT, 0.0, Quota(self.concurrent, 0, 1.0))
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct, gc=False):
     """A request that was let in: the levels after it, how many are under way with it, and its place if it has one."""
 
     asked: Asked
@@ -178,15 +176,15 @@ class Entry:
 
     def quota(self) -> Quota | None:
         """Return the limit of which the smallest part is left."""
-        concurrent, levels, least, tightest = self.asked.concurrent, self.levels, math.inf, -1
-        for place, (_, rate, _) in enumerate(self.asked.costs):
-            left = rate.most - levels[place]
-            part = int(left) / rate.units if left > 0.0 else 0.0  # `Rate.remaining`, without a call
+        concurrent, least, tightest, used = self.asked.concurrent, math.inf, None, 0.0
+        for (_, rate, _), level in zip(self.asked.costs, self.levels, strict=True):
+            # `Rate.remaining`, without a call: nothing is below 0 for who was let in.
+            part = int(rate.most - level) / rate.units
             if part < least:
-                least, tightest = part, place
+                least, tightest, used = part, rate, level
         if concurrent is not None and (free := max(0, concurrent - self.held)) / concurrent < least:
             return Quota(concurrent, free, 0.0)
-        return None if tightest < 0 else _quota(self.asked.costs[tightest][1], levels[tightest])
+        return None if tightest is None else _quota(tightest, used)
 
 
 def _quota(rate: Rate, level: float) -> Quota:

@@ -43,7 +43,7 @@ def tell(request: web.Request, status: int) -> None:
 def tell_of(request: web.Request, status: int, guard: Guard | None, trail: Trail) -> None:
     """The same, for a request that needs what `guard` says."""
     notes = request[NOTES]
-    event = _event(request, status, guard)
+    event = _event(request, status, guard, notes)
     if event is None or notes.get("is_told"):
         return
     caller, outcome = request.get(CALLER), _outcome(status, notes)
@@ -62,14 +62,14 @@ def tell_of(request: web.Request, status: int, guard: Guard | None, trail: Trail
     notes["is_told"] = True
 
 
-def _event(request: web.Request, status: int, guard: Guard | None) -> str | None:
+def _event(request: web.Request, status: int, guard: Guard | None, notes: dict[str, Any]) -> str | None:
     """Return the word for what happened; None when it is none of the trail's business.
 
     Who was turned away before it was known who that is (429) does not fill the trail.
     """
     if status in _REFUSALS:
         return _REFUSALS[status]
-    if request[NOTES].get("denied"):
+    if notes.get("denied"):
         return "permission_denied"
     return None if guard is None or guard.event is None or CALLER not in request else guard.event
 

@@ -29,7 +29,7 @@ def begin(request: web.Request, state: State) -> Stay | None:
         return None
     if state.draining:
         raise BackendUnavailableError("The server is shutting down.", code="draining", retry_after=1)
-    if request.protocol in state.surplus:
+    if state.surplus and request.protocol in state.surplus:
         raise BackendUnavailableError("There are too many connections.", code="too_many_connections", retry_after=1)
     crowd = state.crowd
     if crowd.is_crowded and crowd.is_beyond(crowd.at_work) and not request.path.startswith(_OPERATORS):
@@ -47,6 +47,6 @@ def overloaded() -> NotAskedError:
 
 def end_connection(request: web.Request, response: web.StreamResponse, state: State) -> None:
     """Say with the answer that the connection closes, where another request on it would find nobody."""
-    if state.stopping or request.protocol in state.surplus:
+    if state.stopping or (state.surplus and request.protocol in state.surplus):
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has made up its mind about the header before

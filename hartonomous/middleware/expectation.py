@@ -16,8 +16,8 @@ _INVITED = web.RequestKey("_INVITED", bool)
 
 
 def check_expectation(request: web.Request) -> None:
-    """Raise ExpectationFailedError where something is expected that no server knows."""
-    if hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
+    """Raise ExpectationFailedError where what a request expects is nothing that a server knows."""
+    if request.version >= HttpVersion11:
         for expected in request.headers.getall(hdrs.EXPECT):
             if expected.lower() != _CONTINUE:
                 raise ExpectationFailedError(f"{_CONTINUE} is all that can be expected.")

@@ -26,7 +26,8 @@ async def say(request: web.Request, response: web.StreamResponse, state: State) 
 
 def say_whole(request: web.Request, response: Whole, state: State, meter: Meter | None) -> None:
     """Say it of an answer that is there as a whole, where nothing of it is in the way: it needs no `say` then."""
-    drain.end_connection(request, response, state)
+    if state.stopping or state.surplus:
+        drain.end_connection(request, response, state)
     if hdrs.EXPECT in request.headers:
         end_uninvited(request, response)
     headers = response.headers
