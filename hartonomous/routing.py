@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 from typing_extensions import override
 
 from hartonomous.handlers.operations import Operation
-from hartonomous.keys import STATE, Floor
+from hartonomous.keys import STATE, Floor, Handler
 
 Connections = Collection[web.RequestHandler]
 _IsHere = Callable[[web.Request], bool]
 _Resolved = tuple[web.UrlMappingMatchInfo | None, set[str]]
-_UNKNOWN: tuple[None, None] = (None, None)
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Somewhere(web.Resource):
@@ -48,6 +46,8 @@ class _Dynamic(_Somewhere, web.DynamicResource):
 class Request(web.Request):
     """A request that is told where it leads to, and looks for what it has without raising what is not there."""
 
+    ATTRS = web.Request.ATTRS | {"_app"}
+
     @override
     def get(self, key: Any, default: Any = None) -> Any:
         """Return what is kept of the request."""
@@ -58,9 +58,15 @@ class Request(web.Request):
         """Keep something of the request; aiohttp asks each time whether its key is a `RequestKey`."""
         self._state[key] = value
 
-    def lead(self, match: web.UrlMappingMatchInfo) -> None:
+    @property
+    @override
+    def app(self) -> web.Application:
+        """The application, which has no others within it."""
+        return self._app
+
+    def lead(self, match: web.UrlMappingMatchInfo, app: web.Application) -> None:
         """Say where it leads to."""
-        self._match_info = match
+        self._match_info, self._app = match, app
 
 
 class Entrance:
@@ -74,54 +80,43 @@ class Entrance:
 
     def __init__(self, app: web.Application, floor: Floor, gathering: frozenset[str]) -> None:
         self._app, self._floor, self._state, self._gathering = app, floor, app[STATE], gathering
-        self._plain: dict[tuple[str, str], tuple[_IsHere | None, web.UrlMappingMatchInfo]] = {}
+        self._plain: dict[tuple[str, str], tuple[_IsHere | None, web.UrlMappingMatchInfo, Handler]] = {}
         for route in app.router.routes():
             if isinstance(resource := route.resource, web.PlainResource):
                 is_here = resource.is_here if isinstance(resource, _Plain) else None
                 match = self._matched(web.UrlMappingMatchInfo({}, route))
-                self._plain[route.method, resource.canonical] = is_here, match
+                self._plain[route.method, resource.canonical] = is_here, match, match.handler
 
     def open(self, server: web.Server) -> None:
         """Let what the server reads come in here. To be called inside the running loop."""
-        self._loop = asyncio.get_running_loop()
-        server.request_factory, server.request_handler = self._made, self._enter
+        server.request_factory = partial(Request, loop=asyncio.get_running_loop())
+        server.request_handler = cast("_Handler", self._enter)
 
-    def _made(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: web.RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> Request:
-        return Request(message, payload, protocol, writer, task, self._loop)
-
-    def _enter(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        turn = self._turn_of(cast("Request", request))
+    def _enter(self, request: Request) -> Awaitable[web.StreamResponse]:
+        state, turn = self._state, None
+        if state.turns.streams:
+            turn = state.turns.take()
+        elif request.raw_path in self._gathering:
+            turn = state.gathering.take(state.active)
         return self._begun(request) if turn is None else self._begun_later(request, turn)
 
-    def _turn_of(self, request: Request) -> asyncio.Future[None] | None:
-        """Return what is done when a request may begin; None, as a rule, where it may at once."""
-        state = self._state
-        if state.turns.streams:
-            return state.turns.take()
-        return state.gathering.take(state.active) if request.raw_path in self._gathering else None
-
-    async def _begun_later(self, request: web.BaseRequest, turn: asyncio.Future[None]) -> web.StreamResponse:
+    async def _begun_later(self, request: Request, turn: asyncio.Future[None]) -> web.StreamResponse:
         await turn
         return await self._begun(request)
 
-    def _begun(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        coming = cast("Request", request)
-        is_here, match = self._plain.get((coming.method, coming.raw_path), _UNKNOWN)
-        if match is None or (is_here is not None and not is_here(coming)):
-            return self._looked_for(coming)
-        coming.lead(match)
-        return self._floor(coming, match.handler)
+    def _begun(self, request: Request) -> Awaitable[web.StreamResponse]:
+        found = self._plain.get((request.method, request.raw_path))
+        if found is None:
+            return self._looked_for(request)
+        is_here, match, handler = found
+        if is_here is not None and not is_here(request):
+            return self._looked_for(request)
+        request.lead(match, self._app)
+        return self._floor(request, handler)
 
     async def _looked_for(self, request: Request) -> web.StreamResponse:
         match = self._matched(await self._app.router.resolve(request))
-        request.lead(match)
+        request.lead(match, self._app)
         return await self._floor(request, match.handler)
 
     def _matched(self, match: web.UrlMappingMatchInfo) -> web.UrlMappingMatchInfo:
