@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from hartonomous import codec
 from hartonomous.core.timings import milliseconds
@@ -51,4 +51,5 @@ def retry_headers(error: HartonomousError) -> dict[str, str]:
 
 def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return a JSON response."""
-    return Whole(status=status, body=codec.dumps(body), content_type=codec.JSON, headers=headers)
+    said = {} if headers is None else headers
+    return Whole(codec.dumps(body), status=status, headers={**said, hdrs.CONTENT_TYPE: codec.JSON})

@@ -69,15 +69,22 @@ async def read_bytes(request: web.Request) -> bytes:
     limit = request[RUNTIME].config.server.max_body_bytes
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
-    pieces, size = [], 0
-    while data := await read_piece(request):
+    data = await read_piece(request)
+    if not request.content.at_eof():
+        data = await _all(request, data, limit)
+    if len(data) > limit:
+        raise _too_large(limit)
+    return data
+
+
+async def _all(request: web.Request, data: bytes, limit: int) -> bytes:
+    """Return a body that begins with `data`, as soon as it is too large the beginning of it."""
+    pieces, size = [data], len(data)
+    while data and size <= limit and not request.content.at_eof():
+        data = await read_piece(request)
         pieces.append(data)
         size += len(data)
-        if size > limit:
-            raise _too_large(limit)
-        if request.content.at_eof():
-            break
-    return b"".join(pieces)  # which of one piece makes no copy
+    return b"".join(pieces)
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:

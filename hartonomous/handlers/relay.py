@@ -108,7 +108,7 @@ class _Relayed:
         if len(data) == opened.length:
             # A small one is there at once, and goes out at once: headers and all in one write.
             self.tokens.whole(data)
-            self.response = Whole(status=opened.status, headers=headers, body=data)
+            self.response = Whole(data, status=opened.status, headers=headers)
             return
         client = await self._begin(opened, headers)
         while data:
@@ -156,7 +156,11 @@ def _passes(status: int) -> bool:
 
 def _headers(opened: Opened) -> dict[str, str]:
     """Return the headers that go on to the client."""
-    passed = {name: value for name, value in opened.headers.items() if _is_passed(name) and _is_sendable(value)}
+    passed = {
+        name: value
+        for name, value in opened.headers.items()
+        if _is_passed(name) and (value.isprintable() or _CONTROL.search(value) is None)
+    }
     if opened.content_type == codec.SSE:
         passed = _without(passed, {"content-length"})  # an error event may follow
     if (named := opened.headers.get(hdrs.CONNECTION)) is not None and named not in _PLAIN:
@@ -169,10 +173,6 @@ def _is_passed(name: str) -> bool:
     """Whether a header of this name goes on to the client; backends have few, each time the same."""
     lower = name.lower()
     return lower not in _DROPPED and not lower.startswith("access-control-")
-
-
-def _is_sendable(value: str) -> bool:
-    return value.isprintable() or _CONTROL.search(value) is None
 
 
 def _without(headers: dict[str, str], dropped: set[str]) -> dict[str, str]:

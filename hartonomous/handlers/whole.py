@@ -8,6 +8,7 @@ closes, a header that is not ASCII, or whose headers the floors have not said) g
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 
@@ -27,6 +28,11 @@ class Whole(web.Response):
 
     said: str | None = None
     _is_sent = False
+
+    def __init__(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        # `Response` looks for what this never is: text, a file, what is to be compressed.
+        web.StreamResponse.__init__(self, status=status, headers=headers)
+        self._body = body
 
     @property
     @override
@@ -48,9 +54,7 @@ class Whole(web.Response):
         data = self._at_once(request)
         if data is None:
             return await super().prepare(request)
-        writer = request.writer
-        await writer.write(data)
-        await writer.drain()
+        await request.writer.write_eof(data)
         self._is_sent = True
         return None
 
@@ -62,35 +66,34 @@ class Whole(web.Response):
 
     def _at_once(self, request: web.BaseRequest) -> bytes | None:
         """Return the bytes of all of it; None where aiohttp is to send it."""
-        headers, body, said = self.headers, self.body, self.said
+        headers, body, said = self._headers, self._body, self.said
         if said is None or not isinstance(body, bytes) or not body or not self._is_plain(request):
             return None
-        lines = [f"{name}: {value}" for name, value in headers.items()]
-        if hdrs.CONTENT_LENGTH not in headers:
-            lines.append(f"Content-Length: {len(body)}")
-        if hdrs.CONTENT_TYPE not in headers:
-            lines.append("Content-Type: application/octet-stream")
-        own = "\r\n".join(lines)
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         # Nobody ends a line but we: what does is not sent (aiohttp raises ValueError).
-        if not own.isascii() or "\0" in own or not own.count("\r") == own.count("\n") == len(lines) - 1:
+        if not own.isascii() or "\0" in own or not own.count("\r") == own.count("\n") == len(headers):
             return None
-        head = f"HTTP/1.1 {self.status} {self.reason}\r\n{said}{own}{_rest(int(time.time()))}"
-        return b"".join((head.encode(), body))
+        if hdrs.CONTENT_LENGTH not in headers:
+            own += f"Content-Length: {len(body)}\r\n"
+        if hdrs.CONTENT_TYPE not in headers:
+            own += "Content-Type: application/octet-stream\r\n"
+        head = f"HTTP/1.1 {self._status} {self._reason}\r\n{said}{own}{_rest(int(time.time()))}"
+        return head.encode() + body
 
     def _is_plain(self, request: web.BaseRequest) -> bool:
         return (
             request.version == HttpVersion11
             and request.keep_alive
-            and super().keep_alive is not False
+            and self._keep_alive is not False
             and request.method != hdrs.METH_HEAD
-            and self.status not in _WITHOUT_BODY
-            and not super().prepared
-            and hdrs.DATE not in self.headers
-            and hdrs.SERVER not in self.headers
+            and self._status not in _WITHOUT_BODY
+            and not (self._eof_sent or self._payload_writer)
+            and hdrs.DATE not in self._headers
+            and hdrs.SERVER not in self._headers
         )
 
 
 @lru_cache(maxsize=1)
 def _rest(second: int) -> str:
     """Return the end of a head: what aiohttp says in all of them as well."""
-    return f"\r\nDate: {formatdate(second, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    return f"Date: {formatdate(second, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"

@@ -48,7 +48,7 @@ async def _asked(response: web.Response, request: str) -> tuple[str, set[str], b
 
 
 def _whole(headers: Mapping[str, str] = HEADERS, status: int = 200) -> Whole:
-    response = Whole(status=status, body=BODY, headers=headers)
+    response = Whole(BODY, status=status, headers=headers)
     response.said = SAID
     return response
 
