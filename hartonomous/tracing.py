@@ -15,9 +15,10 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec.structs import replace
 
 from hartonomous.core.call import Call
 from hartonomous.core.trace import Span, TraceContext, Value

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from threading import Lock
-from typing import NamedTuple
+
+from msgspec import Struct
 
 MAX_BYTES = 16 * 1024 * 1024
 """What the kept lines may take together, as characters."""
 
 
-class KeptRecord(NamedTuple):
+class KeptRecord(Struct, gc=False):
     """A record: its time (Unix), its level by number, its request's id, and its line without the line end."""
 
     time: float

@@ -5,9 +5,8 @@ Where the cache is off neither is read nor written.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from hartonomous.core.cachecontrol import parse
 from hartonomous.core.call import Call

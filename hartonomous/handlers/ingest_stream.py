@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -86,7 +85,7 @@ def _call_of_stream(request: web.Request) -> Call:
     """Return the call without the server's limit, which each document has for itself; the caller's is of them all."""
     call = call_of(request).of_priority(Priority.INGEST)
     sent = request.headers.get(TIMEOUT_HEADER)
-    return replace(call, deadline=Deadline(_NO_LIMIT_S if sent is None else int(sent) / 1000))
+    return call.within(Deadline(_NO_LIMIT_S if sent is None else int(sent) / 1000), call.wanted)
 
 
 class _Body:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -102,7 +101,7 @@ async def get_model(request: web.Request) -> web.Response:
 async def _models(request: web.Request) -> list[dict[str, Any]]:
     """Return what the services and the vector store have; one that is down, or hangs, is left out."""
     runtime, call = runtime_of(request), call_of(request)
-    call = replace(call, deadline=Deadline(call.deadline.bound(runtime.config.health.timeout_s)))
+    call = call.within(Deadline(call.deadline.bound(runtime.config.health.timeout_s)), call.wanted)
     generative, rag, embedding, reranking = await asyncio.gather(
         _loaded(runtime.generative, call),
         _rag_models(runtime, call),

@@ -11,7 +11,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hartonomous import log, tracing
@@ -145,4 +145,4 @@ def joint(calls: Sequence[Call]) -> Call:
     """
     longest = max(calls, key=lambda call: call.deadline.remaining)
     first = tracing.joint(calls)
-    return first if longest is calls[0] else replace(first, deadline=longest.deadline)
+    return first if longest is calls[0] else first.within(longest.deadline, first.wanted)

@@ -172,7 +172,7 @@ class Ingestor:
         """
 
         def document_call() -> Call:
-            return replace(call, deadline=Deadline(call.deadline.bound(document_s)))
+            return call.within(Deadline(call.deadline.bound(document_s)), call.wanted)
 
         run = await self._begin(Target(collection, max_tokens, overlap_tokens), document_call(), ends=True)
         await self._take_all(run, source, document_call, on_result)

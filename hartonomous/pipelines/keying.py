@@ -59,7 +59,7 @@ class AnswerKeys:
         It must be made before the search: what is found afterwards may be newer than the key says, never older.
         """
         collection = request.search.collection
-        quick = replace(call, deadline=Deadline(call.deadline.bound(_LOOK_S)))
+        quick = call.within(Deadline(call.deadline.bound(_LOOK_S)), call.wanted)
         try:
             info = await self._schema.describe(collection, quick)
             models = await self._models(quick)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hartonomous.clients.moving import Mover
 from hartonomous.clients.vectors import BestVectors, Search
@@ -92,7 +93,9 @@ async def test_no_client_or_pipeline_serves_who_may_not_see_the_collection(rigs:
 
 
 async def _refused(rig: Rig, what: str, work: Work, collection: str) -> None:
-    stranger = replace(call(), request_id="stranger", headers={"X-Request-ID": "stranger"}, grant=Grant.of(["other"]))
+    stranger = structs.replace(
+        call(), request_id="stranger", headers={"X-Request-ID": "stranger"}, grant=Grant.of(["other"])
+    )
     with pytest.raises(PermissionDeniedError) as caught:
         await work(rig.app.runtime, collection, stranger)
     assert caught.value.error_code == "collection_denied", what
@@ -106,7 +109,7 @@ async def test_a_physical_collection_is_seen_by_who_sees_its_collection(rigs: Ri
     async with rigs.make() as rig:
         name = rig.config.rag.default_collection
         await ingest(rig.app, {"id": "one", "text": "Limes are green."}, collection=name)
-        owner = replace(call(), grant=Grant.of([name]))
+        owner = structs.replace(call(), grant=Grant.of([name]))
         physical = await rig.app.runtime.schema.targets.behind(name, owner)
         assert physical is not None
         assert physical != name
