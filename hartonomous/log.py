@@ -55,6 +55,9 @@ __all__ = [
 
 _ABOUT: ContextVar[Mapping[str, str]] = ContextVar("ABOUT", default=MappingProxyType({}))
 
+begin_about: Callable[[Mapping[str, str]], object] = _ABOUT.set
+"""Let every record of the task that runs say these facts, and no others, to its end."""
+
 kept = Kept(2_000)
 """The newest records of the process."""
 
@@ -252,11 +255,6 @@ def about(**facts: str) -> Iterator[None]:
 def only_about(call: Call) -> None:
     """Let the records of the task that runs say whose work it does, and nothing of the request that began it."""
     _ABOUT.set(call.facts)
-
-
-def begin_about(facts: Mapping[str, str]) -> None:
-    """Let every record of the task that runs say these facts, and no others, to its end."""
-    _ABOUT.set(facts)
 
 
 def record_of(name: str, message: str, now: float, request_id: str | None, said: str) -> KeptRecord:
