@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, zip_longest
+from itertools import chain, repeat, zip_longest
+from math import exp
 from operator import itemgetter
 from typing import Literal
 
@@ -97,15 +98,12 @@ def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | N
 
 def _sum(parts: Sequence[Mapping[str, float]]) -> list[tuple[str, float]]:
     """Return the sum of what each ranking gives an id (nothing where it is not in it), best first."""
-    totals = dict(parts[0]) if parts else {}
-    for part in parts[1:]:
-        for name, value in part.items():
-            totals[name] = totals.get(name, 0.0) + value
     # Rank by rank, each time through the rankings: the order in which ties are broken, before a stable sort.
-    ordered = dict.fromkeys(chain.from_iterable(zip_longest(*parts)))
-    fused = [(name, _rounded(totals[name])) for name in ordered if name is not None]
-    fused.sort(key=_score, reverse=True)
-    return fused
+    names = dict.fromkeys(chain.from_iterable(zip_longest(*parts)))
+    names.pop(None, None)  # of the shorter ones
+    given = [map(part.get, names, repeat(0.0)) for part in parts]
+    scores = map(_rounded, map(sum, zip(*given, strict=True)))
+    return sorted(zip(names, scores, strict=True), key=_score, reverse=True)
 
 
 @lru_cache(4096)
@@ -201,6 +199,8 @@ def unit_bm25(score: float, *, half: float = BM25_HALF) -> float:
     return score / (score + half) if score > 0 else 0.0
 
 
-def sigmoids(logits: Iterable[float]) -> list[float]:
+def sigmoids(logits: Sequence[float]) -> list[float]:
     """Return 1 / (1 + exp(-logit)) for each, without overflow at either end: a cross-encoder's logits as 0..1."""
-    return [1.0 / (1.0 + math.exp(-logit)) if logit > _LOWEST_LOGIT else 0.0 for logit in logits]
+    if min(logits, default=0.0) <= _LOWEST_LOGIT:
+        logits = [logit if logit > _LOWEST_LOGIT else -math.inf for logit in logits]
+    return [1.0 / (1.0 + exp(-logit)) for logit in logits]
