@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 import msgspec
@@ -34,6 +35,7 @@ ATTRIBUTES = ("attributes_hash", "version", "sequence", "title", "source", "meta
 """The payload fields that may change without embedding anew."""
 
 _TIE_BITS = 11
+_version = attrgetter("document_id", "content_hash")
 
 
 class _Sequences:
@@ -237,7 +239,7 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     A version is known by its content: while its attributes are changed its points differ in sequence for a moment.
     """
     found = [list(ranking) for ranking in rankings]
-    if is_one_version_each([hit.chunk for ranking in found for hit in ranking]):
+    if is_one_version_each(hit.chunk for ranking in found for hit in ranking):
         return found
     newest: dict[str, FoundChunk] = {}
     for ranking in found:
@@ -251,10 +253,10 @@ def newest_only(rankings: Iterable[Sequence[Hit]]) -> list[list[Hit]]:
     ]
 
 
-def is_one_version_each(chunks: Collection[FoundChunk]) -> bool:
+def is_one_version_each(chunks: Iterable[FoundChunk]) -> bool:
     """Tell whether no document has chunks of two versions among these."""
-    versions = {(chunk.document_id, chunk.content_hash) for chunk in chunks}
-    return len(versions) == len({document_id for document_id, _ in versions})
+    versions = set(map(_version, chunks))
+    return len(versions) == len(dict(versions))
 
 
 def assemble(chunks: Sequence[StoredChunk]) -> str:

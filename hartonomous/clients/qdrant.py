@@ -201,12 +201,12 @@ def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
 
 def _ranking(found: list[_Found], collection: str, chunks: dict[str, FoundChunk]) -> list[Hit]:
     for hit in found:
-        known = chunks.get(hit.id)
-        if known is not None:
-            hit.chunk = known
+        chunk_id = hit.id
+        if chunk_id in chunks:
+            hit.chunk = chunks[chunk_id]
             continue
-        chunks[hit.id] = chunk = hit.chunk
-        chunk.id = hit.id
+        chunks[chunk_id] = chunk = hit.chunk
+        chunk.id = chunk_id
         # Asked here of each, as most are well; `check` says what is wrong.
         if chunk.collection != collection or chunk.end - chunk.start != len(chunk.text):
             chunk.check(collection)

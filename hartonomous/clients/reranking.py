@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -63,6 +64,7 @@ class Ranked(msgspec.Struct, gc=False):
         return self.model if isinstance(self.model, str) else None
 
 
+_index, _score = attrgetter("index"), attrgetter("relevance_score")
 _read_ranked = msgspec.json.Decoder(Ranked).decode
 
 _Count = Callable[[str], int]
@@ -139,7 +141,7 @@ class RerankingClient:
         self._tokens.value += ranked.tokens
         return scores, ranked
 
-    def calibrated(self, scores: Iterable[float]) -> list[float]:
+    def calibrated(self, scores: Sequence[float]) -> list[float]:
         """Map the service's own scores to 0..1: the logistic function of a logit, or the score itself."""
         if self._config.scores == "logits":
             return sigmoids(scores)
@@ -172,7 +174,7 @@ def _read(answer: Answer, count: int) -> tuple[list[float], Ranked]:
         ranked = _read_ranked(answer.body)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    scores = {result.index: result.relevance_score for result in ranked.results}
-    if len(ranked.results) != count or scores.keys() != set(range(count)):
+    results = sorted(ranked.results, key=_index)
+    if list(map(_index, results)) != list(range(count)):
         raise ValueError("not each document once")
-    return [scores[index] for index in range(count)], ranked
+    return list(map(_score, results)), ranked
