@@ -18,6 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from msgspec import structs
 
@@ -31,6 +32,7 @@ MERGED_TOKENS = 1_024
 _SHINGLE = 3
 _SIMILAR = 0.8
 _WORD = re.compile(r"\w+")
+_version = attrgetter("chunk.document_id", "chunk.content_hash")
 
 _Shingle = tuple[str, ...]
 
@@ -41,15 +43,15 @@ def merge(hits: Sequence[ScoredHit], *, max_tokens: int = MERGED_TOKENS) -> list
     A merged hit has the first chunk's id, page and headings, the best score of each kind, and the place of the best
     of its parts. No chunk lies in another one of its version; so it is with all that ingest makes.
     """
-    if len({(hit.chunk.document_id, hit.chunk.content_hash) for hit in hits}) == len(hits):
+    if len(set(map(_version, hits))) == len(hits):
         return list(hits)
     documents: dict[tuple[str, str], list[_Passage]] = {}
     for place, hit in _distinct(hits):
-        passages = documents.setdefault((hit.chunk.document_id, hit.chunk.content_hash), [])
-        _place(passages, _Passage(hit.chunk, hit.chunk.chunk_index, place, hit.score, dict(hit.scores)), max_tokens)
+        passages = documents.setdefault(_version(hit), [])
+        _place(passages, _Passage(hit.chunk, hit.chunk.chunk_index, place, hit.score, hit.scores), max_tokens)
     kept = [passage for passages in documents.values() for passage in _apart(passages)]
     kept.sort(key=lambda passage: passage.place)
-    return [ScoredHit(passage.chunk, passage.score, passage.scores) for passage in kept]
+    return [ScoredHit(passage.chunk, passage.score, **passage.scores) for passage in kept]
 
 
 @dataclass(slots=True)
@@ -168,7 +170,7 @@ def _distinct(hits: Iterable[ScoredHit]) -> list[tuple[int, ScoredHit]]:
     return [
         (place, hit)
         for place, hit in enumerate(hits)
-        if not known.setdefault((hit.chunk.document_id, hit.chunk.content_hash), _Known()).says(hit.chunk.text)
+        if not known.setdefault(_version(hit), _Known()).says(hit.chunk.text)
     ]
 
 

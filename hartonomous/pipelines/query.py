@@ -235,12 +235,12 @@ class Answerer:
     def _relevant(self, question: str, hits: Sequence[ScoredHit]) -> list[ScoredHit]:
         """Return the hits that an answer may rest on."""
         least = self._retrieval.min_similarity
-        if min([hit.scores.get("dense", -math.inf) for hit in hits], default=0.0) >= least:
+        if min([-math.inf if hit.dense is None else hit.dense for hit in hits], default=0.0) >= least:
             return list(hits)  # nothing is in doubt
         relevance = Relevance(question, least, self._retrieval.min_words)
         # Where only words were searched, as asked for or for want of an embedding, none is known to be dissimilar.
-        unknown = 0.0 if any("dense" in hit.scores for hit in hits) else None
-        similarities = [hit.scores.get("dense", unknown) for hit in hits]
+        unknown = 0.0 if any(hit.dense is not None for hit in hits) else None
+        similarities = [unknown if hit.dense is None else hit.dense for hit in hits]
         return [
             hit
             for hit, similarity in zip(hits, similarities, strict=True)

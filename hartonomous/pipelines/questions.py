@@ -37,11 +37,25 @@ class SearchRequest:
 
 
 class ScoredHit(msgspec.Struct, gc=False):
-    """A chunk with its final score in 0..1 and the scores that it was made of."""
+    """A chunk with its final score in 0..1 and the scores that it was made of, None those that are not known."""
 
     chunk: FoundChunk
     score: float
-    scores: dict[str, float]
+    dense: float | None = None
+    sparse: float | None = None
+    rerank: float | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the score was made of, by name."""
+        scores = {}
+        if self.dense is not None:
+            scores["dense"] = self.dense
+        if self.sparse is not None:
+            scores["sparse"] = self.sparse
+        if self.rerank is not None:
+            scores["rerank"] = self.rerank
+        return scores
 
 
 @dataclass(slots=True)

@@ -53,7 +53,7 @@ def cut(text: str, *sizes: int) -> list[StoredChunk]:
 
 def hits(*found: StoredChunk) -> list[ScoredHit]:
     """Return hits whose scores fall from 0.9 in the order given."""
-    return [ScoredHit(chunk, 0.9 - place / 200, {"dense": 0.9 - place / 200}) for place, chunk in enumerate(found)]
+    return [ScoredHit(chunk, 0.9 - place / 200, dense=0.9 - place / 200) for place, chunk in enumerate(found)]
 
 
 def texts(merged: Sequence[ScoredHit]) -> list[str]:
@@ -72,10 +72,10 @@ def test_a_passage_stands_in_the_place_of_its_best_part_with_the_best_score_of_e
     first, second, _, last = cut(TEXT, 18, 20, 16, 60)
     other = chunks("Something else.", [(0, 15)], "other")[0]
     given = [
-        ScoredHit(last, 0.9, {"dense": 0.2}),
-        ScoredHit(second, 0.8, {"dense": 0.3}),
-        ScoredHit(other, 0.7, {"dense": 0.9}),
-        ScoredHit(first, 0.6, {"dense": 0.4, "sparse": 5.0}),
+        ScoredHit(last, 0.9, dense=0.2),
+        ScoredHit(second, 0.8, dense=0.3),
+        ScoredHit(other, 0.7, dense=0.9),
+        ScoredHit(first, 0.6, dense=0.4, sparse=5.0),
     ]
     merged = merge(given)
     assert [hit.chunk.id for hit in merged] == ["d/3", "d/0", "other/0"]
