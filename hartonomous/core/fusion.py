@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import chain, repeat, zip_longest
+from itertools import chain, zip_longest
 from math import exp
 from operator import itemgetter
 from typing import Literal
@@ -98,11 +98,14 @@ def distribution_based(rankings: Sequence[Ranking], weights: Sequence[float] | N
 
 def _sum(parts: Sequence[Mapping[str, float]]) -> list[tuple[str, float]]:
     """Return the sum of what each ranking gives an id (nothing where it is not in it), best first."""
+    totals = dict(parts[0]) if parts else {}
+    for part in parts[1:]:
+        for name, value in part.items():
+            totals[name] = totals.get(name, 0.0) + value
     # Rank by rank, each time through the rankings: the order in which ties are broken, before a stable sort.
     names = dict.fromkeys(chain.from_iterable(zip_longest(*parts)))
     names.pop(None, None)  # of the shorter ones
-    given = [map(part.get, names, repeat(0.0)) for part in parts]
-    scores = map(_rounded, map(sum, zip(*given, strict=True)))
+    scores = map(_rounded, map(totals.__getitem__, names))
     return sorted(zip(names, scores, strict=True), key=_score, reverse=True)
 
 
