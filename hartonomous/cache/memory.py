@@ -83,8 +83,10 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         if not isinstance(value, bytes):
             raise TypeError(f"a cache keeps bytes, got {type(value).__name__}")
         now = self._clock()
-        self._drop(key)
-        self._drop_expired(now)
+        if key in self._entries:
+            self._drop(key)
+        if now >= self._expires:  # a dictionary whose first entries have gone is slow to say which is the first now
+            self._drop_expired(now)
         size = _size(key, value)
         if size > self._limits.max_bytes:
             return False
@@ -126,8 +128,6 @@ class MemoryCache(BaseCache):  # type: ignore[misc]  # aiocache has no types
         return True
 
     def _drop_expired(self, now: float) -> None:
-        if now < self._expires:  # a dictionary whose first entries have gone is slow to say which is the first now
-            return
         while self._expiry:
             oldest = next(iter(self._expiry))
             self._expires = self._expiry[oldest]

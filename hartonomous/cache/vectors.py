@@ -66,8 +66,11 @@ class QuestionVectors:
         self._metrics.hits.value += len(outcomes)
         if missing:
             asked = self._asked(missing, batch_size, embed, call, None if len(texts) > 1 else fingerprint)
-            for found in await self._wait(asked, call):
-                outcomes.update(found)
+            if len(asked) == 1:
+                outcomes.update(await self._result(*asked.popitem(), call))
+            else:
+                for found in await asyncio.gather(*(self._result(*one, call) for one in asked.items())):
+                    outcomes.update(found)
         return [_mine(outcomes[key]) for key in keys]
 
     def _asked(
@@ -105,12 +108,6 @@ class QuestionVectors:
                 work = partial(self._embed, embed, batch, shared)
                 asked[self._flights.start_once(batch, work, call.span)] = list(batch)
         return asked
-
-    async def _wait(self, asked: Mapping[_Flight, Sequence[str]], call: Call) -> list[Mapping[str, Outcome]]:
-        if len(asked) == 1:
-            ((flight, keys),) = asked.items()
-            return [await self._result(flight, keys, call)]
-        return await asyncio.gather(*(self._result(*one, call) for one in asked.items()))
 
     @staticmethod
     async def _result(flight: _Flight, keys: Sequence[str], call: Call) -> Mapping[str, Outcome]:

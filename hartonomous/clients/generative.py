@@ -64,6 +64,7 @@ class GenerativeClient:
     def __init__(self, pool: Pool, config: Generative, metrics: Metrics) -> None:
         self._pool = pool
         self._config = config
+        self._model = {} if config.model is None else {"model": config.model}
         self._info = ModelInfoCache(pool, config.model)
         self._tokenize = Tokenize(pool)
         self._no_render_until = 0.0
@@ -101,7 +102,7 @@ class GenerativeClient:
                 "POST",
                 "/apply-template",
                 call,
-                codec.dumps({**self._model(), **request}),
+                codec.dumps({**self._model, **request}),
                 is_lookup=True,
                 read=_read_prompt,
                 nonsense="The generative service answered something that is no prompt.",
@@ -127,7 +128,8 @@ class GenerativeClient:
         whole answer it may not notice before the end. Raises what `stream` raises.
         """
         async with self._asked(request, call) as opened:
-            await _check_status(opened, self._pool.name)
+            if opened.status != 200:
+                await _check_status(opened, self._pool.name)
             if opened.content_type != codec.SSE:
                 return await self._whole(opened)
             reading = _Reading(Pace(self._metrics, call.exemplar))
@@ -142,7 +144,8 @@ class GenerativeClient:
         Raises what `Pool.open` raises before the first delta; afterwards BackendError or DeadlineExceededError.
         """
         async with self._asked(request, call) as opened:
-            await _check_status(opened, self._pool.name)
+            if opened.status != 200:
+                await _check_status(opened, self._pool.name)
             if opened.content_type != codec.SSE:
                 yield await self._whole(opened)
                 return
@@ -152,7 +155,7 @@ class GenerativeClient:
                     yield delta
 
     def _asked(self, request: Mapping[str, Any], call: Call) -> AbstractAsyncContextManager[Opened]:
-        body = codec.dumps({**self._model(), **request, **_STREAMED})
+        body = codec.dumps({**self._model, **request, **_STREAMED})
         return self._pool.open("POST", _PATH, call, body)
 
     def _heard(self, opened: Opened, reading: _Reading, data: bytes) -> Iterator[Delta]:
@@ -178,17 +181,13 @@ class GenerativeClient:
         opened.tells(_said, delta)
         return delta
 
-    def _model(self) -> dict[str, str]:
-        return {} if self._config.model is None else {"model": self._config.model}
-
     def _count(self, usage: Usage) -> None:
         self._tokens_in.value += usage.prompt_tokens
         self._tokens_out.value += usage.completion_tokens
 
 
 async def _check_status(opened: Opened, name: str) -> None:
-    if opened.status != 200:
-        raise_for_status(name, opened.status, await opened.read(), opened.headers)
+    raise_for_status(name, opened.status, await opened.read(), opened.headers)
 
 
 class _Reading:

@@ -148,12 +148,12 @@ async def served(pool: Pool, replica: Replica, call: Call, name: str | None) -> 
 
 def count_of(value: object) -> int:
     """Return a number of tokens that a service counted; 0 where it is none."""
-    return _positive(value) or 0
+    return value if type(value) is int and 0 < value <= _MOST else 0
 
 
 def prompt_tokens(usage: object) -> int:
     """Return the tokens of what was sent, by an answer's `usage`; 0 where it says nothing of use."""
-    return count_of(_mapping(usage).get("prompt_tokens"))
+    return count_of(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0
 
 
 def _props(answer: Answer) -> dict[str, Any]:
@@ -165,4 +165,4 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _positive(value: object) -> int | None:
-    return value if type(value) is int and 0 < value <= _MOST else None
+    return count_of(value) or None

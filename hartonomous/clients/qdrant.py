@@ -51,8 +51,7 @@ _FOUND_FIELDS = codec.Written(codec.dumps(FOUND_FIELDS))
 Vector = Sequence[float] | tuple[list[int], list[float]]
 
 
-@dataclass(slots=True)  # not frozen: that costs a microsecond for each
-class Search:
+class Search(msgspec.Struct):
     """One ranking that is wanted: `vector` is floats for `dense`, (indices, values) for `sparse`.
 
     `filter` is the caller's, checked by `core.filters`; only visible points are found whatever it says.
@@ -192,26 +191,22 @@ def rankings_of(answers: Iterable[Any], collection: str) -> list[list[Hit]]:
     Raises BackendError when one is none, or has a score that is not finite or a point of another collection.
     """
     chunks: dict[str, FoundChunk] = {}
-    rankings = [
-        _ranking(answer.points if type(answer) is _Ranking else _found(answer, collection), collection, chunks)
-        for answer in answers
-    ]
+    rankings: list[list[Hit]] = []
+    for answer in answers:
+        found = answer.points if type(answer) is _Ranking else _found(answer, collection)
+        for hit in found:
+            chunk_id = hit.id
+            if chunk_id in chunks:
+                hit.chunk = chunks[chunk_id]
+                continue
+            chunks[chunk_id] = chunk = hit.chunk
+            chunk.id = chunk_id
+            # Asked here of each, as most are well; `check` says what is wrong.
+            if chunk.collection != collection or chunk.end - chunk.start != len(chunk.text):
+                chunk.check(collection)
+        # Qdrant's own order, and stable where scores are equal.
+        rankings.append(sorted(found, key=_score, reverse=True))
     return rankings if is_one_version_each(chunks.values()) else newest_only(rankings)
-
-
-def _ranking(found: list[_Found], collection: str, chunks: dict[str, FoundChunk]) -> list[Hit]:
-    for hit in found:
-        chunk_id = hit.id
-        if chunk_id in chunks:
-            hit.chunk = chunks[chunk_id]
-            continue
-        chunks[chunk_id] = chunk = hit.chunk
-        chunk.id = chunk_id
-        # Asked here of each, as most are well; `check` says what is wrong.
-        if chunk.collection != collection or chunk.end - chunk.start != len(chunk.text):
-            chunk.check(collection)
-    # Qdrant's own order, and stable where scores are equal.
-    return sorted(found, key=_score, reverse=True)
 
 
 def _found(answer: Any, collection: str) -> list[_Found]:

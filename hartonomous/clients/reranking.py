@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -135,7 +136,7 @@ class RerankingClient:
             call,
             codec.dumps(body),
             is_hedged=self._config.hedging,
-            read=lambda answer: _read(answer, len(documents)),
+            read=partial(_read, count=len(documents)),
             nonsense="The reranking service answered something that is no ranking.",
         )
         self._tokens.value += ranked.tokens

@@ -34,9 +34,10 @@ class Bm25Encoder:
             raise ConfigError(f"unknown language {language!r}: expected one of {known}") from error
 
     @staticmethod
+    @cache
     def for_language(language: str) -> Bm25Encoder:
         """Return the encoder of a language, made once in a process."""
-        return _encoder(language)
+        return Bm25Encoder(language)
 
     def document(self, text: str) -> Sparse:
         """Return the vector under which a text is stored; two empty lists when no word is left of it."""
@@ -54,8 +55,3 @@ def languages() -> list[str]:
     from qdrant_edge import Language
 
     return sorted(name.lower() for name in dir(Language) if not name.startswith("_"))
-
-
-@cache
-def _encoder(language: str) -> Bm25Encoder:
-    return Bm25Encoder(language)

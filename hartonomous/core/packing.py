@@ -7,6 +7,7 @@ there, cut where it alone is too large. Markers are numbered over what is shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from hartonomous.core.prompt import Message, Source, alternating, build_messages, rendered, truncate_to
@@ -14,6 +15,7 @@ from hartonomous.core.template import Template
 from hartonomous.core.tokens import estimate_tokens, most_tokens
 
 SEPARATOR = "\n\n"
+_text = attrgetter("text")
 
 # What a chat template puts around a prompt and around each message: most of them 20 and 5 tokens, some a preamble.
 _TEMPLATE_MOST, _MESSAGE_MOST = 1_024, 32
@@ -73,7 +75,7 @@ class Draft(NamedTuple):
     def bounded(self, limit: int) -> Draft:
         """Return the draft without the sources and turns that cannot fit into `limit` tokens whatever the model."""
         room = limit * _BYTES_A_TOKEN
-        texts = [source.text for source in self.sources]
+        texts = list(map(_text, self.sources))
         if not self.history and (4 * sum(map(len, texts)) <= room or sum(map(_most_bytes, texts)) <= room):
             return self
         kept: list[Source] = []

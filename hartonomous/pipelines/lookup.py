@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from itertools import islice
+
+import msgspec
 
 from hartonomous import tracing
 from hartonomous.clients.failures import AnswerTooLargeError, BackendRefusedError
@@ -20,15 +22,14 @@ from hartonomous.errors import HartonomousError, ValidationFailedError
 from hartonomous.pipelines.questions import Account, Question, all_of
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What one question asks the store for, and then what it got: a ranking for each search, or an error."""
 
     item: Question
     searches: Sequence[Search]
     best: BestVectors | None = None
-    rankings: list[list[Hit]] = field(default_factory=list)
-    vectors: dict[str, list[float]] = field(default_factory=dict)
+    rankings: list[list[Hit]] = []
+    vectors: dict[str, list[float]] = {}
     error: HartonomousError | None = None
 
 
@@ -65,8 +66,9 @@ class Lookup:
             return
         next_ranking, next_vectors = iter(rankings), iter(vectors)
         for plan in plans:
-            plan.rankings = [next(next_ranking) for _ in plan.searches]
-            plan.vectors = {} if plan.best is None else next(next_vectors)
+            plan.rankings = list(islice(next_ranking, len(plan.searches)))
+            if plan.best is not None:
+                plan.vectors = next(next_vectors)
 
     async def _ask_again(self, name: str, plans: Sequence[Plan], error: HartonomousError, call: Call) -> None:
         """Ask for less at once where that can help, else give the plans their error."""

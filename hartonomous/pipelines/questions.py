@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -67,8 +67,7 @@ class SearchResult:
     timings: dict[str, float]
 
 
-@dataclass(slots=True)
-class Question:
+class Question(msgspec.Struct):
     """A question on its way through the stages. Once `error` is set, the later stages leave it alone.
 
     `best_vectors` are those of the best hits, for feedback; after it `rankings` has the moved question's dense ranking,
@@ -78,12 +77,12 @@ class Question:
     request: SearchRequest
     info: CollectionInfo | None = None
     vector: Vector | None = None
-    rankings: dict[Kind, list[Hit]] = field(default_factory=dict)
-    best_vectors: list[list[float]] = field(default_factory=list)
+    rankings: dict[Kind, list[Hit]] = {}
+    best_vectors: list[list[float]] = []
     asked: list[Hit] | None = None
-    hits: list[ScoredHit] = field(default_factory=list)
-    degraded: list[str] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
+    hits: list[ScoredHit] = []
+    degraded: list[str] = []
+    timings: dict[str, float] = {}
     error: HartonomousError | None = None
 
     def forget_rankings(self) -> None:

@@ -62,7 +62,7 @@ class Searcher:
         self._account = Account(metrics)
         self._lookup = Lookup(vectors, self._account)
         self._vectorizer = Vectorizer(embedding, schema, self._account, questions)
-        self._reranker = Reranker(reranking, config, self._account)
+        self._reranker = Reranker(reranking, config, self._account, traffic)
 
     async def search(self, request: SearchRequest, call: Call) -> SearchResult:
         """Answer one question. Raises any of our errors."""
@@ -78,30 +78,27 @@ class Searcher:
     async def search_many(self, requests: Sequence[SearchRequest], call: Call) -> list[SearchResult | HartonomousError]:
         """Answer each question with its result or its error, in order."""
         items = await self.find(requests, call)
-        await all_of([self._rerank(item, call) for item in items])
+        await all_of([self._reranker.rerank(item, call) for item in items])
         return [item.error or self._result(item) for item in items]
 
     async def find(self, requests: Sequence[SearchRequest], call: Call) -> list[Question]:
         """Take questions through the stages that they have in common, each to be `finish`ed by itself, in order."""
-        items = [Question(request) for request in requests]
+        items = list(map(Question, requests))
         with self._traffic.query():
             await self._describe(items, call)
             await self._vectorizer.embed([item for item in items if item.wants_embedding], call)
             await self._search(items, call)
-            await self._feedback(items, call)
+            moving = [item for item in items if item.best_vectors]
+            if moving:
+                await self._feedback(moving, call)
         return items
 
     async def finish(self, item: Question, call: Call) -> SearchResult:
         """Take a question that was found for through the last stage. Raises any of our errors."""
-        await self._rerank(item, call)
+        await self._reranker.rerank(item, call)
         if item.error is not None:
             raise item.error
         return self._result(item)
-
-    async def _rerank(self, item: Question, call: Call) -> None:
-        if item.error is None:
-            with self._traffic.query():
-                await self._reranker.rerank(item, call)
 
     async def _describe(self, items: Sequence[Question], call: Call) -> None:
         for name, group in by_collection(items).items():
@@ -146,11 +143,10 @@ class Searcher:
         """Search once more with each question moved towards its best hits (pseudo-relevance feedback after Rocchio)."""
         plans = []
         for item in items:
-            if item.error is None and item.vector is not None and item.best_vectors:
-                moved = rocchio(item.vector, item.best_vectors)
-                plans.append(Plan(item, [Search("dense", moved, self._depth(item.request), item.request.filter)]))
-        if plans:
-            await self._lookup.run(plans, call)
+            assert item.vector is not None
+            moved = rocchio(item.vector, item.best_vectors)
+            plans.append(Plan(item, [Search("dense", moved, self._depth(item.request), item.request.filter)]))
+        await self._lookup.run(plans, call)
         for plan in plans:
             if plan.error is None:
                 self._take(plan.item, plan.rankings[0])

@@ -48,13 +48,15 @@ class Vectorizer:
             except HartonomousError as error:
                 self._without_embedding(items, error, call)
             else:
-                await self._compare(items, fingerprint, call)
-                await self._give([item for item in items if item.error is None], fingerprint, call)
+                unlike = [item for item in items if item.info is None or not item.info.is_made_by(fingerprint)]
+                if unlike:
+                    await self._compare(unlike, fingerprint, call)
+                alike = [item for item in items if item.error is None] if unlike else items
+                await self._give(alike, fingerprint, call)
         self._account.took(items, "embed", started, call)
 
-    async def _compare(self, items: Sequence[Question], fingerprint: EmbeddingFingerprint, call: Call) -> None:
+    async def _compare(self, unlike: Sequence[Question], fingerprint: EmbeddingFingerprint, call: Call) -> None:
         """Give the questions to a collection that another embedding model made their error."""
-        unlike = [item for item in items if item.info is None or not item.info.is_made_by(fingerprint)]
         for name, group in by_collection(unlike).items():
             try:
                 await self._schema.require(name, fingerprint, call)
