@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from hartonomous.cachemetrics import CacheMetrics
 from hartonomous.config import CacheLimits
@@ -24,7 +26,7 @@ ENTRY_BYTES = 400
 """What an entry takes beside its key and its value: its places in two dictionaries, its times."""
 
 
-class _Entry(NamedTuple):
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     value: bytes
     stored: float
     expires: float

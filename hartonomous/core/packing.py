@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hartonomous.core.prompt import Message, Source, alternating, build_messages, rendered, truncate_to
 from hartonomous.core.template import Template
@@ -27,14 +29,14 @@ _SURELY = 0.9
 _CUTS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.4)
 
 
-class Selection(NamedTuple):
+class Selection(Struct, frozen=True):
     """Sources that are shown (marker 1 is the first), and their places among those that were given."""
 
     sources: tuple[Source, ...]
     places: tuple[int, ...]
 
 
-class Draft(NamedTuple):
+class Draft(Struct, frozen=True):
     """A prompt whose sources are still to be chosen; `system` None is the template's instruction.
 
     `standard` is the instruction there would be without what the caller gave as one; None where none was given.
@@ -85,7 +87,7 @@ class Draft(NamedTuple):
             if kept and room < 0:
                 break
             kept.append(source.of(text))
-        return self._replace(sources=kept, history=_latest(self.history, limit * _BYTES_A_TOKEN))
+        return replace(self, sources=kept, history=_latest(self.history, limit * _BYTES_A_TOKEN))
 
     def newest(self, sizes: Sequence[int], budget: int) -> Draft:
         """Return the draft with the newest turns that fit into `budget`, by their sizes.
@@ -103,7 +105,7 @@ class Draft(NamedTuple):
             share = _SURELY * budget / max(1, sum(sizes[-2:]))
             last = [{**turn, "content": truncate_to(turn["content"], share)} for turn in self.history[-2:]]
             history = alternating(last)
-        return self._replace(history=history)
+        return replace(self, history=history)
 
     def about(self) -> int:
         """Return about how many tokens the prompt has without its sources, rather too many."""
@@ -178,7 +180,7 @@ def halved(selection: Selection) -> Selection:
     sizes = [careful(piece) for piece in rendered(selection.sources)]
     if len(sizes) == 1:
         (only,) = selection.sources
-        return selection._replace(sources=(only.of(truncate_to(only.text, 0.5)),))
+        return replace(selection, sources=(only.of(truncate_to(only.text, 0.5)),))
     count, room = 1, sum(sizes) // 2 - sizes[0]
     while count < len(sizes) and sizes[count] <= room:
         room -= sizes[count]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from itertools import islice
+from typing import Any
 
 import msgspec
 
@@ -40,15 +41,14 @@ class Lookup:
         self._vectors = vectors
         self._account = account
 
-    async def run(self, plans: Sequence[Plan], call: Call) -> None:
+    def run(self, plans: Sequence[Plan], call: Call) -> Coroutine[Any, Any, None]:
         """Give every plan its rankings and vectors, or its error; collections are asked side by side."""
         if len(plans) == 1:
-            await self._timed(plans[0].item.request.collection, plans, call)
-            return
+            return self._timed(plans[0].item.request.collection, plans, call)
         groups: dict[str, list[Plan]] = {}
         for plan in plans:
             groups.setdefault(plan.item.request.collection, []).append(plan)
-        await all_of([self._timed(name, group, call) for name, group in groups.items()])
+        return all_of([self._timed(name, group, call) for name, group in groups.items()])
 
     async def _timed(self, name: str, plans: Sequence[Plan], call: Call) -> None:
         started = time.perf_counter()

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.core.call import Call
@@ -27,7 +30,7 @@ from hartonomous.errors import ValidationFailedError
 _LEAST_SOURCE = 32
 
 
-class Packed(NamedTuple):
+class Packed(Struct, frozen=True):
     """A prompt that fits: its messages, what of the sources they show, and the tokens that are left for the answer.
 
     `context` is the context in tokens that it was packed for.
@@ -85,11 +88,11 @@ class Packer:
         context = await self._generative.context_anew(call)
         if context >= packed.context:
             return self._smaller(packed)
-        draft = packed.draft._replace(sources=packed.shown.sources)
+        draft = replace(packed.draft, sources=packed.shown.sources)
         fresh = await self._pack(draft, context, packed.max_tokens, options, call)
         shown = head(fresh.shown)
-        shown = shown._replace(places=packed.shown.places[: len(shown.places)])
-        return fresh._replace(messages=fresh.draft.messages(shown), shown=shown)
+        shown = replace(shown, places=packed.shown.places[: len(shown.places)])
+        return replace(fresh, messages=fresh.draft.messages(shown), shown=shown)
 
     async def _pack(
         self, draft: Draft, context: int, max_tokens: int, options: Mapping[str, Any], call: Call
@@ -99,7 +102,7 @@ class Packer:
         except _TooLongError:
             if draft.standard is None:
                 raise
-        await self._fitted(draft._replace(system=draft.standard, history=()), context, max_tokens, options, call)
+        await self._fitted(replace(draft, system=draft.standard, history=()), context, max_tokens, options, call)
         raise ValidationFailedError("The system text does not fit the model's context.", param="system")
 
     async def _fitted(
@@ -120,7 +123,7 @@ class Packer:
 
     @staticmethod
     def _smaller(packed: Packed) -> Packed:
-        draft = packed.draft._replace(history=())
+        draft = replace(packed.draft, history=())
         return _packed(draft, halved(packed.shown), packed.max_tokens, packed.context)
 
     async def _counted(
@@ -142,7 +145,7 @@ class Packer:
             return draft, await self._fitting(draft, sizes.prompt, selections, limit, call)
         if not draft.history:
             raise _TooLongError
-        return await self._counted(draft._replace(history=()), limit, options, call)
+        return await self._counted(replace(draft, history=()), limit, options, call)
 
     async def _measure(self, draft: Draft, options: Mapping[str, Any], call: Call) -> _Sizes | None:
         prompt = await self._generative.render({**options, "messages": draft.messages(draft.everything)}, call)
@@ -174,7 +177,7 @@ class Packer:
     def _estimated(draft: Draft, limit: int) -> tuple[Draft, Selection]:
         draft = draft.newest([careful(turn) for turn in draft.turns], limit // 3)
         sizes = [careful(piece) for piece in draft.pieces]
-        for tried in (draft, draft._replace(history=())):
+        for tried in (draft, replace(draft, history=())):
             room = limit - tried.about()
             if room >= _LEAST_SOURCE:
                 shown = tried.select(sizes, room) or next(tried.cuts(0.9 * room / sizes[0], room), None)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from hartonomous.clients.generative import GenerativeClient
 from hartonomous.clients.pool import Pool
@@ -120,7 +121,7 @@ async def test_the_context_is_used_to_its_end_and_never_passed(service: Counting
         assert [int(marker) for marker in reversed(markers)] == list(range(1, 1 + len(packed.shown.places)))
         for place in left:
             more = wanted.only(sorted((*packed.shown.places, place)))
-            larger = packed._replace(messages=wanted.messages(more), shown=more)
+            larger = replace(packed, messages=wanted.messages(more), shown=more)
             assert await service.exactly(larger) + packed.max_tokens > service.context
 
 
@@ -187,7 +188,7 @@ async def test_an_instruction_that_leaves_no_room_is_named_where_the_question_wo
             ("How long?", None, "query"),
             ("How long? " * 900, "Be brief.", "query"),
         ]:
-            wanted = draft(ENGLISH, question=question)._replace(system=SYSTEM, standard=standard)
+            wanted = replace(draft(ENGLISH, question=question), system=SYSTEM, standard=standard)
             with pytest.raises(ValidationFailedError) as caught:
                 await packer.pack(wanted, 100, {}, call())
             assert caught.value.param == param
@@ -246,7 +247,7 @@ async def test_a_question_that_leaves_room_for_no_more_than_a_title_is_too_long(
         outcomes = []
         for count in range(0, 400, 10):
             wanted = draft(question="How long? " * count, history=history)
-            wanted = wanted._replace(sources=[Source(ENGLISH * 40, "Lamp " * 40)])
+            wanted = replace(wanted, sources=[Source(ENGLISH * 40, "Lamp " * 40)])
             try:
                 packed = await packer.pack(wanted, 64, {}, call())
             except ValidationFailedError as error:
