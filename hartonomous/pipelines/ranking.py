@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from hartonomous import tracing
-from hartonomous.clients.points import FoundChunk, Hit
+from hartonomous.clients.points import Hit
 from hartonomous.clients.reranking import RerankingClient
 from hartonomous.config import Fusion, Retrieval
 from hartonomous.core.call import Call
@@ -40,33 +40,42 @@ _score = attrgetter("score")
 
 def fuse(item: Question, config: Retrieval) -> list[ScoredHit]:
     """Return the chunks that the searches of a question found, best first, each with its scores."""
-    rankings: dict[Kind, list[tuple[str, float]]] = {}
-    chunks: dict[str, FoundChunk] = {}
+    found: dict[Kind, dict[str, Hit]] = {}
     for kind, ranking in item.rankings.items():
-        rankings[kind] = [(hit.chunk.id, hit.score) for hit in ranking]
-        chunks = {hit.chunk.id: hit.chunk for hit in ranking} | chunks
-    dense, sparse = dict(rankings.get("dense", ())), dict(rankings.get("sparse", ()))
+        found[kind] = {hit.chunk.id: hit for hit in ranking}
+    by_meaning, by_words = found.get("dense", {}), found.get("sparse", {})
+    best = []
+    for chunk_id, share in _fused(item.rankings, config.fusion):
+        dense = by_meaning.get(chunk_id)
+        if dense is None:
+            sparse = by_words[chunk_id]
+            best.append(ScoredHit(sparse.chunk, share, None, sparse.score))
+        else:
+            also = by_words.get(chunk_id)
+            best.append(ScoredHit(dense.chunk, share, dense.score, None if also is None else also.score))
     if item.asked is not None:
-        dense = _unmoved(dense, item.asked)
-    fused = _fused(rankings, config.fusion)
-    return [ScoredHit(chunks[name], share, dense.get(name), sparse.get(name)) for name, share in fused]
+        _unmove(best, item.asked)
+    return best
 
 
-def _fused(found: Mapping[Kind, Sequence[tuple[str, float]]], config: Fusion) -> list[tuple[str, float]]:
-    if len(found) == 1:
-        ((kind, ranking),) = found.items()
-        unit = {"dense": unit_cosine, "sparse": unit_bm25}[kind]
-        return list({chunk_id: unit(score) for chunk_id, score in ranking}.items())
+def _fused(found: Mapping[Kind, Sequence[Hit]], config: Fusion) -> list[tuple[str, float]]:
+    rankings = [[(hit.chunk.id, hit.score) for hit in ranking] for ranking in found.values()]
+    if len(rankings) == 1:
+        unit = {"dense": unit_cosine, "sparse": unit_bm25}[next(iter(found))]
+        return list({chunk_id: unit(score) for chunk_id, score in rankings[0]}.items())
     weights = {"dense": config.dense_weight, "sparse": config.sparse_weight}
-    weighted = [weights[kind] for kind in found]
-    return fuse_rankings(list(found.values()), rule=config.rule, k=config.k, weights=weighted)
+    return fuse_rankings(rankings, rule=config.rule, k=config.k, weights=[weights[kind] for kind in found])
 
 
-def _unmoved(moved: Mapping[str, float], asked: Sequence[Hit]) -> dict[str, float]:
-    """Return the similarities to the question as it was asked in the place of those to the moved one."""
+def _unmove(hits: Sequence[ScoredHit], asked: Sequence[Hit]) -> None:
+    """Put the similarities to the question as it was asked in the place of those to the moved one."""
     known = {hit.chunk.id: hit.score for hit in asked}
     lowest = min(known.values(), default=0.0)
-    return {chunk_id: min(score, lowest) for chunk_id, score in moved.items()} | known
+    for hit in hits:
+        if hit.chunk.id in known:
+            hit.dense = known[hit.chunk.id]
+        elif hit.dense is not None:
+            hit.dense = min(hit.dense, lowest)
 
 
 class Reranker:
