@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hartonomous.clients.breaker import Ticket
 from hartonomous.clients.failures import Verdict
 from hartonomous.clients.replica import Replica
@@ -45,69 +47,62 @@ UNUSED = Verdict("unused", None)
 """A place that was given back before anything was sent."""
 
 
-class Place:
+class Place(msgspec.Struct, eq=False):
     """A slot at an address, with the right of its circuit to one call; given back by `leave`, once.
 
     A look-up has no slot: a busy service answers it all the same, and its success says little about the others' calls.
     """
 
-    __slots__ = (
-        "_admission",
-        "_has_slot",
-        "_left",
-        "_ticket",
-        "counts",
-        "is_hedge",
-        "replica",
-        "span",
-        "started",
-        "tries",
-    )
-
-    def __init__(self, admission: Admission, replica: Replica, ticket: Ticket, has_slot: bool) -> None:
-        self.replica = replica
-        self._has_slot = has_slot
-        replica.began(has_slot=has_slot)
-        self.started = time.perf_counter()
-        self.counts = True
-        """Whether a failure counts against the address."""
-        self.tries, self.is_hedge = 0, False
-        """How often it was tried before; whether it is tried elsewhere at the same time."""
-        self.span: Span | None = None
-        self._admission = admission
-        self._ticket = ticket
-        self._left = False
+    _admission: Admission
+    replica: Replica
+    _ticket: Ticket
+    _has_slot: bool
+    started: float
+    counts: bool = True
+    """Whether a failure counts against the address."""
+    tries: int = 0
+    """How often it was tried before."""
+    is_hedge: bool = False
+    """Whether it is tried elsewhere at the same time."""
+    span: Span | None = None
+    _left: bool = False
 
     def answering(self, *, is_stream: bool) -> None:
         """An answer has begun: of a stream that is enough for a probe, which would otherwise last as long as it."""
         if is_stream and self._ticket.is_probe:
-            self._ticket.succeeded()
+            self._ticket.settle(True)
             self._admission.hand_on()
         if self.replica.adaptive is not None and self._has_slot:
             self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active)
 
-    def leave(self, verdict: Verdict | None) -> None:
-        """Give the place back; None stands for a good answer."""
+    def leave(self, verdict: Verdict | None) -> float:
+        """Give the place back; None stands for a good answer. Returns the seconds that it was held."""
+        held_s = time.perf_counter() - self.started
         if self._left:
-            return
+            return held_s
         self._left = True
-        self.replica.ended(has_slot=self._has_slot)
-        if verdict is not None and verdict.is_overload and self.replica.adaptive is not None and self._has_slot:
-            self.replica.adaptive.observe(time.perf_counter() - self.started, self.replica.active + 1, failed=True)
-        failed = False if verdict is None else verdict.failed
-        if failed is None or (failed and not self.counts and not self._ticket.is_probe):
-            self._ticket.cancelled()
-        elif failed:
-            self._ticket.failed()
+        self.replica.end(self._has_slot)
+        if verdict is not None:
+            self._leave_failed(verdict, held_s)
         elif self._has_slot:
-            self._ticket.succeeded()
-            if verdict is None:  # a refusal is quick, and says nothing of how long the others take
-                self._admission.service_time.observe(time.perf_counter() - self.started)
-        elif self._ticket.is_probe:
-            self._ticket.succeeded()
+            self._ticket.settle(True)
+            self._admission.service_time.observe(held_s)
         else:
-            self._ticket.cancelled()
+            self._ticket.settle(True if self._ticket.is_probe else None)
         self._admission.hand_on()
+        return held_s
+
+    def _leave_failed(self, verdict: Verdict, held_s: float) -> None:
+        """Say of a call that had no good answer what follows for the address."""
+        if verdict.is_overload and self.replica.adaptive is not None and self._has_slot:
+            self.replica.adaptive.observe(held_s, self.replica.active + 1, failed=True)
+        is_probe = self._ticket.is_probe
+        if verdict.failed is None or (verdict.failed and not self.counts and not is_probe):
+            self._ticket.settle(None)
+        elif verdict.failed:
+            self._ticket.settle(False)
+        else:  # a refusal is an answer; it is quick, and says nothing of how long the others take
+            self._ticket.settle(True if self._has_slot or is_probe else None)
 
 
 class Admission:
@@ -123,6 +118,8 @@ class Admission:
         self._calls, self._lookups = Balance[Replica](), Balance[Replica]()
         self._metrics = metrics
         self._lines: tuple[_Line, ...] = tuple(deque() for _ in Priority)
+        self._until = tuple(self._lines[: priority + 1] for priority in Priority)
+        """The lines whose turn is before that of a priority's next call."""
         self._bounds = (queue, _BATCH_QUEUE, _UNBOUNDED)
         self._closed: Callable[[], BackendUnavailableError] | None = None
         self.show()
@@ -165,7 +162,7 @@ class Admission:
         asked = self._asked()
         if not asked:
             raise self._all_open()
-        if is_lookup or not any(self._lines[: call.priority + 1]):
+        if is_lookup or not any(self._until[call.priority]):
             return self._take(asked, avoid, is_lookup=is_lookup)
         return None
 
@@ -210,19 +207,22 @@ class Admission:
     ) -> Place | None:
         """Return a place at one of these addresses, None when all are busy."""
         if len(asked) == 1:  # whose turn it was is nothing to remember of one alone
-            (alone,) = asked
-            ticket = alone.breaker.admit() if is_lookup or alone.is_free else None
-            return None if ticket is None else Place(self, alone, ticket, not is_lookup)
-        free = asked if is_lookup else [replica for replica in asked if replica.is_free]
-        if not free:
-            return None
-        balance = self._lookups if is_lookup else self._calls
-        chosen = balance.choose(free, avoid)
-        ticket = chosen.breaker.admit()
+            (chosen,), balance = asked, None
+            if not is_lookup and not chosen.is_free:
+                return None
+        else:
+            free = asked if is_lookup else [replica for replica in asked if replica.is_free]
+            if not free:
+                return None
+            balance = self._lookups if is_lookup else self._calls
+            chosen = balance.choose(free, avoid)
+        has_slot = not is_lookup
+        ticket = chosen.begin(has_slot)
         if ticket is None:
             return None
-        balance.took(chosen)
-        return Place(self, chosen, ticket, not is_lookup)
+        if balance is not None:
+            balance.took(chosen)
+        return Place(self, chosen, ticket, has_slot, time.perf_counter())
 
     async def wait(self, call: Call) -> Place:
         """Wait in line for a place, which `enter_free` did not have. Raises as `enter`."""
@@ -247,7 +247,7 @@ class Admission:
 
     def _check_wait(self, call: Call, in_line: int) -> None:
         """Refuse a call that would wait in vain."""
-        ahead = sum(map(len, self._lines[: call.priority + 1]))
+        ahead = sum(map(len, self._until[call.priority]))
         wait_s = self.service_time.wait(ahead, self.slots)
         retry_after = max(1, math.ceil(wait_s))
         if in_line >= self._bounds[call.priority]:

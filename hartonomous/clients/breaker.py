@@ -18,6 +18,8 @@ from collections.abc import Callable
 from random import random as _random
 from typing import Literal, NoReturn
 
+import msgspec
+
 from hartonomous.core.breaking import open_time
 from hartonomous.without import without
 
@@ -33,30 +35,30 @@ class _FailedError(Exception):
     """Tells pybreaker of a failure."""
 
 
-class Ticket:
-    """The right to one call, settled once by what came of it; what is said later is ignored."""
+class Ticket(msgspec.Struct, eq=False):
+    """The right to one call, settled once by what came of it; what is said later is ignored.
 
-    __slots__ = ("_breaker", "_epoch", "is_probe")
+    `is_probe`: it is the one call of a half-open circuit.
+    """
 
-    def __init__(self, breaker: Breaker, epoch: int, is_probe: bool) -> None:
-        self._breaker: Breaker | None = breaker
-        self._epoch = epoch
-        self.is_probe = is_probe
-        """Whether this is the one call of a half-open circuit."""
+    _breaker: Breaker | None
+    _epoch: int
+    is_probe: bool
 
     def succeeded(self) -> None:
         """The backend answered as it should: closes a half-open circuit, ends a row of failures."""
-        self._settle(True)
+        self.settle(True)
 
     def failed(self) -> None:
         """The backend failed: counts, and opens a half-open circuit again."""
-        self._settle(False)
+        self.settle(False)
 
     def cancelled(self) -> None:
         """The call was given up: says nothing about the backend, but the next caller may be the probe."""
-        self._settle(None)
+        self.settle(None)
 
-    def _settle(self, outcome: bool | None) -> None:
+    def settle(self, outcome: bool | None) -> None:
+        """Say what came of the call: whether it succeeded, None where it was cancelled."""
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
             breaker._settle(self._epoch, outcome)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 import aiohttp
+import msgspec
 
 from hartonomous import codec
 from hartonomous.backendmetrics import ServiceMetrics
@@ -46,7 +47,7 @@ _TOO_MANY = 429
 _BY_STATUS = frozenset({"2xx", "answered", "failed", "refused", "unavailable", "overloaded"})
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer of a backend."""
 
     status: int
@@ -80,6 +81,8 @@ class Caller:
             answer = Answer(opened.status, opened.whole(), opened.headers)
             raise_for_status(self.name, answer.status, answer.body, answer.headers)
             made = answer if request.read is None else _read(request, answer)
+        except FOREIGN as error:
+            raise self._failed(opened, request.call, error) from error
         except BaseException as error:
             self._end(opened, request.call, self._found(opened, request.call, error))
             raise
@@ -93,6 +96,8 @@ class Caller:
             await self._send(opened, request)
             if request.is_idempotent and (_fails(opened.status) or (may_repeat and _is_worth_a_wait(opened, request))):
                 raise_for_status(self.name, opened.status, await opened.read(), opened.headers)
+        except FOREIGN as error:
+            raise self._failed(opened, request.call, error) from error
         except BaseException as error:
             self._end(opened, request.call, self._found(opened, request.call, error))
             raise
@@ -124,20 +129,26 @@ class Caller:
         if may_repeat and request.is_idempotent:
             first_byte_s = self._admission.service_time.first_byte_limit(first_byte_s, remaining_s)
         self._metrics.in_flight.value += 1
-        now = self.watch.loop.time()
-        return Opened(self, place, now + first_byte_s, now + total_s, is_whole=is_whole)
+        watch = self.watch
+        now = watch.loop.time()
+        first_by = now + first_byte_s
+        opened = Opened(watch, first_by, now + total_s, service.idle_timeout_s, is_whole, place=place, caller=self)
+        watch.add(opened, first_by)
+        return opened
 
-    async def _send(self, opened: Opened, request: Request) -> None:
-        """Send a request; return when the headers are there, of what is wanted whole the answer. Errors are ours."""
+    def _send(self, opened: Opened, request: Request) -> Coroutine[Any, Any, None]:
+        """Send a request; return when the headers are there, of what is wanted whole the answer. Errors are foreign."""
         if self._aborted:
             raise self.shutting_down()
-        place = opened.place
-        call = request.call
+        place, call = opened.place, request.call
         headers = call.sent if call.span is None else attempts.begin(request, place, call.span, self.name, self.config)
-        try:
-            await self._wires.send(opened, request.method, place.replica.url, request.path, headers, request.body)
-        except FOREIGN as error:
-            raise self.translate(error, place, opened.blamed()) from error
+        return self._wires.send(opened, request.method, place.replica.url, request.path, headers, request.body)
+
+    def _failed(self, opened: Opened, call: Call, error: BaseException) -> BaseException:
+        """End a call that failed below; return our error."""
+        failure = self.translate(error, opened.place, opened.blamed())
+        self._end(opened, call, verdict(failure))
+        return failure
 
     def _found(self, opened: Opened, call: Call, error: BaseException) -> Verdict:
         """Return what follows from what ended a call."""
@@ -147,19 +158,18 @@ class Caller:
     def _end(self, opened: Opened, call: Call, found: Verdict | None) -> None:
         """Give back what a call has taken, and count it."""
         opened.close()
-        place, metrics = opened.place, self._metrics
-        metrics.in_flight.value -= 1
-        metrics.latency.observe(time.perf_counter() - place.started, call.exemplar)
+        opened.failure = None  # whose traceback leads back here, and to the request's body
+        place, metrics, status = opened.place, self._metrics, opened.status
         outcome = "2xx" if found is None else found.kind
-        if opened.status and outcome in _BY_STATUS:
-            outcome = f"{opened.status // 100}xx"
+        if status and outcome in _BY_STATUS:
+            outcome = f"{status // 100}xx"
+        if place.span is not None:
+            attempts.end(place.span, outcome, status or None, found)
+        metrics.in_flight.value -= 1
         metrics.count(outcome).value += 1
         if outcome == "cancelled":
-            metrics.saved("running" if opened.is_whole or not opened.status else "streaming").inc()
-        if place.span is not None:
-            attempts.end(place.span, outcome, opened.status or None, found)
-        place.leave(found)
-        opened.failure = None  # whose traceback leads back here, and to the request's body
+            metrics.saved("running" if opened.is_whole or not status else "streaming").inc()
+        metrics.latency.observe(place.leave(found), call.exemplar)
 
     def translate(self, error: BaseException, place: Place | None, is_blamed: bool | None = None) -> BaseException:
         """Return our error for one of aiohttp's: it names the backend and nothing of the library. Others stay.

@@ -8,12 +8,13 @@ of tasks and a piece of a stream none. aiohttp's parser reads the bytes, and its
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from multidict import CIMultiDict
@@ -34,63 +35,43 @@ _NO_HEADERS: Mapping[str, str] = CIMultiDict()
 _media_type = lru_cache(maxsize=256)(codec.media_type)  # backends name few, each time the same
 
 
-class Exchange(ABC):
+class Exchange(msgspec.Struct, eq=False):
     """A request and its response.
 
-    Its headers must come by `first_by` and its end by `end_by`, in the loop's time, and a body that is waited for may
-    pause for `idle_s` seconds. The answer that `is_whole` is waited for to its end, and its body handed to `_gather` as
-    it comes; another is there with its headers, and its body is read by `piece` or `pour`.
+    Its headers must come by `first_by` and its end by `end_by`, in the loop's time (`watch` sees to it that it is
+    looked at), and a body that is waited for may pause for `idle_s` seconds. The answer that `is_whole` is waited for
+    to its end, and its body handed to `_gather` as it comes; another is there with its headers, and its body is read by
+    `piece` or `pour`.
     """
 
-    __slots__ = (
-        "_by",
-        "_connecting",
-        "_content",
-        "_end_by",
-        "_error",
-        "_heard_at",
-        "_idle_s",
-        "_is_flowing",
-        "_is_held",
-        "_loop",
-        "_past",
-        "_size",
-        "_take",
-        "_waiter",
-        "_watch",
-        "_wire",
-        "_writing",
-        "headers",
-        "is_idle",
-        "is_whole",
-        "refusal",
-        "status",
-    )
-
-    def __init__(
-        self, watch: Watch[Exchange], first_by: float, end_by: float, idle_s: float, *, is_whole: bool
-    ) -> None:
-        self.status = 0
-        """0 until the headers are there."""
-        self.headers = _NO_HEADERS
-        self.is_idle = False
-        """Whether it failed because nothing came of its body for too long."""
-        self.refusal: Exception | None = None
-        """What `take` has raised, which was given no more then."""
-        self._watch, self._loop = watch, watch.loop
-        self._by, self._end_by, self._idle_s = first_by, end_by, idle_s
-        self._heard_at = 0.0
-        self._content: StreamReader | Body = EMPTY_PAYLOAD
-        self._wire: Wire | None = None
-        self._connecting: asyncio.Task[object] | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: BaseException | None = None
-        self._take: Take | None = self._gather if is_whole else None
-        self.is_whole = is_whole
-        self._size = self._past = 0  # what was read of the body; how much of it the parser has not seen
-        self._is_flowing = self._is_held = False
-        watch.add(self, first_by)
+    _watch: Watch[Exchange]
+    _by: float
+    _end_by: float
+    _idle_s: float
+    is_whole: bool
+    status: int = 0
+    """0 until the headers are there."""
+    headers: Mapping[str, str] = _NO_HEADERS
+    is_idle: bool = False
+    """Whether it failed because nothing came of its body for too long."""
+    refusal: Exception | None = None
+    """What has raised that was given the body, which was given no more then."""
+    error: BaseException | None = None
+    """What has ended it before its end."""
+    _heard_at: float = 0.0
+    _content: StreamReader | Body = EMPTY_PAYLOAD
+    wire: Wire | None = None
+    """The connection that it goes on over."""
+    _connecting: asyncio.Task[object] | None = None
+    _writing: asyncio.Task[None] | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _take: Take | None = None
+    _size: int = 0
+    """What was read of the body."""
+    _past: int = 0
+    """How much of it the parser has not seen."""
+    _is_flowing: bool = False
+    _is_held: bool = False
 
     async def connected(self, connecting: Coroutine[object, object, Connection]) -> Connection:
         """Return the connection that is found or made, in the time that there is for it."""
@@ -100,17 +81,13 @@ class Exchange(ABC):
         try:
             return await connecting
         except asyncio.CancelledError:
-            if self._error is not None and task.uncancel() <= before:
-                raise self._error from None
+            if self.error is not None and task.uncancel() <= before:
+                raise self.error from None
             raise
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError("not connected in time") from error
         finally:
             self._connecting = None
-
-    def attach(self, wire: Wire) -> None:
-        """Go on over this connection."""
-        self._wire, wire.exchange = wire, self
 
     def writing(self, task: asyncio.Task[None]) -> None:
         """Have the rest of the request written by a task, which ends with the exchange."""
@@ -119,7 +96,7 @@ class Exchange(ABC):
     def begin_again(self) -> None:
         """Forget the connection, which was lost before anything came."""
         self._leave(is_whole=False)
-        self._error = None
+        self.error = None
         self._watch.look_by(self._by)
 
     def began(self, status: int, headers: Mapping[str, str], content: StreamReader | Body) -> bool:
@@ -130,6 +107,8 @@ class Exchange(ABC):
             return True
         self.status, self.headers, self._content = status, headers, content
         self._by = self._end_by
+        if self.is_whole:
+            self._take = self._gather
         if status < 300:
             self._succeeded()
         if not content.is_eof():
@@ -138,8 +117,7 @@ class Exchange(ABC):
 
     def answered_at_once(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Take over a whole answer that came in one piece: most do."""
-        take = self._take
-        if take is None:  # its reader comes later
+        if not self.is_whole:  # its reader comes later
             self.began(status, headers, Body(body))
             self.flow()
             return
@@ -148,7 +126,7 @@ class Exchange(ABC):
             self._succeeded()
         self._size = len(body)
         try:
-            take(body)
+            self._gather(body)
         except Exception as error:  # noqa: BLE001 - told to who waits for the end
             self.refusal = error
         self._leave(is_whole=True)
@@ -159,16 +137,22 @@ class Exchange(ABC):
         """The media type of the body, in small letters and without parameters; "" where there is none."""
         return _media_type(self.headers.get("Content-Type"))
 
-    async def answered(self) -> None:
-        """Wait for the headers, or the whole answer; raises what aiohttp raises, and TimeoutError."""
-        while not self.status or (self.is_whole and not self._is_over):
-            await self._next()
-        if self._error is not None:
-            raise self._error
+    def news(self) -> asyncio.Future[None]:
+        """Return what is done when there is something new; raises the `error` that was there before.
+
+        That is first the headers, of what `is_whole` the whole answer, or an error.
+        """
+        if self.error is not None:
+            raise self.error
+        self._waiter = waiter = self._watch.loop.create_future()
+        return waiter
 
     async def piece(self) -> bytes:
-        """Return what has come of the body, as soon as anything has; nothing at its end. Raises as `answered`."""
-        while self._error is None:
+        """Return what has come of the body, as soon as anything has; nothing at its end.
+
+        Raises what aiohttp raises, and TimeoutError.
+        """
+        while self.error is None:
             data = self._content.read_nowait()
             self._size += len(data)
             if self._content.at_eof():
@@ -177,34 +161,34 @@ class Exchange(ABC):
             if data:
                 return data
             self._waits()
-            await self._next()
-        raise self._error
+            await self.news()
+        raise self.error
 
     async def pour(self, take: Take) -> None:
-        """Hand the body to `take` as it comes, until its end or a `refusal`. Raises as `answered`."""
+        """Hand the body to `take` as it comes, until its end or a `refusal`. Raises as `piece`."""
         self._take = take
         self._waits()
         try:
             self.flow()
             while not self._is_over:
-                await self._next()
+                await self.news()
         finally:
             self._take = None
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def pause(self) -> None:
         """Hand out no more of the body, and let the backend wait."""
         self._is_held = True
-        if self._wire is not None and not self._content.is_eof():
-            self._wire.hold()
+        if self.wire is not None and not self._content.is_eof():
+            self.wire.hold()
 
     def resume(self) -> None:
         """Go on after a `pause`."""
         self._is_held = False
         self._waits()
-        if self._wire is not None:
-            self._wire.let_go()
+        if self.wire is not None:
+            self.wire.let_go()
         self.flow()
 
     def flow(self) -> None:
@@ -225,7 +209,7 @@ class Exchange(ABC):
                 self._leave(is_whole=True)
                 self._wake()
                 return
-            self._heard_at = self._loop.time()
+            self._heard_at = self._watch.loop.time()
             if self.refusal is not None:
                 self._wake()
 
@@ -241,7 +225,7 @@ class Exchange(ABC):
             return False
         self._size += len(data)
         self._past += len(data)
-        self._heard_at = self._loop.time()
+        self._heard_at = self._watch.loop.time()
         try:
             take(data)
         except Exception as error:  # noqa: BLE001 - told to who waits for the end
@@ -260,15 +244,15 @@ class Exchange(ABC):
 
     def abort(self, error: BaseException) -> None:
         """Let whoever waits for the response, or reads on, fail with this error."""
-        if self._error is None:
-            self._error = error
+        if self.error is None:
+            self.error = error
         if self._connecting is not None:
             self._connecting.cancel()
         self._wake()
 
     def look(self, now: float) -> float:
         """Fail if the time is over; return when it may be next."""
-        if self.status and self._wire is None:  # read to its end: who waits for it has its turn after this
+        if self.status and self.wire is None:  # read to its end: who waits for it has its turn after this
             return float("inf")
         by, is_idle = self._by, False
         if self.status and self._waiter is not None and not self._waiter.done() and not self._is_held:
@@ -276,7 +260,7 @@ class Exchange(ABC):
             by, is_idle = min(by, idle_by), idle_by < by
         if now < by:
             return by
-        if self._error is None:
+        if self.error is None:
             self.is_idle = is_idle
             self.abort(TimeoutError())
         return float("inf")
@@ -284,10 +268,10 @@ class Exchange(ABC):
     def close(self) -> None:
         """End it: the connection is closed, but where the whole answer has come: then it was given back."""
         self._watch.discard(self)
-        if self._wire is not None or self._writing is not None:
+        if self.wire is not None or self._writing is not None:
             self._leave(is_whole=False)
         # Each leads back here, and would keep all of it until the garbage collector comes.
-        self._error = self._take = self.refusal = None
+        self.error = self._take = self.refusal = None
         self._content = EMPTY_PAYLOAD
 
     def _hand_over(self, take: Take) -> None:
@@ -307,19 +291,12 @@ class Exchange(ABC):
     @property
     def _is_over(self) -> bool:
         """Whether nothing more is to be handed out."""
-        return self._error is not None or self.refusal is not None or self._content.at_eof()
+        return self.error is not None or self.refusal is not None or self._content.at_eof()
 
     def _waits(self) -> None:
         """From now on the body is waited for."""
-        self._heard_at = now = self._loop.time()
+        self._heard_at = now = self._watch.loop.time()
         self._watch.look_by(now + self._idle_s)
-
-    def _next(self) -> asyncio.Future[None]:
-        """Return what is done when there is something new; raises what has gone wrong before."""
-        if self._error is not None:
-            raise self._error
-        self._waiter = self._loop.create_future()
-        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -327,7 +304,7 @@ class Exchange(ABC):
 
     def _leave(self, *, is_whole: bool) -> None:
         """Let the connection go; with the request and the answer it may serve again."""
-        wire, self._wire = self._wire, None
+        wire, self.wire = self.wire, None
         if self._writing is not None and not self._writing.done():
             self._writing.cancel()
             is_whole = False

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from hartonomous.backendmetrics import ServiceMetrics
 from hartonomous.clients.admission import UNUSED, Admission, Place
@@ -34,8 +35,7 @@ T = TypeVar("T")
 _HEDGED_FROM = 0.95
 
 
-@dataclass(slots=True, eq=False)  # not frozen: that costs a microsecond for each
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request to a service.
 
     `is_idempotent`: sent twice it does no more than once. `is_hedged`: it may be sent to two addresses side by side.

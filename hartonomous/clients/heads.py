@@ -59,19 +59,21 @@ class Heads:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[int, CIMultiDict[str]]] = {}
+        self._known: dict[bytes, tuple[int, bytes, CIMultiDict[str]]] = {}
 
     def read(self, data: bytes) -> tuple[int, Mapping[str, str], bytes] | None:
         """Return status, headers and body of an answer whose head is known; None: the parser has to read it."""
         parts = _parts(data)
-        known = None if parts is None else self._known.get(parts[0])
-        if parts is None or known is None:
+        if parts is None:
             return None
-        _, length, end = parts
-        status, headers = known
-        if headers[hdrs.CONTENT_LENGTH] != length:
+        head, length, end = parts
+        known = self._known.get(head)
+        if known is None:
+            return None
+        status, before, headers = known
+        if length != before:
             headers = headers.copy()
-            headers[hdrs.CONTENT_LENGTH] = length
+            headers[hdrs.CONTENT_LENGTH] = length.decode()
         return status, headers, data[end:]
 
     def learn(self, data: bytes, status: int, headers: Mapping[str, str], size: int) -> None:
@@ -81,21 +83,21 @@ class Heads:
         """
         parts = _parts(data)
         # With the right size it is the head's own length, and its end where the parser has seen it.
-        if parts is None or str(size) != parts[1] or status < 200 or status in _WITHOUT_BODY:
+        if parts is None or int(parts[1]) != size or status < 200 or status in _WITHOUT_BODY:
             return
         if hdrs.TRANSFER_ENCODING in headers or hdrs.UPGRADE in headers:
             return
         if len(self._known) >= _MOST:
             self._known.clear()
-        self._known[parts[0]] = status, CIMultiDict(headers)
+        self._known[parts[0]] = status, parts[1], CIMultiDict(headers)
 
 
-def _parts(data: bytes) -> tuple[bytes, str, int] | None:
+def _parts(data: bytes) -> tuple[bytes, bytes, int] | None:
     """Return the head of a whole answer without the number of its length, that number, and where its body begins."""
     found = _LENGTH.search(data, 0, _LARGEST)
     if found is None:
         return None
     start, stop = found.span(1)
+    length = data[start:stop]
     end = data.find(b"\r\n\r\n", stop, _LARGEST) + 4
-    length = found[1]
-    return (data[:start] + data[stop:end], length.decode(), end) if end + int(length) == len(data) else None
+    return (data[:start] + data[stop:end], length, end) if end + int(length) == len(data) else None

@@ -19,22 +19,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Opened(Exchange):
+class Opened(Exchange, kw_only=True):
     """A response whose headers are there and whose body is still to be read; errors are ours already.
 
     It holds a place at its address until the caller ends it. `is_whole`: it is read to its end before anybody uses it.
-    Before `first_by` and `end_by`, in the loop's time, its headers and its end must come.
     """
 
-    __slots__ = ("_caller", "_pieces", "failure", "place")
-
-    def __init__(self, caller: Caller, place: Place, first_by: float, end_by: float, *, is_whole: bool) -> None:
-        super().__init__(caller.watch, first_by, end_by, caller.config.idle_timeout_s, is_whole=is_whole)
-        self.place = place
-        self.failure: BaseException | None = None
-        """What broke the body, also where its reader has made something else of it."""
-        self._caller = caller
-        self._pieces: list[bytes] = []
+    place: Place
+    caller: Caller
+    failure: BaseException | None = None
+    """What broke the body, also where its reader has made something else of it."""
+    _pieces: list[bytes] = []  # noqa: RUF012 - each has its own
 
     @property
     def length(self) -> int | None:
@@ -75,7 +70,8 @@ class Opened(Exchange):
         except BaseException as error:
             self.failure = error
             raise
-        self._check_refusal()
+        if self.refusal is not None:
+            raise self.refusal
 
     async def read(self) -> bytes:
         """Return the whole body, at once where it is there; raises as `piece`, BackendError beyond `max_answer_bytes`.
@@ -88,7 +84,8 @@ class Opened(Exchange):
 
     def whole(self) -> bytes:
         """Return the whole body, which has come; raises as `read`."""
-        self._check_refusal()
+        if self.refusal is not None:
+            raise self.refusal
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def blamed(self) -> bool | None:
@@ -103,7 +100,7 @@ class Opened(Exchange):
 
     def broken(self) -> BrokenOffError:
         """Return the error of a body that ended too early, which only its reader can tell."""
-        self.failure = error = BrokenOffError(f"The {self._caller.name} service broke its stream off.")
+        self.failure = error = BrokenOffError(f"The {self.caller.name} service broke its stream off.")
         return error
 
     @override
@@ -113,17 +110,13 @@ class Opened(Exchange):
 
     @override
     def _gather(self, data: bytes) -> None:
-        cap = self._caller.config.max_answer_bytes
+        cap = self.caller.config.max_answer_bytes
         if self._size > cap:
-            raise AnswerTooLargeError(f"The {self._caller.name} service's answer is larger than {cap} bytes.")
+            raise AnswerTooLargeError(f"The {self.caller.name} service's answer is larger than {cap} bytes.")
         self._pieces.append(data)
 
-    def _check_refusal(self) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-
     def _failed(self, error: BaseException) -> BaseException:
-        self.failure = self._caller.translate(error, self.place, self.blamed())
+        self.failure = self.caller.translate(error, self.place, self.blamed())
         return self.failure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hartonomous.clients.breaker import Breaker
+from hartonomous.clients.breaker import Breaker, Ticket
 from hartonomous.core.adaptive import AdaptiveLimit
 from hartonomous.core.served import Served
 from hartonomous.tally import Gauge
@@ -64,15 +64,20 @@ class Replica:
         """Whether it takes one more call now."""
         return self.active < (self.slots if self.adaptive is None else self.adaptive.limit)
 
-    def began(self, *, has_slot: bool) -> None:
-        """Count a call as under way; a look-up has no slot."""
-        self.active += has_slot
-        self.entered += has_slot
+    def begin(self, has_slot: bool) -> Ticket | None:
+        """Count a call as under way, if the circuit lets it through; a look-up has no slot."""
+        ticket = self.breaker.admit()
+        if ticket is None:
+            return None
+        if has_slot:
+            self.active += 1
+            self.entered += 1
         self.calls += 1
         if self.in_flight is not None:
             self.in_flight.value += 1
+        return ticket
 
-    def ended(self, *, has_slot: bool) -> None:
+    def end(self, has_slot: bool) -> None:
         """Count a call as over."""
         self.active -= has_slot
         self.calls -= 1

@@ -30,11 +30,13 @@ T = TypeVar("T", bound=Timed)
 class Watch(Generic[T]):
     """What is under way, as the exchanges of one service. For one event loop."""
 
-    __slots__ = ("_at", "_timed", "_timer", "loop")
+    __slots__ = ("_at", "_timed", "_timer", "discard", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._timed: set[T] = set()
+        self.discard = self._timed.discard
+        """Watches something no longer."""
         self._timer: asyncio.TimerHandle | None = None
         self._at = math.inf
 
@@ -43,10 +45,6 @@ class Watch(Generic[T]):
         self._timed.add(timed)
         if by < self._at:
             self._arm(by)
-
-    def discard(self, timed: T) -> None:
-        """Watch it no longer."""
-        self._timed.discard(timed)
 
     def look_by(self, at: float) -> None:
         """Look at everything at this time, or before."""

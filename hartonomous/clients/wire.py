@@ -67,21 +67,20 @@ class Wire(Pausing, ResponseHandler):
     """Whether the parser expects the size of a chunk: what is known to be whole chunks need not go through it then."""
     _was_paused = False
 
-    def expect(self, *, is_without_body: bool) -> asyncio.Transport:
-        """Begin to read a response, which has no body to HEAD; return what the request is to be written to.
+    def expect(self, exchange: Exchange, *, is_without_body: bool) -> asyncio.Transport:
+        """Begin to read the response of an exchange, which has no body to HEAD; return what the request is written to.
 
         aiohttp's parser is ready for the next response when it has read one to its end.
-
-        Raises aiohttp.ClientConnectionResetError when it is closed.
         """
         transport = self.transport
-        if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError("closed meanwhile")
+        assert transport is not None
+        exchange.wire, self.exchange = self, exchange
         if is_without_body is not self._is_without_body:
             self._is_without_body = is_without_body
             self.set_response_params(skip_payload=is_without_body, read_until_eof=True, auto_decompress=False)
         self._is_unread = not is_without_body
-        self._is_chunked = self._is_before_chunk = self._is_parsed = False
+        if self._is_parsed:
+            self._is_chunked = self._is_before_chunk = self._is_parsed = False
         return transport
 
     def leave(self, *, is_whole: bool, is_stream: bool) -> None:
@@ -265,6 +264,8 @@ class _Target(ClientRequest):
     """What is asked of an address: aiohttp's request, whose headers are written out once, and its way to connect."""
 
     head = b""
+    is_without_body = False
+    """Whether the answer has none."""
     kept: Kept
 
     def prepare(self) -> _Target:
@@ -273,6 +274,7 @@ class _Target(ClientRequest):
         self.headers.popall(hdrs.CONTENT_LENGTH, None)
         line = f"{self.method} {self.url.raw_path_qs} HTTP/1.1\r\n"
         self.head = line.encode() + lines(self.headers)
+        self.is_without_body = self.method == hdrs.METH_HEAD
         return self
 
     @property
@@ -294,31 +296,34 @@ class Wires:
     async def send(
         self, exchange: Exchange, method: str, url: str, path: str, headers: bytes, body: bytes | None
     ) -> None:
-        """Send a request to `path` of an address; return when it is answered (`Exchange.answered`).
+        """Send a request to `path` of an address; return when the headers are there, of what is whole the answer.
 
         `headers` are `core.call.lines`.
 
         Raises aiohttp.ClientError, TimeoutError; RuntimeError when the session is closed.
         """
         target = self._targets.get((method, url, path)) or self._prepare(method, url, path)
-        may_repeat = method in _REPEATED
+        has_repeated = False
         while True:
             try:
                 wire = target.kept.take()
                 if wire is None:
                     wire = await self._connected(exchange, target)
                 _write(exchange, wire, target, headers, body)
-                return await exchange.answered()
+                await exchange.news()
+                if exchange.error is None:
+                    return
+                raise exchange.error
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 raise
             except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-                if not may_repeat or exchange.status:
+                if has_repeated or method not in _REPEATED or exchange.status:
                     raise
             except (aiohttp.ClientError, TimeoutError):
                 raise
             except OSError as error:
                 raise aiohttp.ClientOSError(*error.args) from error
-            may_repeat = False
+            has_repeated = True
             exchange.begin_again()
 
     async def _connected(self, exchange: Exchange, target: _Target) -> Wire:
@@ -333,6 +338,9 @@ class Wires:
             raise
         wire = connection.protocol
         assert isinstance(wire, Wire)
+        if not wire.is_connected():
+            connection.close()
+            raise aiohttp.ClientConnectionResetError("closed meanwhile")
         wire.connection, wire.kept = connection, target.kept
         return wire
 
@@ -360,8 +368,7 @@ class Wires:
 
 
 def _write(exchange: Exchange, wire: Wire, target: _Target, headers: bytes, body: bytes | None) -> None:
-    exchange.attach(wire)
-    transport = wire.expect(is_without_body=target.method == hdrs.METH_HEAD)
+    transport = wire.expect(exchange, is_without_body=target.is_without_body)
     head = target.head + headers
     if body is None:
         transport.write(head + (b"\r\n" if target.method in target.GET_METHODS else b"Content-Length: 0\r\n\r\n"))

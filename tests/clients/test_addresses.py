@@ -108,13 +108,13 @@ def test_it_is_another_service_when_no_address_stays() -> None:
 def test_what_is_shown_of_a_removed_address_goes_with_its_last_call() -> None:
     known = Known(a=1, b=1)
     leaving = known["a"]
-    leaving.began(has_slot=True)
-    leaving.began(has_slot=False)
+    leaving.begin(has_slot=True)
+    leaving.begin(has_slot=False)
     known.reload(b=1)
     assert (known.under_way(A), known.gauge("backend_address_weight", A)) == (2, 0)
-    leaving.ended(has_slot=True)
+    leaving.end(has_slot=True)
     assert known.under_way(A) == 1
-    leaving.ended(has_slot=False)
+    leaving.end(has_slot=False)
     gauges = ("backend_address_requests_in_flight", "backend_address_weight", "backend_address_up", "breaker_state")
     assert [known.gauge(name, A) for name in gauges] == [None] * 4
     assert [known.gauge(name, B) for name in gauges] == [0, 1, -1, 0]
@@ -133,21 +133,21 @@ def test_one_that_comes_back_in_time_is_the_same_one_and_is_to_be_polled() -> No
     known = Known(a=1, b=1)
     leaving = known["a"]
     leaving.up = True
-    leaving.began(has_slot=True)
+    leaving.begin(has_slot=True)
     known.reload(b=1)
     known.addresses.propose(urls(b=1, a=2))
     assert standing(leaving) == "unknown"
     known.addresses.adopt()
     assert (known["a"], leaving.weight) == (leaving, 2)
-    leaving.ended(has_slot=True)
+    leaving.end(has_slot=True)
     assert known.under_way(A) == 0
 
 
 def test_calls_by_two_settings_of_a_service_are_counted_together() -> None:
     known = Known(a=1, b=1)
     newer = known.another(a=3)
-    known["a"].began(has_slot=True)
-    newer.all[0].began(has_slot=True)
+    known["a"].begin(has_slot=True)
+    newer.all[0].begin(has_slot=True)
     assert (known.under_way(A), known.gauge("backend_address_weight", A)) == (2, 3)
     known.addresses.follow(newer)
     assert known.asked() == ["a"]

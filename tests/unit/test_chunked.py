@@ -152,8 +152,7 @@ async def _read(pieces: list[bytes], held: frozenset[int], *, late: bool) -> See
     wire.connection_made(transport)
     wire.kept, wire.connection = Kept(loop), cast("Any", _Connection())
     exchange = _Exchange(Watch(loop), loop.time() + 60, loop.time() + 60, 60, is_whole=False)
-    exchange.attach(wire)
-    wire.expect(is_without_body=False)
+    wire.expect(exchange, is_without_body=False)
 
     def take(data: bytes) -> None:
         nonlocal count
