@@ -16,7 +16,7 @@ from typing import Literal
 
 from hartonomous.addressmetrics import AddressMetrics
 from hartonomous.clients.breaker import State
-from hartonomous.clients.replica import Replica
+from hartonomous.clients.replica import NOT_SHOWN, Replica
 from hartonomous.core.served import Served, agreed
 from hartonomous.log import logger
 
@@ -166,7 +166,7 @@ class Addresses:
         logger.bind(service=self._name, address=replica.url).info("an address is asked no more, and is idle")
 
     def _forget(self, replica: Replica) -> None:
-        replica.in_flight = replica.on_idle = None
+        replica.in_flight, replica.on_idle = NOT_SHOWN, None
         self._metrics.pop(replica).release()
 
     def show(self) -> None:

@@ -159,18 +159,19 @@ class Admission:
             raise self._closed()
         if call.deadline.expired:
             raise DeadlineExceededError(f"The deadline passed before the {self.name} service was asked.")
-        asked = self._asked()
-        if not asked:
-            raise self._all_open()
         if is_lookup or not any(self._until[call.priority]):
-            return self._take(asked, avoid, is_lookup=is_lookup)
+            place = self._take(avoid, is_lookup=is_lookup)
+            if place is not None:
+                return place
+        if not self._asked():
+            raise self._all_open()
         return None
 
     def enter_at_once(self, avoid: Replica) -> Place | None:
         """Return a place at another address than `avoid`, None where nobody may have one without waiting."""
         if self._closed is not None or self.waiting:
             return None
-        return self._take([replica for replica in self._asked() if replica is not avoid])
+        return self._take_among([replica for replica in self._asked() if replica is not avoid])
 
     def close(self, reason: Callable[[], BackendUnavailableError]) -> None:
         """Let nobody in any more, and tell those who wait."""
@@ -184,12 +185,10 @@ class Admission:
             if line[0].done():  # cancelled, and about to leave
                 line.popleft()
                 continue
-            asked = self._asked()
-            if not asked:
-                self._refuse(self._all_open)
-                return
-            place = self._take(asked)
+            place = self._take()
             if place is None:
+                if not self._asked():
+                    self._refuse(self._all_open)
                 return
             line.popleft().set_result(place)
 
@@ -202,27 +201,31 @@ class Admission:
         # Those that are down by the last poll are asked when there is no other; another model never is.
         return asked or [one for one in self._replicas if one.breaker.admits and not one.is_foreign]
 
-    def _take(
+    def _take(self, avoid: Collection[Replica] = (), *, is_lookup: bool = False) -> Place | None:
+        """Return a place at one of the addresses, None when all are busy or none is asked."""
+        if len(self._replicas) != 1:
+            return self._take_among(self._asked(), avoid, is_lookup=is_lookup)
+        (alone,) = self._replicas  # of which it is nothing to remember whose turn it was
+        return None if alone.is_foreign else self._place(alone, not is_lookup)
+
+    def _take_among(
         self, asked: Sequence[Replica], avoid: Collection[Replica] = (), *, is_lookup: bool = False
     ) -> Place | None:
         """Return a place at one of these addresses, None when all are busy."""
-        if len(asked) == 1:  # whose turn it was is nothing to remember of one alone
-            (chosen,), balance = asked, None
-            if not is_lookup and not chosen.is_free:
-                return None
-        else:
-            free = asked if is_lookup else [replica for replica in asked if replica.is_free]
-            if not free:
-                return None
-            balance = self._lookups if is_lookup else self._calls
-            chosen = balance.choose(free, avoid)
-        has_slot = not is_lookup
-        ticket = chosen.begin(has_slot)
-        if ticket is None:
+        free = asked if is_lookup else [replica for replica in asked if replica.is_free]
+        if not free:
             return None
-        if balance is not None:
+        balance = self._lookups if is_lookup else self._calls
+        chosen = balance.choose(free, avoid)
+        place = self._place(chosen, not is_lookup)
+        if place is not None and len(asked) > 1:
             balance.took(chosen)
-        return Place(self, chosen, ticket, has_slot, time.perf_counter())
+        return place
+
+    def _place(self, replica: Replica, has_slot: bool) -> Place | None:
+        """Return a place at this address, None when it is busy or its circuit lets nobody through."""
+        ticket = replica.begin(has_slot)
+        return None if ticket is None else Place(self, replica, ticket, has_slot, time.perf_counter())
 
     async def wait(self, call: Call) -> Place:
         """Wait in line for a place, which `enter_free` did not have. Raises as `enter`."""

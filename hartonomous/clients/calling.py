@@ -160,16 +160,19 @@ class Caller:
         opened.close()
         opened.failure = None  # whose traceback leads back here, and to the request's body
         place, metrics, status = opened.place, self._metrics, opened.status
-        outcome = "2xx" if found is None else found.kind
-        if status and outcome in _BY_STATUS:
-            outcome = f"{status // 100}xx"
+        outcome = "2xx" if found is None and status >= 200 else self._outcome(opened, found)
         if place.span is not None:
             attempts.end(place.span, outcome, status or None, found)
         metrics.in_flight.value -= 1
         metrics.count(outcome).value += 1
-        if outcome == "cancelled":
-            metrics.saved("running" if opened.is_whole or not status else "streaming").inc()
         metrics.latency.observe(place.leave(found), call.exemplar)
+
+    def _outcome(self, opened: Opened, found: Verdict | None) -> str:
+        """Return what a call counts as that had no good answer."""
+        status, kind = opened.status, "2xx" if found is None else found.kind
+        if kind == "cancelled":
+            self._metrics.saved("running" if opened.is_whole or not status else "streaming").inc()
+        return f"{status // 100}xx" if status and kind in _BY_STATUS else kind
 
     def translate(self, error: BaseException, place: Place | None, is_blamed: bool | None = None) -> BaseException:
         """Return our error for one of aiohttp's: it names the backend and nothing of the library. Others stay.

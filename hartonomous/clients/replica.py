@@ -9,6 +9,8 @@ from hartonomous.core.adaptive import AdaptiveLimit
 from hartonomous.core.served import Served
 from hartonomous.tally import Gauge
 
+NOT_SHOWN = Gauge("not_shown", "What nobody counts.")
+
 
 class Replica:
     """One address. It takes `limit` calls at once, of which `active` are under way; `up` is None while not known.
@@ -42,7 +44,7 @@ class Replica:
         self.weight = weight
         self.adaptive = AdaptiveLimit(slots) if is_adaptive else None
         self.active = self.calls = self.entered = 0
-        self.in_flight: Gauge | None = None
+        self.in_flight = NOT_SHOWN
         self.on_idle: Callable[[Replica], None] | None = None
         self.up: bool | None = None
         self.model: Served | None = None
@@ -65,15 +67,14 @@ class Replica:
         return self.active < (self.slots if self.adaptive is None else self.adaptive.limit)
 
     def begin(self, has_slot: bool) -> Ticket | None:
-        """Count a call as under way, if the circuit lets it through; a look-up has no slot."""
-        ticket = self.breaker.admit()
-        if ticket is None:
+        """Count a call as under way; None where no slot is free, which a look-up has not, or the circuit is open."""
+        if has_slot and not self.is_free:
             return None
-        if has_slot:
-            self.active += 1
-            self.entered += 1
-        self.calls += 1
-        if self.in_flight is not None:
+        ticket = self.breaker.admit()
+        if ticket is not None:
+            self.active += has_slot
+            self.entered += has_slot
+            self.calls += 1
             self.in_flight.value += 1
         return ticket
 
@@ -81,8 +82,7 @@ class Replica:
         """Count a call as over."""
         self.active -= has_slot
         self.calls -= 1
-        if self.in_flight is not None:
-            self.in_flight.value -= 1
+        self.in_flight.value -= 1
         if self.on_idle is not None and not self.calls:
             self.on_idle(self)
 
