@@ -136,7 +136,7 @@ class Addresses:
             replica.weight = 0
             self._differing.discard(replica)
             replica.on_idle = self._left
-            if not replica.calls:
+            if replica.is_idle:
                 self._left(replica)
         self.agree()
 

@@ -123,9 +123,12 @@ class Caller:
     def _begin(self, place: Place, request: Request, may_repeat: bool, *, is_whole: bool) -> Opened:
         """Begin a call to the address of a place, within the limits of its time. It is to be ended."""
         service = self.config
-        remaining_s = request.call.deadline.remaining
-        total_s = service.timeout_s if is_whole and service.timeout_s < remaining_s else remaining_s
-        first_byte_s = min(service.first_byte_timeout_s, total_s)
+        total_s = remaining_s = request.call.deadline.remaining
+        if is_whole and service.timeout_s < total_s:
+            total_s = service.timeout_s
+        first_byte_s = service.first_byte_timeout_s
+        if first_byte_s > total_s:
+            first_byte_s = total_s
         if may_repeat and request.is_idempotent:
             first_byte_s = self._admission.service_time.first_byte_limit(first_byte_s, remaining_s)
         self._metrics.in_flight.value += 1

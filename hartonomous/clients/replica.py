@@ -15,9 +15,9 @@ NOT_SHOWN = Gauge("not_shown", "What nobody counts.")
 class Replica:
     """One address. It takes `limit` calls at once, of which `active` are under way; `up` is None while not known.
 
-    `entered` counts all calls there have been, but for look-ups; `calls` are those under way with look-ups: `in_flight`
-    shows them, and `on_idle` is told when the last has ended. With a `weight` of 0 it is given none. `model` is what it
-    said last that it serves; `is_foreign`, that this is another model than the service's.
+    `entered` counts all calls there have been, but for look-ups; `lookups` are those under way: `in_flight` shows them
+    with the calls, and `on_idle` is told when the last of both has ended. With a `weight` of 0 it is given none.
+    `model` is what it said last that it serves; `is_foreign`, that this is another model than the service's.
     """
 
     __slots__ = (
@@ -25,10 +25,10 @@ class Replica:
         "active",
         "adaptive",
         "breaker",
-        "calls",
         "entered",
         "in_flight",
         "is_foreign",
+        "lookups",
         "model",
         "on_idle",
         "slots",
@@ -43,7 +43,7 @@ class Replica:
         self.breaker = breaker
         self.weight = weight
         self.adaptive = AdaptiveLimit(slots) if is_adaptive else None
-        self.active = self.calls = self.entered = 0
+        self.active = self.lookups = self.entered = 0
         self.in_flight = NOT_SHOWN
         self.on_idle: Callable[[Replica], None] | None = None
         self.up: bool | None = None
@@ -66,24 +66,34 @@ class Replica:
         """Whether it takes one more call now."""
         return self.active < (self.slots if self.adaptive is None else self.adaptive.limit)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way there."""
+        return not self.active and not self.lookups
+
     def begin(self, has_slot: bool) -> Ticket | None:
         """Count a call as under way; None where no slot is free, which a look-up has not, or the circuit is open."""
         if has_slot and not self.is_free:
             return None
         ticket = self.breaker.admit()
-        if ticket is not None:
-            self.active += has_slot
-            self.entered += has_slot
-            self.calls += 1
-            self.in_flight.value += 1
+        if ticket is None:
+            return None
+        if has_slot:
+            self.active += 1
+            self.entered += 1
+        else:
+            self.lookups += 1
+        self.in_flight.value += 1
         return ticket
 
     def end(self, has_slot: bool) -> None:
         """Count a call as over."""
-        self.active -= has_slot
-        self.calls -= 1
+        if has_slot:
+            self.active -= 1
+        else:
+            self.lookups -= 1
         self.in_flight.value -= 1
-        if self.on_idle is not None and not self.calls:
+        if self.on_idle is not None and self.is_idle:
             self.on_idle(self)
 
     def __repr__(self) -> str:

@@ -7,9 +7,11 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from aiohttp.connector import Connection
 
 from hartonomous.clients import wire
 from hartonomous.clients.pool import Pool
@@ -273,3 +275,28 @@ async def test_a_connection_that_is_lost_before_anything_was_asked_over_it_is_cl
     lost.connection = connection
     lost.leave(is_whole=False, is_stream=False)
     connection.close.assert_called_once_with()
+
+
+async def test_a_connection_that_is_lost_before_anything_is_sent_is_made_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Connection] = []
+    async with served(answering(OK)) as (pool, backend):
+        connector = pool._caller._wires._session.connector
+        assert connector is not None
+        connect = connector.connect
+
+        async def losing(*asked: Any) -> Connection:
+            made.append(connection := await connect(*asked))
+            if len(made) == 1:
+                protocol = connection.protocol
+                assert protocol is not None
+                assert protocol.transport is not None
+                protocol.transport.close()
+                await eventually(lambda: protocol.transport is None, "it is lost")
+            return connection
+
+        monkeypatch.setattr(connector, "connect", losing)
+        assert (await pool.request("GET", "/x", call())).body == b"ok"
+        assert (len(made), len(backend.requests)) == (2, 1)
+        assert made[0].closed
