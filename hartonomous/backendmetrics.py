@@ -5,8 +5,9 @@ Part of `metrics.Metrics`; names, labels and kept children follow its rules. Tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sized
 from functools import cache, partial
+from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry
 
@@ -23,6 +24,7 @@ class Backends:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._services: dict[str, ServiceMetrics] = {}
+        self.watched: dict[str, WeakSet[Sized]] = {}
         self.addresses = AddressGauges(registry)
         self._calls(registry)
         self._line(registry)
@@ -133,7 +135,9 @@ class ServiceMetrics:
     """The children of one backend service, made once."""
 
     def __init__(self, metrics: Backends, service: str) -> None:
-        self.in_flight = metrics.in_flight.labels(service)
+        self.watched = watched = metrics.watched.setdefault(service, WeakSet())
+        """What holds the calls under way, of each pool."""
+        metrics.in_flight.labels(service).set_function(lambda: sum(map(len, watched)))
         self.latency = metrics.latency.labels(service)
         self.up = metrics.up.labels(service)
         self.queues = tuple(metrics.queue.labels(service, priority.name.lower()) for priority in Priority)

@@ -206,7 +206,9 @@ class Admission:
         if len(self._replicas) != 1:
             return self._take_among(self._asked(), avoid, is_lookup=is_lookup)
         (alone,) = self._replicas  # of which it is nothing to remember whose turn it was
-        return None if alone.is_foreign else self._place(alone, not is_lookup)
+        has_slot = not is_lookup
+        ticket = None if alone.is_foreign else alone.begin(has_slot)
+        return None if ticket is None else Place(self, alone, ticket, has_slot, time.perf_counter())
 
     def _take_among(
         self, asked: Sequence[Replica], avoid: Collection[Replica] = (), *, is_lookup: bool = False
@@ -217,15 +219,12 @@ class Admission:
             return None
         balance = self._lookups if is_lookup else self._calls
         chosen = balance.choose(free, avoid)
-        place = self._place(chosen, not is_lookup)
-        if place is not None and len(asked) > 1:
+        ticket = chosen.begin(not is_lookup)
+        if ticket is None:
+            return None
+        if len(asked) > 1:
             balance.took(chosen)
-        return place
-
-    def _place(self, replica: Replica, has_slot: bool) -> Place | None:
-        """Return a place at this address, None when it is busy or its circuit lets nobody through."""
-        ticket = replica.begin(has_slot)
-        return None if ticket is None else Place(self, replica, ticket, has_slot, time.perf_counter())
+        return Place(self, chosen, ticket, not is_lookup, time.perf_counter())
 
     async def wait(self, call: Call) -> Place:
         """Wait in line for a place, which `enter_free` did not have. Raises as `enter`."""

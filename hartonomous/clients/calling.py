@@ -70,6 +70,7 @@ class Caller:
         self.name, self.config = name, config
         self.watch: Watch[Exchange] = Watch(asyncio.get_running_loop())
         """The time limits of the calls under way."""
+        metrics.watched.add(self.watch)
         self._asked, self._admission, self._metrics, self._wires = asked, admission, metrics, wires
         self._aborted = False
 
@@ -131,7 +132,6 @@ class Caller:
             first_byte_s = total_s
         if may_repeat and request.is_idempotent:
             first_byte_s = self._admission.service_time.first_byte_limit(first_byte_s, remaining_s)
-        self._metrics.in_flight.value += 1
         watch = self.watch
         now = watch.loop.time()
         first_by = now + first_byte_s
@@ -166,7 +166,6 @@ class Caller:
         outcome = "2xx" if found is None and status >= 200 else self._outcome(opened, found)
         if place.span is not None:
             attempts.end(place.span, outcome, status or None, found)
-        metrics.in_flight.value -= 1
         metrics.count(outcome).value += 1
         metrics.latency.observe(place.leave(found), call.exemplar)
 

@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Timed)
 class Watch(Generic[T]):
     """What is under way, as the exchanges of one service. For one event loop."""
 
-    __slots__ = ("_at", "_timed", "_timer", "discard", "loop")
+    __slots__ = ("__weakref__", "_at", "_timed", "_timer", "discard", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -50,6 +50,9 @@ class Watch(Generic[T]):
         """Look at everything at this time, or before."""
         if at < self._at:
             self._arm(at)
+
+    def __len__(self) -> int:
+        return len(self._timed)
 
     def __iter__(self) -> Iterator[T]:
         return iter(tuple(self._timed))
