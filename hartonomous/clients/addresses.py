@@ -59,19 +59,15 @@ class Addresses:
         self._metrics: dict[Replica, AddressMetrics] = {}
         self._leaving: list[Replica] = []
         self._differing: set[Replica] = set()
-        self._lineage = object()
+        self.serving = object()
+        """The lineage of those that are asked now."""
         self._coming: Proposal | None = None
         self._take({make(url): weight for url, weight in weights.items()})
 
     @property
     def lineage(self) -> object:
         """The same as long as any address stays from one reload to the next: else it is another service."""
-        return self._lineage if self._coming is None else self._coming.lineage
-
-    @property
-    def serving(self) -> object:
-        """The lineage of those that are asked now."""
-        return self._lineage
+        return self.serving if self._coming is None else self._coming.lineage
 
     @property
     def watched(self) -> list[Replica]:
@@ -93,7 +89,7 @@ class Addresses:
             replica.up = None  # it was not polled since
         known = {replica.url: replica for replica in (*self._leaving, *self.all)}
         coming = {known.get(url) or self._make(url): weight for url, weight in weights.items()}
-        same = self._lineage if any(replica in coming for replica in self.all) else object()
+        same = self.serving if any(replica in coming for replica in self.all) else object()
         self._coming = Proposal(coming, same)
         return self._coming
 
@@ -107,10 +103,10 @@ class Addresses:
         if self._coming is None:
             return
         coming, self._coming = self._coming, None
-        if coming.lineage is self._lineage:
+        if coming.lineage is self.serving:
             self.agree()  # who comes has no say yet
         else:
-            self._lineage, self.model = coming.lineage, None
+            self.serving, self.model = coming.lineage, None
         self._take(coming.weights)
 
     def follow(self, newer: Addresses) -> None:
