@@ -60,8 +60,11 @@ class Ticket(msgspec.Struct, eq=False):
     def settle(self, outcome: bool | None) -> None:
         """Say what came of the call: whether it succeeded, None where it was cancelled."""
         breaker, self._breaker = self._breaker, None
-        if breaker is not None:
-            breaker._settle(self._epoch, outcome)
+        if breaker is None or breaker._epoch != self._epoch:
+            return
+        if outcome and breaker._state == "closed" and not breaker._has_failed:
+            return  # as all before it
+        breaker._settle(outcome)
 
 
 class Breaker:
@@ -151,11 +154,9 @@ class Breaker:
             self._machine.half_open()
             self._follow()
 
-    def _settle(self, epoch: int, outcome: bool | None) -> None:
-        if epoch != self._epoch:
-            return
+    def _settle(self, outcome: bool | None) -> None:
         self._probing = False  # closed: there is none; half-open: only the probe has this epoch
-        if outcome is None or (outcome and self._state == "closed" and not self._has_failed):
+        if outcome is None:
             return
         self._has_failed = not outcome
         try:
