@@ -118,6 +118,11 @@ class _Lane:
         """Whether the service takes one text in a call, by all that is known."""
         return self._apart_until > 0.0 and time.monotonic() < self._apart_until
 
+    @property
+    def _is_known(self) -> bool:
+        """Whether it is known if the service takes several texts in a call."""
+        return self._takes_several or self.is_apart
+
     async def embedded(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:
         """Embed the texts of a group; the first one that has several shows whether the service takes them."""
         if len(texts) == 1:
@@ -128,6 +133,8 @@ class _Lane:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TRIAL_S):
                     await stack.enter_async_context(self._trial)
+            if self._is_known:
+                await stack.aclose()  # nor need those wait who are behind this one
             return await (_each if self.is_apart else self._together)(texts, embed, call)
 
     async def _together(self, texts: Mapping[str, str], embed: Embed, call: Call) -> Mapping[str, Outcome]:

@@ -334,6 +334,20 @@ async def test_a_crowd_that_comes_first_sends_one_group_to_a_service_that_takes_
     assert [len(batch) for batch in rig.service.batches] == [1, 4, *[1] * 12]
 
 
+@pytest.mark.usefixtures("patient")
+async def test_once_a_group_was_answered_none_waits_for_another_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_TRIAL_S", 60.0)
+    rig = Rig()
+    first = await begun(rig)
+    tasks = [asyncio.create_task(rig.ask(letter)) for letter in "abcdefghijkl"]
+    await until(lambda: len(rig.service.batches) == 2)
+    trial, rig.service.gate = cast("asyncio.Event", rig.service.gate), asyncio.Event()
+    trial.set()
+    await until(lambda: len(rig.service.batches) == 4)
+    rig.service.gate.set()
+    await asyncio.gather(first, *tasks)
+
+
 async def test_a_first_group_that_hangs_holds_the_others_up_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "_TRIAL_S", 0.001)
     rig = Rig()
