@@ -1,8 +1,8 @@
 """The key of an answer: a hash over everything that it depends on.
 
 These are the request with all its fields, the caller's grant, the collection with its generation, the models as the
-services report them, the settings that shape answers, and our own version. Streamed or not does not matter. Nobody
-finds an answer of another grant, of a changed collection or of another model.
+services report them, the settings that shape answers, our own version and the form of what is kept. Streamed or not
+does not matter. Nobody finds an answer of another grant, of a changed collection or of another model.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from hartonomous.pipelines.query import QueryRequest
 
 # What the services say of themselves is mostly known; a service that hangs is no reason to wait before it is asked.
 _LOOK_S = 2.0
+# How answers are kept: a server that reads another form finds none of these, nor they any of its own.
+_FORM = 2
 
 
 class AnswerKeys:
@@ -51,7 +53,7 @@ class AnswerKeys:
         self._reranking = reranking
         self._generations = generations
         self._is_alone = is_alone
-        self._start = blake2b(codec.canonical({"version": __version__, **settings}), digest_size=20)
+        self._start = blake2b(codec.canonical({"version": __version__, "form": _FORM, **settings}), digest_size=20)
 
     async def key(self, request: QueryRequest, call: Call) -> str | None:
         """Return the key; None where the collection or a model is not known now, or Redis is away.
