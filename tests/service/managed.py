@@ -44,7 +44,8 @@ class Logged(Served):
     @property
     def lines(self) -> list[dict[str, Any]]:
         """The lines of the log that are JSON."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+        written = self.log.read_text(encoding="utf-8")
+        return [json.loads(line) for line in written[: written.rfind("\n") + 1].splitlines() if line.startswith("{")]
 
 
 class Manager:

@@ -27,8 +27,9 @@ class Served:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of the log, each of which is JSON."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        """The lines of the log, each of which is JSON; one that is being written is none yet."""
+        written = self.log.read_text(encoding="utf-8")
+        return [json.loads(line) for line in written[: written.rfind("\n") + 1].splitlines()]
 
     @property
     def port(self) -> int:
