@@ -49,7 +49,7 @@ class Grant:
 
     def check(self, collection: str, *, param: str = "collection") -> None:
         """Raise PermissionDeniedError when a collection of this name may not be seen; `param` is where it was named."""
-        if not (collection in self.names or collection.startswith(self.prefixes)):  # `allows`, asked at each step
+        if not self.allows(collection):
             refusal = "The key does not reach this collection."
             error = PermissionDeniedError(refusal, param=param, code="collection_denied")
             error.collection = collection

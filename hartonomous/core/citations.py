@@ -168,10 +168,13 @@ class AnswerBuilder:
         return end
 
     def _put(self, text: str) -> None:
-        """Add text to the sentence, as it stands, and give it out; strict answers wait for the sentence's end."""
-        sentence = self._sentence
-        sentence.plain += text
-        sentence.out.append(text)
+        """Add text to the sentence, as it stands."""
+        self._sentence.plain += text
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        """Give out a part of the sentence; strict answers wait for its end."""
+        self._sentence.out.append(text)
         if not self._strict:
             self._given_out.append(text)
 
@@ -237,7 +240,7 @@ class AnswerBuilder:
         """Write what stands between two words of one sentence, with the markers that hold."""
         text = ""
         sentence = self._sentence
-        begun = any(map(str.isalnum, sentence.plain))
+        begun = _has_words(sentence.plain)
         after_marker = False
         for part in tail.parts:
             if isinstance(part, list):
@@ -247,9 +250,7 @@ class AnswerBuilder:
                 continue
             text += part.lstrip() if after_marker else part
             sentence.plain += part
-        sentence.out.append(text)
-        if not self._strict:
-            self._given_out.append(text)
+        self._write(text)
 
     def _hold_leading(self, markers: Iterable[int]) -> list[int]:
         """Keep the markers before a sentence's first word for its end."""
@@ -310,9 +311,13 @@ class AnswerBuilder:
         begin = self._length
         self._length = following = begin + len(text)
         self._cited.update(dict.fromkeys(used))
-        if any(map(str.isalnum, text)):
+        if _has_words(text):
             start, end = following - len(text.lstrip()), begin + len(text.rstrip())
             self.grounding.append(SentenceGrounding(start, end, row[0], round(row[1], 4)))
+
+
+def _has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 def _decide(verdict: Verdict, given: list[int], inside: list[int]) -> tuple[list[int], float]:
