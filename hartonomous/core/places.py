@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from hartonomous.core.roles import Fact
 from hartonomous.core.sourceindex import SourceIndex, indexes_of
+from hartonomous.core.support import share_of_words
 from hartonomous.core.terms import laid_out
 from hartonomous.core.topics import as_name
 from hartonomous.core.words import NAME, PERSON, Term
@@ -110,23 +111,9 @@ class Places:
             holding.append(found)
         return holding
 
-    def has_whole(self, source: int, wanted: Sequence[Term]) -> bool:
-        """Tell whether one place of a source has all these terms, of which none is hard or a number."""
-        at = self.indexes[source].at
-        having: Sequence[int] | None = None
-        for term in wanted:
-            places: Sequence[int] = ()
-            for form in term.forms:
-                more = at.get(form, ())
-                if more and more != places:
-                    places = [*places, *more] if places else more
-            if having is None:
-                having = places
-            elif having != places:
-                having = [place for place in having if place in places]
-            if not having:
-                return False
-        return having is not None
+    def share(self, source: int, wanted: Sequence[Term]) -> float:
+        """Return the support that a source gives to words of which none is hard or a number."""
+        return share_of_words(wanted, self.indexes[source].at)
 
     def contradicts(self, place: int, names: Mapping[str, Set[str]], forms: Set[str], own: Set[str]) -> bool:
         """Tell whether a place speaks of other things than a sentence.

@@ -8,13 +8,16 @@ Sets of terms are bits of a number, the lowest one for the first term: what a se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from hartonomous.core.words import Term
 
 THRESHOLD = 0.5
 """The support from which a sentence counts as supported."""
 
+_PLACE, _WHOLE = 0.75, 0.25  # of a source's support: its best place, and all of it
 _FOREIGN_CAP = 0.3  # of the support that is left when a hard term stands in no source
 _SECOND_SOURCE = 0.25  # the share of a sentence that another source must hold, to be cited for a fact the first lacks
 _MOST_SOURCES = 3
@@ -46,7 +49,7 @@ class Support:
         total = self._weight(self._all) or 1
         self.by_source = tuple(
             [
-                (0.75 * self._with_neighbour(place, weight) + 0.25 * self._weight(held)) / total if held else 0.0
+                (_PLACE * self._with_neighbour(place, weight) + _WHOLE * self._weight(held)) / total if held else 0.0
                 for place, weight, held in zip(best, weights, self._held, strict=True)
             ]
         )
@@ -114,6 +117,52 @@ class Support:
         if len(chosen) == 1:
             return self.by_source[chosen[0]]
         return 1.0 - self._weight(absent) / self._weight(self._all)
+
+
+class Overlap(msgspec.Struct, frozen=True, gc=False):
+    """The support of a sentence in which nothing is hard: no source can contradict it, so the one that has most counts.
+
+    To be asked as `Support` is; `by_source` is each source's own support.
+    """
+
+    by_source: tuple[float, ...]
+
+    def holders(self) -> tuple[frozenset[int], ...]:
+        """Return the sources of each hard term: there is none."""
+        return ()
+
+    def has_figures(self) -> bool:
+        """Tell whether each number, date and code stands in a source: there is none."""
+        return True
+
+    def choose(self) -> tuple[float, tuple[int, ...]]:
+        """Return the support, and the source (from 1) that supports the sentence, if one does."""
+        share = max(self.by_source, default=0.0)
+        return share, (self.by_source.index(share) + 1,) if share >= THRESHOLD else ()
+
+
+def share_of_words(wanted: Sequence[Term], at: Mapping[str, Sequence[int]]) -> float:
+    """Return the support that a source gives to words of which none is hard or a number, as `Support` weighs it.
+
+    `at` are the source's places of each form.
+    """
+    found: dict[int, int] = {}  # the words that each place has
+    bit = 1
+    for term in wanted:
+        for form in term.forms:
+            for place in at.get(form, ()):
+                found[place] = found.get(place, 0) | bit
+        bit <<= 1
+    if not found:
+        return 0.0
+    best, weight, held = -1, 0, 0
+    for place, words in found.items():
+        held |= words
+        count = words.bit_count()
+        if count > weight or (count == weight and place < best):
+            best, weight = place, count
+    beside = max([(found[best] | found.get(near, 0)).bit_count() for near in (best - 1, best + 1)])
+    return (_PLACE * beside + _WHOLE * held.bit_count()) / len(wanted)
 
 
 def _laid_out(wanted: Sequence[Term], places: Sequence[Sequence[int]]) -> tuple[dict[int, int], int, int]:

@@ -292,7 +292,7 @@ def test_sources_that_were_indexed_before_give_the_same_verdicts(sentence: str) 
     st.sampled_from([1, 2]),
     st.sampled_from([".", "?", ". I don't know."]),
 )
-def test_a_cited_source_with_all_the_words_in_one_place_settles_a_sentence(words: str, cited: int, end: str) -> None:
+def test_a_cited_source_that_supports_plain_words_settles_a_sentence(words: str, cited: int, end: str) -> None:
     judge = Grounding([_PLAIN, "rain falls. limes are green and sweet."])
     alone, beside = judge.judge(words + end, [cited]), judge.judge(words + end)
     assert (alone.claims, alone.admits, alone.foreign, alone.hard) == (
@@ -301,8 +301,9 @@ def test_a_cited_source_with_all_the_words_in_one_place_settles_a_sentence(words
         beside.foreign,
         beside.hard,
     )
-    assert alone.support == beside.support
-    assert alone.by_source[cited - 1] == beside.by_source[cited - 1]
+    share = beside.by_source[cited - 1]
+    assert alone.by_source[cited - 1] == share
+    assert alone.support == (share if beside.claims and share >= THRESHOLD else beside.support)
 
 
 def test_a_name_or_a_number_is_looked_for_in_every_source_whatever_is_cited() -> None:
