@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from hartonomous import codec
+from hartonomous.clients.embedding import Spelled
 from hartonomous.clients.points import (
     FOUND_FIELDS,
     VISIBLE,
@@ -155,7 +156,9 @@ def _everything(collection: str) -> Mapping[str, Any]:
     return _filter(None, collection)
 
 
-def _numbers(vector: Vector) -> list[Any]:
+def _numbers(vector: Vector) -> list[Any] | codec.Written:
+    if isinstance(vector, Spelled):
+        return codec.Written(vector.json)
     return vector.tolist() if isinstance(vector, array) else list(vector)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from array import array
 from base64 import b64encode
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hartonomous import codec
 from hartonomous.clients.embedding import Embedded
 from hartonomous.clients.embedding import decode as decode_bytes
+from hartonomous.clients.qdrant import Search, search_json
 
 _FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6)
 _VECTORS = st.integers(1, 6).flatmap(
@@ -53,6 +56,19 @@ def test_base64_is_little_endian_float32() -> None:
 
 def test_the_dimension_may_be_unknown_at_first() -> None:
     assert list(decode(_answer([[1, 2.5, 3]]), 1, None).vectors[0]) == [1, 2.5, 3]
+
+
+def test_decimals_that_came_alone_go_to_the_store_as_they_came() -> None:
+    body = b'{"data":[{"object":"embedding","embedding":[ 0.10, -2e-1,3],"index":0}]}'
+    (vector,) = decode_bytes(body, 1, 3).vectors
+    search = search_json(Search("dense", vector, 5), "docs")
+    assert b'"query":[ 0.10, -2e-1,3],' in codec.dumps(search)
+    assert list(vector) == list(array("f", [0.1, -0.2, 3]))
+
+
+def test_vectors_that_came_together_do_not_keep_their_decimals() -> None:
+    vectors = decode(_answer([[1.0], [2.0]]), 2, 1).vectors
+    assert [type(vector) for vector in vectors] == [array, array]
 
 
 @pytest.mark.parametrize(
