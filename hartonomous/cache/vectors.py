@@ -3,8 +3,9 @@
 A text is known by the embedding fingerprint (model, dimension, prefixes) and itself, so another model finds nothing of
 the old one, and by the caller's grant: no tenant is answered sooner because another one has asked the same. What
 somebody else with the same grant is having embedded right now is waited for, and single questions that come at once go
-together (`cache.groups`). Vectors are kept as float32, in which
-services send them, and handed out as that, whether they were there or not: equal questions get equal hits.
+together (`cache.groups`). Vectors are kept as float32, in which services send them, and handed out as that, whether
+they were there or not: equal questions get equal hits. A fresh one may have the decimals that it came in, of which the
+store makes the same float32.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 _read = msgspec.json.Decoder(_Answer).decode
-_read_numbers = msgspec.json.Decoder(bytes | list[float]).decode  # base64 in a quarter of the time that base64 takes
+# Base64 is read with the JSON, in a quarter of the time that it takes from a string.
+_read_numbers = msgspec.json.Decoder(bytes | list[float]).decode
 
 
 class EmbeddingClient:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hartonomous.core import places
 from hartonomous.core.grounding import THRESHOLD, Grounding, placed
 from hartonomous.core.sourceindex import SourceIndex, indexes_of
-from hartonomous.core.terms import laid_out
+from hartonomous.core.support import Overlap, Support
+from hartonomous.core.terms import laid_out, terms
 from hartonomous.core.words import Term
 
 _PLAIN = "limes are green and sour. lemons are yellow, limes are sold by weight. rain falls on trees."
@@ -304,6 +305,18 @@ def test_a_cited_source_that_supports_plain_words_settles_a_sentence(words: str,
     share = beside.by_source[cited - 1]
     assert alone.by_source[cited - 1] == share
     assert alone.support == (share if beside.claims and share >= THRESHOLD else beside.support)
+
+
+@given(st.lists(st.sampled_from(" ".join(SOURCES).split()), max_size=12).map(" ".join))
+def test_words_alone_weigh_in_each_source_what_they_weigh_as_terms(sentence: str) -> None:
+    laid = places.Places(SOURCES)
+    laid.lay_out()
+    wanted = list({term.forms: term for term in terms(sentence) if not (term.hard or term.number)}.values())
+    support = Support(wanted, laid.holding(wanted), laid.owners, len(SOURCES))
+    shares = tuple(laid.share(source, wanted) for source in range(len(SOURCES)))
+    assert shares == support.by_source
+    if wanted:
+        assert Overlap(shares).choose() == support.choose()
 
 
 def test_a_name_or_a_number_is_looked_for_in_every_source_whatever_is_cited() -> None:
