@@ -1,6 +1,5 @@
 -- What wrk sends: the body in the file that is its first argument, as it is or with a number of its own in place of %d,
--- beginning with the second argument; the third says how many milliseconds it waits before each request; further arguments
--- are headers. It prints what it measured as one line of JSON.
+-- beginning with the second argument; further arguments are headers. It prints what it measured as one line of JSON.
 local body, number, numbered
 
 function init(args)
@@ -11,13 +10,7 @@ function init(args)
     numbered = body:find("%%d") ~= nil
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/json"
-    local apart = tonumber(args[3])
-    if apart > 0 then
-        function delay()
-            return apart
-        end
-    end
-    for index = 4, #args do
+    for index = 3, #args do
         local name, value = args[index]:match("^(.-): (.*)$")
         wrk.headers[name] = value
     end

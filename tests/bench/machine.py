@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,17 @@ class Cores:
         if self.server == self.load:
             return "one core for everything: ratios are too low, because load and backends take their part of it"
         return f"what is measured on core {min(self.server)}, load and backends on {_listed(self.load)}"
+
+
+@contextmanager
+def placed(cores: frozenset[int]) -> Iterator[None]:
+    """Let this thread run on these cores meanwhile, and whatever it starts run there from its first instruction on."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def program(name: str) -> str:

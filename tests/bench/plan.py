@@ -12,7 +12,7 @@ class Plan:
     rounds: int = 9
     seconds: int = 3
     warm_up_s: int = 2
-    added_rounds: int = 3
+    added_rounds: int = 5
     connections: int = 32
     starts: int = 5
     memory_requests: int = 1_000_000

@@ -14,7 +14,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from hartonomous.trial import child
-from tests.bench.machine import Cores, cpu_seconds, memory_mb
+from tests.bench.machine import Cores, cpu_seconds, memory_mb, placed
 from tests.service.vector_store import free_port
 
 _START_S = 60.0
@@ -65,14 +65,8 @@ class Program:
         # Bound to the life of this process by another program, which takes a moment to start.
         command = child.command(*self._command) if self._bound else self._command
         began = time.monotonic()
-        with self._log.open("ab") as log:
-            # It inherits where this thread may run, from its first instruction on.
-            ours = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, self._cores)
-            try:
-                self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
-            finally:
-                os.sched_setaffinity(0, ours)
+        with self._log.open("ab") as log, placed(self._cores):
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
         try:
             self._until_ready(began + _START_S)
         except BaseException:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.machine import Cores, program
+from tests.bench.machine import Cores, placed, program
 from tests.bench.plan import Plan
 from tests.bench.processes import Maker
 from tests.bench.rig import Rig, rig
@@ -37,16 +36,12 @@ def run(plan: Plan, keys: Sequence[str], tell: Callable[[str], object] = print) 
         program(name)
     cores = Cores.here()
     tell(cores.describe())
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores.load)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="hartonomous-bench-") as folder,
-            rig(Maker(Path(folder), cores)) as made,
-        ):
-            return [_measured(key, made, plan, tell) for key in keys]
-    finally:
-        os.sched_setaffinity(0, before)
+    with (
+        placed(cores.load),
+        tempfile.TemporaryDirectory(prefix="hartonomous-bench-") as folder,
+        rig(Maker(Path(folder), cores)) as made,
+    ):
+        return [_measured(key, made, plan, tell) for key in keys]
 
 
 def _measured(key: str, made: Rig, plan: Plan, tell: Callable[[str], object]) -> Row:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.machine import program
+from tests.bench.machine import placed, program
 
 _LUA = Path(__file__).with_name("load.lua")
 _ENOUGH = 50
@@ -20,13 +21,13 @@ _numbers = 0
 class Load:
     """What is sent: to where, which body (a file; `%d` in it is another number each time), with which headers.
 
-    `apart_ms` is how long a connection rests before each request.
+    It is sent from `cores`, or from those of this process.
     """
 
     url: str
     body: Path
     headers: Mapping[str, str]
-    apart_ms: int = 0
+    cores: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,9 @@ def _run(load: Load, connections: int, seconds: int) -> str:
         load.url,
         "--",
     ]
-    command += [str(load.body), str(_numbers), str(load.apart_ms), *headers]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command += [str(load.body), str(_numbers), *headers]
+    with placed(load.cores or frozenset(os.sched_getaffinity(0))):
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def parse(printed: str) -> Measured:
