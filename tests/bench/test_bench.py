@@ -6,6 +6,7 @@ That it measures well is not tested here: `make bench` wants a machine of its ow
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ import pytest
 from hartonomous.configfile import load
 from tests.bench import wrk
 from tests.bench.instructions import total_of
-from tests.bench.machine import Cores
+from tests.bench.machine import Cores, placed
 from tests.bench.processes import Maker, Program
 from tests.bench.rankings import varied
 from tests.bench.rig import CHAT_PATH, HEADERS, QUERY_PATH, YAML, Rig, chat_body, plain_backend, recorded_before
@@ -56,6 +57,19 @@ def test_what_callgrind_counted_is_read() -> None:
     assert total_of("events: Ir\nfn=(1) main\n12 34\nsummary: 900\n\ntotals: 901\n") == 901
     with pytest.raises(RuntimeError, match="callgrind"):
         total_of("events: Ir\n")
+
+
+def test_what_is_started_on_a_core_stays_there_and_this_process_where_it_was() -> None:
+    before = os.sched_getaffinity(0)
+    core = frozenset({max(before)})
+
+    with pytest.raises(subprocess.CalledProcessError) as failed, placed(core):
+        subprocess.run(
+            ["sh", "-c", "grep Cpus_allowed_list /proc/self/status; exit 1"], check=True, capture_output=True, text=True
+        )
+
+    assert failed.value.stdout.split()[1] == str(max(before))
+    assert os.sched_getaffinity(0) == before
 
 
 def test_what_wrk_printed_is_read() -> None:
