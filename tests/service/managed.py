@@ -182,14 +182,21 @@ def successors(pid: int) -> list[int]:
     """Return the other processes that serve the same configuration; they are nobody's children that we know."""
     wanted = strings(pid, "cmdline")[-3:]
     found = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
-    return [other for other in found if other != pid and _serves(other, wanted)]
+    return [other for other in found if other != pid and _follows(other, pid, wanted)]
 
 
-def _serves(pid: int, wanted: list[str]) -> bool:
+def _follows(pid: int, predecessor: int, wanted: list[str]) -> bool:
     with suppress(FileNotFoundError, ProcessLookupError):
         argv = strings(pid, "cmdline")
-        return argv[-3:] == wanted and "-I" not in argv  # which is how the process in between is started
+        if argv[-3:] != wanted or "-I" in argv:  # which is how the process in between is started
+            return False
+        # Before that one has its own arguments, it is a child with those of its parent.
+        return _parent(pid) != predecessor
     return False
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 def strings(pid: int, name: str) -> list[str]:

@@ -131,16 +131,17 @@ async def _all_idle(app: RunningApp, url: str) -> None:
 
 
 async def _all_sent(app: RunningApp) -> list[Client]:
-    """Return the clients: two read a stream, two wait for llama.cpp, the others are in line."""
+    """Return the clients: two read a stream, two wait for llama.cpp, the others are in line.
+
+    They come one after the other, because a crowd that keeps a busy machine's event loop for long is turned away.
+    """
     already = _answered(app)
     clients = []
     for number in range(CLIENTS):
         clients.append(await _send(app, *_request(app, number)))
-        if number < CONCURRENCY:
-            await eventually(partial(_is_begun, app, number + 1 + already), "the call is under way")
+        await eventually(partial(_is_begun, app, number + 1 + already), f"call {number} is under way or in line")
         if number == 1:
             await asyncio.gather(*(reader.readuntil(b"data: ") for reader, _ in clients))
-    await eventually(partial(_is_begun, app, CLIENTS + already), "all calls are under way or in line")
     return clients
 
 
